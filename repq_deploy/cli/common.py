@@ -1,0 +1,87 @@
+"""What every command shares: the options of the same name, errors as one line, results on stdout, the rest on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from repq_deploy import __version__
+from repq_deploy.errors import RepqError
+
+__all__ = ["DryRun", "Json", "Quiet", "Seed", "Verbose", "console", "entry_point", "progress_bar", "set_up", "show"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every step, and tracebacks of user errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no log: only results and errors.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")]
+
+#: People read stderr; stdout is for data.
+console = Console(stderr=True, highlight=False)
+
+
+def set_up(*, verbose: bool, quiet: bool) -> None:
+    """Set the log level from ``-v`` and ``-q``; ``-q`` silences the console too."""
+    level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("repq_deploy").setLevel(level)
+    console.quiet = quiet
+
+
+def progress_bar() -> Progress:
+    """A progress bar on stderr: silent under ``-q``, plain where stderr is not a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=console.quiet or not console.is_terminal,
+    )
+
+
+def show(result: dict[str, Any], *, as_json: bool, text: Callable[[], None]) -> None:
+    """End a command: ``result`` as JSON on stdout under ``--json``, otherwise what ``text`` prints."""
+    if as_json:
+        sys.stdout.write(json.dumps(result, indent=2) + "\n")
+    else:
+        text()
+
+
+def entry_point(function: Callable[..., None], name: str) -> Callable[[], None]:
+    """Make the console script ``name`` of a typer function.
+
+    Exit codes: 0 success, 1 validation or build failed, 2 usage or bad input, 3 backend or device missing,
+    130 interrupted.
+    """
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(function)
+
+    def main() -> None:
+        if sys.argv[1:] == ["--version"]:
+            sys.stdout.write(f"{name} {__version__}\n")
+            return
+        try:
+            app(prog_name=name)
+        except RepqError as error:
+            if {"-v", "--verbose"} & set(sys.argv[1:]):
+                raise
+            sys.stderr.write(f"{name}: error: {error}\n")
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            sys.stderr.write(f"{name}: interrupted; nothing was written\n")
+            sys.exit(130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+
+    main.__doc__ = function.__doc__
+    return main

@@ -1,0 +1,39 @@
+"""The errors a user can cause, each with the exit code that the commands return for it.
+
+The commands print such an error as one line, without a traceback. A bug keeps its traceback. The message names what
+was found, what was expected, and what to do next.
+"""
+
+from __future__ import annotations
+
+__all__ = ["BackendMissing", "BadInput", "BuildFailed", "RepqError", "ValidationFailed"]
+
+
+class RepqError(Exception):
+    """Base of every error that is the input's or the machine's, not the program's."""
+
+    exit_code = 2
+
+
+class BadInput(RepqError):
+    """A file, an option or a model that cannot be used."""
+
+    exit_code = 2
+
+
+class ValidationFailed(RepqError):
+    """What was built does not compute what it should."""
+
+    exit_code = 1
+
+
+class BuildFailed(RepqError):
+    """The backend's builder refused the graph or crashed."""
+
+    exit_code = 1
+
+
+class BackendMissing(RepqError):
+    """A backend's package, or the device it needs, is not on this machine."""
+
+    exit_code = 3
