@@ -1,0 +1,62 @@
+"""Running any number of images on an engine that takes a limited number at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repq_deploy.errors import BadInput
+
+__all__ = ["BatchedRunner", "Profile", "Runner"]
+
+Array = NDArray[np.float32]
+
+
+class Runner(Protocol):
+    """Computes logits [N, classes] of images [N, 3, H, W], both float32, for any N of at least 1."""
+
+    def __call__(self, images: Array) -> Array: ...
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The batch sizes an engine accepts, and the one it is tuned for."""
+
+    min: int = 1
+    opt: int = 8
+    max: int = 32
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise BadInput(
+                f"batch sizes min {self.min}, opt {self.opt}, max {self.max}: expected 1 <= min <= opt <= max; "
+                "change --min-batch, --opt-batch or --max-batch"
+            )
+
+
+@dataclass(frozen=True)
+class BatchedRunner:
+    """A ``Runner`` made of ``run``, which takes between ``profile.min`` and ``profile.max`` images."""
+
+    run: Callable[[Array], Array]
+    profile: Profile
+    image_shape: tuple[int, ...]
+
+    def __call__(self, images: Array) -> Array:
+        if images.shape[1:] != self.image_shape or len(images) == 0:
+            raise BadInput(
+                f"images of shape {list(images.shape)}: this engine takes [N, {', '.join(map(str, self.image_shape))}]"
+            )
+        images = np.ascontiguousarray(images, dtype=np.float32)
+        chunks = [images[start : start + self.profile.max] for start in range(0, len(images), self.profile.max)]
+        return np.concatenate([self._run_chunk(chunk) for chunk in chunks])
+
+    def _run_chunk(self, chunk: Array) -> Array:
+        missing = self.profile.min - len(chunk)
+        if missing <= 0:
+            return self.run(chunk)
+        return self.run(np.concatenate([chunk, np.repeat(chunk[-1:], missing, axis=0)]))[: len(chunk)]

@@ -1,0 +1,52 @@
+"""The child process that builds one TensorRT engine: ``python -m repq_deploy.engines.build_worker``.
+
+It reads a request, one JSON object, from stdin and writes JSON lines to stdout: ``{"fraction", "phase"}`` while it
+works, ``{"error"}`` if it fails. Exit status 0 means that the engine is in the file the request names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from repq_deploy.engines.batching import Profile
+from repq_deploy.engines.trt_build import build_serialized
+from repq_deploy.errors import BuildFailed
+
+__all__ = ["main"]
+
+
+def main() -> int:
+    """Build what stdin asks for; the exit status."""
+    request = json.load(sys.stdin)
+    # What the native libraries print on their own must not mix with the lines the parent reads.
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+
+    def reply(**message: Any) -> None:
+        try:
+            replies.write(json.dumps(message) + "\n")
+        except BrokenPipeError:
+            os._exit(1)  # the parent is gone: nobody waits for this engine
+
+    try:
+        engine = build_serialized(
+            importlib.import_module(request["module"]),
+            Path(request["model"]).read_bytes(),
+            profile=Profile(**request["profile"]),
+            targets=request["targets"],
+            progress=lambda fraction, phase: reply(fraction=fraction, phase=phase),
+        )
+        Path(request["output"]).write_bytes(engine)
+    except (BuildFailed, OSError) as error:
+        reply(error=str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

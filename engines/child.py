@@ -1,0 +1,93 @@
+"""Running the build worker, and turning whatever becomes of it into an engine file or one clear line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from repq_deploy.engines.batching import Profile
+from repq_deploy.errors import BuildFailed
+
+__all__ = ["build_in_child"]
+
+logger = logging.getLogger(__name__)
+
+COMMAND = (sys.executable, "-m", "repq_deploy.engines.build_worker")
+
+
+def build_in_child(
+    model: bytes,
+    output: Path,
+    *,
+    backend: str,
+    module: str,
+    profile: Profile,
+    targets: Sequence[str],
+    progress: Callable[[float, str], None],
+) -> None:
+    """Build ``model`` with the TensorRT ``module`` into ``output``.
+
+    Raises:
+        BuildFailed: the builder refused the graph, failed, or crashed; what is in ``output`` is then worthless.
+    """
+    with tempfile.TemporaryDirectory(prefix="repq-build-") as folder:
+        model_path = Path(folder) / "model.onnx"
+        model_path.write_bytes(model)
+        request = {
+            "module": module,
+            "model": str(model_path),
+            "output": str(output.absolute()),
+            "profile": dataclasses.asdict(profile),
+            "targets": list(targets),
+        }
+        _run(request, Path(folder), backend=backend, progress=progress)
+
+
+def _run(request: dict[str, object], folder: Path, *, backend: str, progress: Callable[[float, str], None]) -> None:
+    error, phase = "", "starting"
+    with (folder / "stderr").open("w+", encoding="utf-8", errors="replace") as stderr:
+        child = subprocess.Popen(
+            COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            cwd=folder,  # `-m` puts the current folder first on the path: no file of the user's may be imported
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path if entry)},
+            encoding="utf-8",
+        )
+        try:
+            assert child.stdin is not None  # noqa: S101 (both are pipes)
+            assert child.stdout is not None  # noqa: S101
+            _send(child, json.dumps(request))
+            for line in child.stdout:
+                message = json.loads(line)
+                error = message.get("error", error)
+                if "phase" in message:
+                    phase = message["phase"]
+                    progress(message["fraction"], phase)
+            status = child.wait()
+        finally:
+            child.kill()
+            child.wait()
+        stderr.seek(0)
+        said = stderr.read().strip()
+    if said:
+        logger.debug("stderr of the builder:\n%s", said)
+    if status == 0:
+        return
+    if error:
+        raise BuildFailed(f"backend {backend}: refuses the graph: {error}")
+    how = f"crashed ({signal.Signals(-status).name})" if status < 0 else f"ended with exit status {status}"
+    last = f": {said.splitlines()[-1]}" if said else ""
+    raise BuildFailed(
+        f"backend {backend}: the builder {how} in the phase {phase!r}{last}; "
+        "try another --backend, --precision or --target, and see -v"
+    )

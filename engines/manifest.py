@@ -1,0 +1,156 @@
+"""The manifest beside an engine: what it was made from, for what, with what, and what validation found.
+
+It is JSON, read strictly: a field that is missing, unknown or of another type is an error that names it, so that an
+engine is never run under wrong assumptions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from repq_deploy.engines.batching import Profile
+from repq_deploy.engines.validate import FAILED, NOT_RUN, PASSED, Validation
+from repq_deploy.errors import BadInput
+
+__all__ = ["FORMAT", "FileRecord", "Manifest", "PassCount", "manifest_path", "read_manifest"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file by its name (without a folder) and content."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class PassCount:
+    """A lowering pass and the number of places it changed."""
+
+    name: str
+    changed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """All that is known of an engine.
+
+    ``target`` is the GPU generation or generations it is for (``sm80+sm89``), None for the builder's own default.
+    ``precision`` is what computes around the Q/DQ pairs. ``reference_inputs`` says where the images of the reference
+    come from. ``versions`` holds this package's and the runtime's. ``metadata`` is the ``repq.*`` of the ONNX file.
+    ``latency_ms`` is by batch size, None until measured.
+    """
+
+    backend: str
+    target: str | None
+    precision: str
+    engine: FileRecord
+    source: FileRecord
+    reference: str
+    reference_inputs: str
+    image_shape: tuple[int, ...]
+    classes: int
+    profile: Profile
+    versions: dict[str, str]
+    session: dict[str, str]
+    passes: tuple[PassCount, ...]
+    metadata: dict[str, str]
+    validation: Validation
+    latency_ms: dict[str, float] | None = None
+
+    @property
+    def bits(self) -> str:
+        """Bit-widths, for example ``w4a4,head=w8a8``."""
+        return self.metadata.get("repq.bits", "")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, name: str) -> Manifest:
+        """Read what ``to_json`` wrote; ``name`` is for errors.
+
+        Raises:
+            BadInput: not JSON, another format version, or a field missing, unknown or of another type.
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"manifest {name}: not JSON ({error}); rebuild the engine with repq-build-engine") from error
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            found = data.get("format") if isinstance(data, dict) else None
+            raise BadInput(
+                f"manifest {name}: format {found!r}, expected {FORMAT}; rebuild the engine with this repq-build-engine"
+            )
+        del data["format"]
+        try:
+            manifest = _decode(cls, data, "manifest")
+        except ValueError as error:
+            raise BadInput(f"manifest {name}: {error}; rebuild the engine with repq-build-engine") from error
+        if manifest.validation.verdict not in (PASSED, FAILED, NOT_RUN):
+            raise BadInput(f"manifest {name}: unknown verdict {manifest.validation.verdict!r}; rebuild the engine")
+        if any(Path(file).name != file for file in (manifest.engine.name, manifest.reference)):
+            raise BadInput(f"manifest {name}: names a file in another folder; rebuild the engine")
+        return manifest
+
+
+def manifest_path(engine: Path) -> Path:
+    """``vit.onnxruntime.json`` of ``vit.onnxruntime.engine``."""
+    return engine.with_suffix(".json")
+
+
+def read_manifest(engine: Path) -> Manifest:
+    """The manifest beside ``engine``.
+
+    Raises:
+        BadInput: there is none, or it is not one.
+    """
+    path = manifest_path(engine)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise BadInput(
+            f"manifest {path}: no such file; copy it beside the engine, or rebuild with repq-build-engine"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"manifest {path}: cannot be read: {error}; rebuild the engine with repq-build-engine") from error
+    return Manifest.from_json(text, name=str(path))
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    """``value`` from JSON as ``kind``: a dataclass, str, int, float, tuple[X, ...], dict[str, X] or X | None."""
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(kind, value, where)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        inner = next(argument for argument in arguments if argument is not type(None))
+        return None if value is None else _decode(inner, value, where)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_decode(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    accepted = (int, float) if kind is float else kind
+    if origin is not None or isinstance(value, bool) or not isinstance(value, accepted):
+        raise ValueError(f"{where} is {value!r}, expected {getattr(kind, '__name__', kind)}")
+    return kind(value)
+
+
+def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is {value!r}, expected an object")
+    hints = get_type_hints(kind)
+    required = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
+    for problem, names in (("lacks", required - value.keys()), ("has the unknown", value.keys() - hints.keys())):
+        if names:
+            raise ValueError(f"{where} {problem} {', '.join(sorted(names))}")
+    return kind(**{key: _decode(hints[key], item, f"{where}.{key}") for key, item in value.items()})

@@ -1,0 +1,135 @@
+"""The reference I/O of a canonical ONNX file: images and what ONNX Runtime makes of them with all optimizations off.
+
+``<name>.reference.npz`` holds ``images`` float32 [6, 3, H, W] and ``logits`` float32 [6, classes], the SHA-256 of the
+ONNX file, and in words where the images come from. A machine with the GPU validates an engine from it alone. Six
+images, so that a batch of one and a batch of five are both checked.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repq_deploy.engines.batching import Runner
+from repq_deploy.engines.ort import open_reference
+from repq_deploy.engines.source import SourceModel
+from repq_deploy.errors import BadInput
+from repq_deploy.files import existing_file
+
+__all__ = ["IMAGES", "Reference", "make_reference", "read_reference", "run_batches"]
+
+IMAGES = 6
+_FIELDS = ("images", "logits", "source_sha256", "inputs")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Images [6, 3, H, W], their logits [6, classes], both float32, and what they belong to."""
+
+    images: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    source_sha256: str
+    inputs: str
+
+    def to_bytes(self) -> bytes:
+        """The npz file; equal references give equal bytes."""
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            images=self.images,
+            logits=self.logits,
+            source_sha256=np.array(self.source_sha256),
+            inputs=np.array(self.inputs),
+        )
+        return buffer.getvalue()
+
+
+def make_reference(source: SourceModel, *, data: str | None, seed: int) -> Reference:
+    """Run ``source`` on six images.
+
+    ``data`` is an npz or npy file of preprocessed images, or what ``calib_data`` takes: an image folder. None means
+    seeded noise with the spectrum of photographs.
+    """
+    if data is None:
+        images, inputs = _noise(source.image_shape, seed), f"noise with a 1/f spectrum, seed {seed}"
+    elif data.endswith((".npz", ".npy")):
+        images, inputs = _images_of_file(Path(data), source.image_shape), f"file {Path(data).name}"
+    else:
+        images, inputs = _images_of_folder(data, source, seed), f"images of {Path(data).name}, seed {seed}"
+    logits = run_batches(open_reference(source), images)
+    if not np.isfinite(logits).all():
+        raise BadInput(f"model {source.path}: gives NaN or infinite logits on {inputs}; export it again")
+    return Reference(images, logits, source.sha256, inputs)
+
+
+def run_batches(runner: Runner, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits of the first image alone, then of the rest as one batch."""
+    return np.concatenate([runner(images[:1]), runner(images[1:])])
+
+
+def read_reference(path: Path) -> Reference:
+    """Read what ``Reference.to_bytes`` gave.
+
+    Raises:
+        BadInput: no such file, or not such a file.
+    """
+    existing_file(path, "reference")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images, logits, source_sha256, inputs = (arrays[field] for field in _FIELDS)
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise BadInput(f"reference {path}: not the reference I/O of an engine ({error}); rebuild the engine") from error
+    shapes_fit = images.ndim == 4 and logits.ndim == 2 and len(images) == len(logits) == IMAGES
+    if not shapes_fit or images.dtype != np.float32 or logits.dtype != np.float32:
+        raise BadInput(f"reference {path}: holds other arrays than {IMAGES} float32 images and logits; rebuild the engine")
+    return Reference(images, logits, str(source_sha256), str(inputs))
+
+
+def _noise(image_shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
+    """Images of zero mean and unit variance whose amplitude falls with frequency, as in photographs.
+
+    White noise would average out within a patch and leave every token alike.
+    """
+    channels, height, width = image_shape
+    white = np.random.default_rng(seed).standard_normal((IMAGES, channels, height, width))
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    frequency[0, 0] = np.inf
+    images = np.fft.irfft2(np.fft.rfft2(white) / frequency, s=(height, width))
+    return (images / images.std(axis=(1, 2, 3), keepdims=True)).astype(np.float32)
+
+
+def _images_of_file(path: Path, image_shape: tuple[int, ...]) -> NDArray[np.float32]:
+    existing_file(path, "reference data")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            images = loaded
+        else:
+            with loaded:
+                images = loaded["images" if "images" in loaded.files else loaded.files[0]]
+    except (OSError, ValueError, KeyError, EOFError, IndexError, TypeError, zipfile.BadZipFile) as error:
+        raise BadInput(f"reference data {path}: not an npz or npy file of numbers ({error})") from error
+    if images.dtype.kind != "f" or images.shape[1:] != image_shape or len(images) < IMAGES:
+        raise BadInput(
+            f"reference data {path}: {images.dtype} {list(images.shape)}, expected preprocessed float images "
+            f"[at least {IMAGES}, {', '.join(map(str, image_shape))}]"
+        )
+    images = images[:IMAGES].astype(np.float32)
+    if not np.isfinite(images).all():
+        raise BadInput(f"reference data {path}: holds NaN or infinite values")
+    return images
+
+
+def _images_of_folder(data: str, source: SourceModel, seed: int) -> NDArray[np.float32]:
+    from repq_deploy.calib_data.images import load_images  # noqa: PLC0415 (pillow only where images are decoded)
+    from repq_deploy.calib_data.preprocess import Preprocess  # noqa: PLC0415
+
+    if "repq.preprocess" not in source.metadata:
+        raise BadInput(f"model {source.path}: says no preprocessing (repq.preprocess); give --reference-data as an npz")
+    preprocess = Preprocess.from_json(source.metadata["repq.preprocess"])
+    return np.asarray(load_images(data, preprocess, IMAGES, seed), dtype=np.float32)

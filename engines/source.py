@@ -1,0 +1,82 @@
+"""Reading a canonical ONNX file: what ``repq-export`` wrote, and nothing else.
+
+The file has one input ``images`` float32 [batch, 3, H, W] and one output ``logits`` float32 [batch, classes]; ``batch``
+is dynamic, the rest is fixed. Its ``metadata_props`` under ``repq.*`` say what was calibrated and how.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from repq_deploy.errors import BadInput
+from repq_deploy.files import existing_file
+
+__all__ = ["INPUT", "OUTPUT", "SourceModel", "read_source"]
+
+INPUT = "images"
+OUTPUT = "logits"
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """A canonical ONNX file in memory. ``image_shape`` is (3, H, W)."""
+
+    path: Path
+    model: onnx.ModelProto
+    data: bytes
+    sha256: str
+    metadata: dict[str, str]
+    image_shape: tuple[int, ...]
+    classes: int
+
+    @property
+    def bits(self) -> str:
+        """Bit-widths as ``repq-export`` took them, for example ``w4a4,head=w8a8``."""
+        return self.metadata.get("repq.bits", "")
+
+
+def read_source(path: Path) -> SourceModel:
+    """Read and check ``path``.
+
+    Raises:
+        BadInput: no such file, not an ONNX file, not made by ``repq-export``, or with other inputs and outputs.
+    """
+    existing_file(path, "model")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"model {path}: cannot be read: {error.strerror or error}") from error
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except Exception as error:  # protobuf's DecodeError has no public base across its implementations
+        raise BadInput(f"model {path}: not an ONNX file; write one with repq-export") from error
+    metadata = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith("repq.")}
+    if not model.HasField("graph") or "repq.model" not in metadata:
+        raise BadInput(f"model {path}: not made by repq-export (no repq.model in its metadata); write it with repq-export")
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        raise BadInput(f"model {path}: keeps weights in other files; expected one self-contained file from repq-export")
+    image_shape = _fixed_dimensions(path, model.graph.input, INPUT, rank=4)
+    (classes,) = _fixed_dimensions(path, model.graph.output, OUTPUT, rank=2)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return SourceModel(path, model, data, sha256, metadata, image_shape, classes)
+
+
+def _fixed_dimensions(path: Path, values: list[onnx.ValueInfoProto], name: str, *, rank: int) -> tuple[int, ...]:
+    """The dimensions of the only tensor in ``values`` after its dynamic batch dimension."""
+    found = ", ".join(value.name for value in values) or "none"
+    if [value.name for value in values] != [name]:
+        raise BadInput(f"model {path}: expected the one tensor {name!r}, found {found}; write it with repq-export")
+    tensor = values[0].type.tensor_type
+    batch, *rest = tensor.shape.dim or [onnx.TensorShapeProto.Dimension()]
+    fixed = tuple(dimension.dim_value for dimension in rest)
+    if tensor.elem_type != onnx.TensorProto.FLOAT or len(fixed) != rank - 1 or min(fixed) <= 0 or batch.dim_value > 0:
+        raise BadInput(
+            f"model {path}: {name!r} must be float32 of rank {rank} with a dynamic batch and fixed other dimensions; "
+            "write it with repq-export"
+        )
+    return fixed

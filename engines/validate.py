@@ -1,0 +1,116 @@
+"""Does an engine compute what the reference computes? Figures, tolerances and the verdict.
+
+Two correct implementations of one quantized graph differ where a value lies within rounding error of the border between
+two codes: one rounds it up, the other down, and the result differs by a whole step. The coarser the activations, the
+larger that step and the more of the following codes it moves, so the tolerance depends on the smallest activation width.
+FP16 around the Q/DQ pairs makes such borders 2^13 times wider than FP32 does, so it gets a wider tolerance. A wrong
+scale, a swapped channel or a lost clip costs far more than either: it leaves a signal-to-noise ratio near 0 dB.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FAILED", "NOT_RUN", "PASSED", "Figures", "Validation", "compare", "not_run", "smallest_activation_bits"]
+
+PASSED = "PASSED"
+FAILED = "FAILED"
+NOT_RUN = "BUILT, NOT RUN"
+
+#: Least signal-to-quantization-noise ratio in dB, by smallest activation bits: (FP32 around Q/DQ, FP16 around Q/DQ).
+_MIN_SQNR_DB = {8: (30.0, 25.0), 7: (27.0, 22.0), 6: (24.0, 19.0), 5: (20.0, 16.0), 4: (15.0, 12.0), 3: (10.0, 8.0)}
+_MIN_SQNR_DB_BELOW_3_BITS = (6.0, 5.0)
+
+#: Noise of this many standard deviations on a difference of logits is taken for rounding, more for a wrong class.
+_TIE_SIGMAS = 6.0
+
+#: An exact match has an infinite ratio, which JSON cannot hold.
+_MAX_SQNR_DB = 200.0
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How far logits are from the reference. ``cosine`` and ``sqnr_db`` are the worst image's."""
+
+    images: int
+    max_abs_error: float
+    mean_abs_error: float
+    cosine: float
+    sqnr_db: float
+    top1_agreement: float
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A verdict, why, and what it rests on. ``figures`` is None where nothing comparable was computed."""
+
+    verdict: str
+    reason: str
+    min_sqnr_db: float
+    figures: Figures | None = None
+
+
+def smallest_activation_bits(bits: str) -> int:
+    """The smallest activation width named in ``w4a4,head=w8a8``; 8 where none is."""
+    return min((int(width) for width in re.findall(r"w\d+a(\d+)", bits)), default=8)
+
+
+def compare(
+    reference: NDArray[np.float32], outputs: NDArray[np.float32], *, bits: str, precision: str
+) -> Validation:
+    """Judge ``outputs`` against ``reference``, both [N, classes]; ``precision`` around Q/DQ is "fp16" or "fp32"."""
+    limit = _min_sqnr_db(bits, precision)
+    if outputs.shape != reference.shape:
+        reason = f"logits of shape {list(outputs.shape)} instead of {list(reference.shape)}"
+        return Validation(FAILED, reason, limit)
+    if not np.isfinite(outputs).all():
+        reason = f"{np.count_nonzero(~np.isfinite(outputs))} of {outputs.size} logits are NaN or infinite"
+        return Validation(FAILED, reason, limit)
+    expected, found = reference.astype(np.float64), outputs.astype(np.float64)
+    figures = _figures(expected, found)
+    wrong = _wrong_class(expected, found, limit)
+    if figures.sqnr_db < limit:
+        return Validation(FAILED, f"SQNR {figures.sqnr_db:.1f} dB is below {limit:.0f} dB", limit, figures)
+    if wrong is not None:
+        return Validation(FAILED, wrong, limit, figures)
+    return Validation(PASSED, f"SQNR {figures.sqnr_db:.1f} dB is at least {limit:.0f} dB", limit, figures)
+
+
+def not_run(reason: str, *, bits: str, precision: str) -> Validation:
+    """The verdict on an engine that this machine can build but not run."""
+    return Validation(NOT_RUN, reason, _min_sqnr_db(bits, precision))
+
+
+def _min_sqnr_db(bits: str, precision: str) -> float:
+    return _MIN_SQNR_DB.get(smallest_activation_bits(bits), _MIN_SQNR_DB_BELOW_3_BITS)[precision == "fp16"]
+
+
+def _figures(expected: NDArray[np.float64], found: NDArray[np.float64]) -> Figures:
+    error = np.abs(found - expected)
+    signal = np.square(expected).sum(axis=1)
+    noise = np.maximum(np.square(error).sum(axis=1), signal * 10 ** (-_MAX_SQNR_DB / 10))
+    tiny = np.finfo(np.float64).tiny
+    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
+    return Figures(
+        images=len(expected),
+        max_abs_error=float(error.max()),
+        mean_abs_error=float(error.mean()),
+        cosine=float((((expected * found).sum(axis=1) + tiny) / (norms + tiny)).min()),
+        sqnr_db=float((10 * np.log10((signal + tiny) / (noise + tiny))).min()),
+        top1_agreement=float((expected.argmax(axis=1) == found.argmax(axis=1)).mean()),
+    )
+
+
+def _wrong_class(expected: NDArray[np.float64], found: NDArray[np.float64], limit: float) -> str | None:
+    """The first image whose class differs although the reference's margin exceeds what tolerated noise can bridge."""
+    picks, classes = found.argmax(axis=1), expected.argmax(axis=1)
+    rows = np.arange(len(expected))
+    margins = expected[rows, classes] - expected[rows, picks]
+    noise = np.sqrt(np.square(expected).mean(axis=1)) * 10 ** (-limit / 20)
+    for row in np.flatnonzero(margins > _TIE_SIGMAS * noise):
+        return f"image {row}: class {picks[row]} instead of {classes[row]}, which leads by {margins[row]:.3g}"
+    return None

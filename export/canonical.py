@@ -1,0 +1,110 @@
+"""The canonical ONNX: one file that says exactly what was calibrated, for every backend to lower.
+
+Standard Q/DQ with zero point 0, integer weights, logarithmic quantizers as nodes of the domain ``repq`` with function
+bodies, and ``repq.*`` metadata. Plain ONNX Runtime runs it. Two runs give identical bytes: no time, no path, no
+address goes in.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+
+from repq_deploy import __version__
+from repq_deploy.errors import BadInput
+from repq_deploy.export.domain import DOMAIN, DOMAIN_VERSION, log2_functions
+from repq_deploy.export.passes.activation_qdq import ActivationQDQ
+from repq_deploy.export.passes.base import run_passes
+from repq_deploy.export.passes.integer_weights import IntegerWeights
+from repq_deploy.export.passes.log2_nodes import Log2Nodes
+from repq_deploy.export.trace import OPSET, trace
+from repq_deploy.files import write_atomically
+from repq_deploy.quantized import QuantizedModel
+
+__all__ = ["METADATA_PREFIX", "canonical_onnx", "read_canonical", "write_canonical"]
+
+METADATA_PREFIX = "repq."
+FORMAT = "1"
+
+
+def canonical_onnx(quantized: QuantizedModel, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
+    """Export ``quantized`` for images [batch, *input_shape] named ``images``; output ``logits`` [batch, classes]."""
+    traced = trace(quantized, input_shape)
+    _strip(traced)
+    model, _ = run_passes(traced, [IntegerWeights(), ActivationQDQ(), Log2Nodes()])
+    used = {node.domain for node in model.graph.node}
+    del model.opset_import[:]
+    model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
+    if DOMAIN in used:
+        model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+        model.functions.extend(log2_functions(OPSET))
+    model.graph.name = "repq"
+    model.producer_name, model.producer_version = "repq-deploy", __version__
+    onnx.helper.set_model_props(model, _metadata(quantized))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def write_canonical(model: onnx.ModelProto, path: Path) -> None:
+    """Write ``model`` to ``path`` in one step.
+
+    Raises:
+        BadInput: it cannot be written, or is over protobuf's limit of 2 GiB.
+    """
+    size = model.ByteSize()
+    if size >= onnx.checker.MAXIMUM_PROTOBUF:
+        raise BadInput(f"output {path}: {size / 2**30:.1f} GiB is over the 2 GiB limit of one ONNX file")
+    write_atomically(path, model.SerializeToString(deterministic=True))
+
+
+def read_canonical(path: Path) -> onnx.ModelProto:
+    """Read a file of ``write_canonical``.
+
+    Raises:
+        BadInput: no such file, not ONNX, or not made by repq-export.
+    """
+    from google.protobuf.message import DecodeError
+
+    from repq_deploy.files import existing_file
+
+    try:
+        model = onnx.load(existing_file(path, "ONNX file"))
+    except DecodeError as error:
+        raise BadInput(f"ONNX file {path}: not an ONNX model, or truncated; export it again") from error
+    if not any(entry.key == f"{METADATA_PREFIX}model" for entry in model.metadata_props):
+        raise BadInput(f"ONNX file {path}: not made by repq-export (it has no {METADATA_PREFIX}model metadata)")
+    return model
+
+
+def _metadata(quantized: QuantizedModel) -> dict[str, str]:
+    provenance = quantized.provenance
+    entries = {
+        "format": FORMAT,
+        "model": quantized.spec.name,
+        "spec": json.dumps(quantized.spec.to_dict(), sort_keys=True),
+        "bits": str(quantized.bits),
+        "preset": quantized.bits.preset,
+        "method": provenance.method,
+        "seed": str(provenance.seed),
+        "preprocess": provenance.preprocess,
+        "calib.images": str(provenance.calibration_images),
+        "calib.sha256": provenance.calibration_sha256,
+        "versions": json.dumps(provenance.versions, sort_keys=True),
+        "version": __version__,
+    }
+    return {METADATA_PREFIX + key: value for key, value in sorted(entries.items())}
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop what names this machine: the exporter leaves stack traces with paths in every node."""
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer]:
+        value.ClearField("metadata_props")
+        value.ClearField("doc_string")
+    model.graph.ClearField("metadata_props")
+    model.ClearField("metadata_props")
+    model.graph.doc_string = model.doc_string = ""

@@ -1,0 +1,98 @@
+"""The ONNX domain ``repq``: quantizers that standard ONNX has no node for, each with a function body.
+
+``Log2QuantizeLinear(x, scale) -> codes`` and ``Log2DequantizeLinear(codes, scale) -> values``, with attributes ``bits``
+and ``steps_per_octave`` (1: log2, 2: log-sqrt2). Codes are uint8: code q below ``2^bits - 1`` is the value
+``scale * 2^(-q / steps_per_octave)``, code ``2^bits - 1`` is zero. ``scale`` is a float32 scalar, ``x`` and the values
+are float32 of one shape.
+
+A runtime that knows the nodes may run them as it likes; any other inlines the bodies, which are standard ONNX.
+"""
+
+from __future__ import annotations
+
+import math
+
+import onnx
+from onnx import FunctionProto, TensorProto, helper
+
+__all__ = ["DEQUANTIZE_LOG2", "DOMAIN", "DOMAIN_VERSION", "QUANTIZE_LOG2", "log2_functions"]
+
+DOMAIN = "repq"
+DOMAIN_VERSION = 1
+QUANTIZE_LOG2 = "Log2QuantizeLinear"
+DEQUANTIZE_LOG2 = "Log2DequantizeLinear"
+_ATTRIBUTES = ["bits", "steps_per_octave"]
+
+
+def log2_functions(opset: int) -> list[FunctionProto]:
+    """The two functions, with bodies in the standard ``opset``."""
+    imports = [helper.make_opsetid("", opset)]
+    return [
+        helper.make_function(DOMAIN, QUANTIZE_LOG2, ["x", "scale"], ["codes"], _quantize_body(), imports, _ATTRIBUTES),
+        helper.make_function(
+            DOMAIN, DEQUANTIZE_LOG2, ["codes", "scale"], ["values"], _dequantize_body(), imports, _ATTRIBUTES
+        ),
+    ]
+
+
+def _constant(name: str, value: float) -> onnx.NodeProto:
+    return helper.make_node("Constant", [], [name], value_float=value)
+
+
+def _attribute(name: str, output: str) -> list[onnx.NodeProto]:
+    """The integer attribute ``name`` of the calling node, as the float scalar ``output``."""
+    constant = helper.make_node("Constant", [], [f"{output}_int"])
+    constant.attribute.append(
+        onnx.AttributeProto(name="value_int", type=onnx.AttributeProto.INT, ref_attr_name=name)
+    )
+    return [constant, helper.make_node("Cast", [f"{output}_int"], [output], to=TensorProto.FLOAT)]
+
+
+def _last_code() -> list[onnx.NodeProto]:
+    """``last = 2^bits - 1``, the code of zero."""
+    return [
+        *_attribute("bits", "bits"),
+        _constant("two", 2.0),
+        _constant("one", 1.0),
+        helper.make_node("Pow", ["two", "bits"], ["levels"]),
+        helper.make_node("Sub", ["levels", "one"], ["last"]),
+    ]
+
+
+def _quantize_body() -> list[onnx.NodeProto]:
+    """codes = clip(round(-steps_per_octave * log2(x / scale)), 0, last); log2(0) is -inf, which clips to zero's code."""
+    return [
+        *_last_code(),
+        *_attribute("steps_per_octave", "steps"),
+        _constant("nats_to_octaves", -1 / math.log(2)),
+        _constant("first", 0.0),
+        helper.make_node("Div", ["x", "scale"], ["ratio"]),
+        helper.make_node("Log", ["ratio"], ["nats"]),
+        helper.make_node("Mul", ["steps", "nats_to_octaves"], ["factor"]),
+        helper.make_node("Mul", ["nats", "factor"], ["exact"]),
+        helper.make_node("Round", ["exact"], ["rounded"]),
+        helper.make_node("Clip", ["rounded", "first", "last"], ["clipped"]),
+        helper.make_node("Cast", ["clipped"], ["codes"], to=TensorProto.UINT8),
+    ]
+
+
+def _dequantize_body() -> list[onnx.NodeProto]:
+    """RepQ-ViT's parity: with e = ceil(q / steps) and p = steps * e - q, 2^(-q / steps) = 2^-e * (sqrt2 if p else 1)."""
+    return [
+        *_last_code(),
+        *_attribute("steps_per_octave", "steps"),
+        _constant("zero", 0.0),
+        _constant("sqrt2", math.sqrt(2)),
+        helper.make_node("Cast", ["codes"], ["code"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["code", "steps"], ["octaves"]),
+        helper.make_node("Ceil", ["octaves"], ["exponent"]),
+        helper.make_node("Mul", ["exponent", "steps"], ["rounded_up"]),
+        helper.make_node("Greater", ["rounded_up", "code"], ["odd"]),
+        helper.make_node("Neg", ["exponent"], ["negated"]),
+        helper.make_node("Pow", ["two", "negated"], ["power"]),
+        helper.make_node("Where", ["odd", "sqrt2", "one"], ["parity_factor"]),
+        helper.make_node("Mul", ["power", "parity_factor"], ["unscaled"]),
+        helper.make_node("Mul", ["unscaled", "scale"], ["scaled"]),
+        helper.make_node("Equal", ["code", "last"], ["is_zero"]),
+        helper.make_node("Where", ["is_zero", "zero", "scaled"], ["values"]),
+    ]

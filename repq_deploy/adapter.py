@@ -1,0 +1,130 @@
+"""Model families: which modules are a post-norm linear, an attention product, a post-GELU linear, a patch merge.
+
+Methods speak of sites and their roles; only this file knows timm's module names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from timm.layers import Attention
+from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock, WindowAttention
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import nn
+
+from repq_deploy.errors import BadInput
+
+__all__ = ["AttentionSite", "LinearSite", "Role", "Sites", "find_sites"]
+
+Role = Literal["patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head"]
+
+
+@dataclass(frozen=True)
+class LinearSite:
+    """A linear layer, or the patch embedding's convolution.
+
+    ``norm`` names the layer norm whose output only this layer reads, where there is one: its scale and bias can be
+    folded with this layer's weight.
+    """
+
+    name: str
+    role: Role
+    norm: str | None = None
+
+
+@dataclass(frozen=True)
+class AttentionSite:
+    """An attention module: its products q k^T and p v lie between the linears ``<name>.qkv`` and ``<name>.proj``."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Every site of a model, in the order of the forward pass."""
+
+    family: Literal["vit", "swin"]
+    linears: tuple[LinearSite, ...]
+    attentions: tuple[AttentionSite, ...]
+
+
+def find_sites(model: nn.Module) -> Sites:
+    """The sites of a timm model.
+
+    Raises:
+        BadInput: the model's class is of no supported family, or it has a block that the family's reading does not fit.
+    """
+    if isinstance(model, SwinTransformer):
+        return _swin(model)
+    if isinstance(model, VisionTransformer):
+        return _vit(model)
+    raise BadInput(
+        f"model family {type(model).__name__} is not supported; expected timm's VisionTransformer (ViT, DeiT, DINOv2) "
+        "or SwinTransformer"
+    )
+
+
+def _vit(model: VisionTransformer) -> Sites:
+    linears = [LinearSite("patch_embed.proj", "patch_embed")]
+    attentions = []
+    _require(model.attn_pool is None, "attention pooling", "class-token or average pooling")
+    for index, block in enumerate(model.blocks):
+        name = f"blocks.{index}"
+        _require(type(block) is Block, type(block).__name__, "timm's plain pre-norm Block")
+        _require(type(block.attn) is Attention, type(block.attn).__name__, "timm's plain Attention")
+        _require(block.attn.gate is None, "gated attention", "timm's plain Attention")
+        _require(hasattr(block.mlp, "fc1"), type(block.mlp).__name__, "an MLP of fc1, activation, fc2")
+        attentions.append(AttentionSite(f"{name}.attn"))
+        linears += _block(name)
+    linears += [LinearSite(head, "head") for head in ("head", "head_dist") if hasattr(model, head)]
+    return _checked(model, Sites("vit", tuple(linears), tuple(attentions)))
+
+
+def _swin(model: SwinTransformer) -> Sites:
+    linears = [LinearSite("patch_embed.proj", "patch_embed")]
+    attentions = []
+    for stage_index, stage in enumerate(model.layers):
+        name = f"layers.{stage_index}"
+        if isinstance(stage.downsample, PatchMerging):
+            linears.append(LinearSite(f"{name}.downsample.reduction", "reduction", norm=f"{name}.downsample.norm"))
+        for index, block in enumerate(stage.blocks):
+            path = f"{name}.blocks.{index}"
+            _require(type(block) is SwinTransformerBlock, type(block).__name__, "timm's SwinTransformerBlock")
+            _require(type(block.attn) is WindowAttention, type(block.attn).__name__, "timm's WindowAttention")
+            # Windows padded between norm and qkv would see zeros where a folded norm means its shifted constant.
+            padded = any(side % window for side, window in zip(block.input_resolution, block.window_size, strict=True))
+            _require(not padded, f"{path}: windows padded from {block.input_resolution}", "whole windows")
+            attentions.append(AttentionSite(f"{path}.attn"))
+            linears += _block(path)
+    linears.append(LinearSite("head.fc", "head"))
+    return _checked(model, Sites("swin", tuple(linears), tuple(attentions)))
+
+
+def _block(name: str) -> list[LinearSite]:
+    return [
+        LinearSite(f"{name}.attn.qkv", "qkv", norm=f"{name}.norm1"),
+        LinearSite(f"{name}.attn.proj", "proj"),
+        LinearSite(f"{name}.mlp.fc1", "fc1", norm=f"{name}.norm2"),
+        LinearSite(f"{name}.mlp.fc2", "fc2"),
+    ]
+
+
+def _checked(model: nn.Module, sites: Sites) -> Sites:
+    """Drop a head that is an identity (``num_classes`` 0), then require each module to be of the type it is read as."""
+    modules = dict(model.named_modules())
+    linears = tuple(site for site in sites.linears if not isinstance(modules[site.name], nn.Identity))
+    for site in linears:
+        expected = nn.Conv2d if site.role == "patch_embed" else nn.Linear
+        module = modules[site.name]
+        _require(isinstance(module, expected), f"{site.name}: {type(module).__name__}", expected.__name__)
+        if site.norm is not None:
+            norm = modules[site.norm]
+            affine = isinstance(norm, nn.LayerNorm) and norm.elementwise_affine
+            _require(affine, f"{site.norm}: {type(norm).__name__}", "an affine LayerNorm")
+    return Sites(sites.family, linears, sites.attentions)
+
+
+def _require(condition: bool, found: str, expected: str) -> None:
+    if not condition:
+        raise BadInput(f"model not supported: found {found}, expected {expected}")

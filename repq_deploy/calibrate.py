@@ -1,0 +1,78 @@
+"""Calibration: a float model and a few images become a quantized model."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from repq_deploy import __version__
+from repq_deploy.bits import BitWidths
+from repq_deploy.errors import BadInput
+from repq_deploy.methods import find_method
+from repq_deploy.models import ModelSpec
+from repq_deploy.quantized import Provenance, QuantizedModel, wrap
+
+__all__ = ["quantize"]
+
+
+def quantize(
+    model: nn.Module,
+    spec: ModelSpec,
+    images: Tensor,
+    *,
+    bits: BitWidths,
+    method: str = "repq",
+    seed: int = 0,
+    preprocess: str = "",
+    calibration_sha256: str = "",
+    on_site: Callable[[int, int], None] = lambda done, total: None,
+) -> QuantizedModel:
+    """Quantize ``model``, in place, with the named method.
+
+    Args:
+        model: a timm model as ``repq_deploy.models.create`` gives it.
+        spec: what it was created from; it is stored with the result.
+        images: normalized calibration images [N, 3, H, W], float32.
+        bits: bits of every site.
+        method: ``repq``, ``minmax`` or ``percentile``.
+        seed: of torch's generator, for methods that draw; stored with the result.
+        preprocess: JSON of the preprocessing that made ``images``; stored with the result.
+        calibration_sha256: hash of the images' source; stored with the result.
+        on_site: called with (calibrated, all) after each quantizer.
+
+    Raises:
+        BadInput: an unsupported model or method, images that are not finite, or an override that matches no site.
+        ValueError: a quantizer was left without a finite scale, which is a defect of the method.
+    """
+    chosen = find_method(method)
+    if not torch.isfinite(images).all():
+        raise BadInput("calibration images hold NaN or infinite values")
+    torch.manual_seed(seed)
+    quantized = wrap(model, spec, bits, log2_softmax=chosen.log2_softmax)
+    quantizers = quantized.quantizers()
+    done = 0
+
+    def count(*_: object) -> None:
+        nonlocal done
+        done = min(done + 1, len(quantizers))
+        on_site(done, len(quantizers))
+
+    handles = [quantizer.register_forward_hook(count) for quantizer in quantizers.values()]
+    with torch.no_grad():
+        chosen.calibrate(quantized, images)
+    for handle in handles:
+        handle.remove()
+    if missing := [name for name, quantizer in quantizers.items() if not quantizer.calibrated]:
+        raise ValueError(f"method {method} left {len(missing)} quantizers without a scale, first {missing[0]}")
+    quantized.provenance = Provenance(
+        method=method,
+        seed=seed,
+        calibration_images=len(images),
+        calibration_sha256=calibration_sha256,
+        preprocess=preprocess,
+        versions={"repq_deploy": __version__, "torch": torch.__version__, "timm": importlib.metadata.version("timm")},
+    )
+    return quantized

@@ -1,0 +1,123 @@
+"""Quantized forms of the layers a Vision Transformer multiplies with: linear, patch embedding, attention.
+
+Each keeps its float parameters, named as in timm, and quantizes them and its inputs in ``forward``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from repq_deploy.quantizers import Log2Quantizer, Quantizer, UniformQuantizer
+
+__all__ = ["QuantAttention", "QuantConv2d", "QuantLinear"]
+
+
+class QuantLinear(nn.Module):
+    """``y = Q(x + shift) Q(W)^T + bias``, for ``x`` of shape [..., in].
+
+    ``shift`` (shape []) centres an asymmetric 8-bit input on zero point 128; ``bias`` has it taken out again. It is
+    None where the range needs no shift, or where the layer norm before it carries the shift.
+    """
+
+    shift: Tensor | None
+
+    def __init__(self, linear: nn.Linear, *, name: str, weight_bits: int, activation_bits: int) -> None:
+        super().__init__()
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.register_buffer("shift", None)
+        self.input_quantizer = UniformQuantizer(f"{name}.input", activation_bits)
+        self.weight_quantizer = UniformQuantizer(f"{name}.weight", weight_bits, axis=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.shift is not None:
+            x = x + self.shift
+        # Written as a product and a sum, which every runtime's integer kernels match, whatever the rank of x.
+        y = torch.matmul(self.input_quantizer(x), self.weight_quantizer(self.weight).t())
+        return y if self.bias is None else y + self.bias
+
+
+class QuantConv2d(nn.Module):
+    """A patch embedding's convolution with quantized input [N, C, H, W] and weight [out, C, kh, kw]; no padding."""
+
+    shift: Tensor | None
+
+    def __init__(self, conv: nn.Conv2d, *, name: str, weight_bits: int, activation_bits: int) -> None:
+        super().__init__()
+        self.weight = conv.weight
+        self.bias = conv.bias
+        self.stride = conv.stride
+        self.register_buffer("shift", None)
+        self.input_quantizer = UniformQuantizer(f"{name}.input", activation_bits)
+        self.weight_quantizer = UniformQuantizer(f"{name}.weight", weight_bits, axis=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.shift is not None:
+            x = x + self.shift
+        return nn.functional.conv2d(
+            self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias, stride=self.stride
+        )
+
+
+class QuantAttention(nn.Module):
+    """Multi-head self-attention with quantized products: ``softmax(Q(q) Q(k)^T * scale + bias) -> Q(p) Q(v)``.
+
+    Serves timm's ``Attention`` (``x`` [B, N, C]) and Swin's ``WindowAttention`` (``x`` [windows * B, N, C], a relative
+    position bias, and a mask [windows, N, N] of 0 and -100 for shifted windows).
+
+    Args:
+        attention: the timm module, whose parts are taken over.
+        qkv, proj: its projections, already quantized.
+        name: its path in the model.
+        bits: activation bits of q, k, the probabilities p, and v.
+        log2_softmax: whether p is quantized logarithmically.
+    """
+
+    position_bias: Tensor | None
+
+    def __init__(
+        self,
+        attention: nn.Module,
+        qkv: QuantLinear,
+        proj: QuantLinear,
+        *,
+        name: str,
+        bits: int,
+        log2_softmax: bool,
+    ) -> None:
+        super().__init__()
+        self.num_heads: int = attention.num_heads
+        self.head_dim: int = qkv.weight.shape[0] // (3 * self.num_heads)
+        self.scale: float = attention.scale
+        self.qkv, self.proj = qkv, proj
+        identity = nn.Identity()
+        self.q_norm = getattr(attention, "q_norm", identity)
+        self.k_norm = getattr(attention, "k_norm", identity)
+        self.norm = getattr(attention, "norm", identity)
+        relative = getattr(attention, "_get_rel_pos_bias", None)
+        # Swin looks its bias up in a table through an index; the looked-up [1, heads, N, N] is what inference needs.
+        self.register_buffer("position_bias", None if relative is None else relative().detach().clone())
+        self.q_quantizer = UniformQuantizer(f"{name}.q", bits)
+        self.k_quantizer = UniformQuantizer(f"{name}.k", bits)
+        self.v_quantizer = UniformQuantizer(f"{name}.v", bits)
+        self.p_quantizer: Quantizer = (
+            Log2Quantizer(f"{name}.p", bits) if log2_softmax else UniformQuantizer(f"{name}.p", bits)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, **ignored: object) -> Tensor:
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = self.q_norm(q), self.k_norm(k)
+        # k is transposed before its quantizer, so that Q/DQ stands right before the product.
+        logits = self.q_quantizer(q) @ self.k_quantizer(k.transpose(-2, -1)) * self.scale
+        if self.position_bias is not None:
+            logits = logits + self.position_bias
+        if mask is not None:
+            windows = mask.shape[0]
+            logits = logits.view(-1, windows, self.num_heads, tokens, tokens) + mask[None, :, None]
+            logits = logits.view(-1, self.num_heads, tokens, tokens)
+        y = self.p_quantizer(logits.softmax(dim=-1)) @ self.v_quantizer(v)
+        y = y.transpose(1, 2).reshape(batch, tokens, self.num_heads * self.head_dim)
+        return self.proj(self.norm(y))

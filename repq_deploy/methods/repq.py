@@ -1,0 +1,54 @@
+"""RepQ-ViT: scale reparameterization (Li et al., ICCV 2023, arXiv 2212.08254).
+
+Calibrate with complex quantizers, run with simple ones: post-norm activations channel-wise, folded into one scale
+(section 3.2); attention probabilities with log-sqrt2, run as log2 (section 3.3). Everything else is uniform, per tensor
+for activations and per output channel for weights. One forward pass calibrates it.
+
+Mended against the published code: the folded zero point is whole, and there are 2^b levels, not 2^b + 1, both in the
+folded tensors and in the probabilities, whose masked zero counts as one. Where codes must fit INT8 without a zero
+point, 8-bit weights and 8-bit q, k and v are symmetric.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from repq_deploy.folds import center_zero_point, fold_post_norm
+from repq_deploy.layers import QuantLinear
+from repq_deploy.methods.registry import register
+from repq_deploy.quantized import QuantizedModel
+from repq_deploy.ranges import log2_search, percentile_search
+
+__all__ = ["repq"]
+
+LOG_SQRT2 = 2  # steps per octave
+
+
+@register("repq", log2_softmax=True)
+def repq(model: QuantizedModel, images: Tensor) -> None:
+    """Calibrate ``model`` with RepQ-ViT from normalized ``images`` [N, 3, H, W]; the paper takes 32."""
+    for site, layer, norm in model.linears():
+        widths = model.bits.of(site.name, site.role)
+        symmetric = model.bits.symmetric_weights(widths.weight)
+        layer.weight_quantizer.search = percentile_search(widths.weight, axis=0, symmetric=symmetric)
+        if norm is None:
+            layer.input_quantizer.search = percentile_search(widths.activation)
+        else:
+            layer.input_quantizer.axis = -1
+            layer.input_quantizer.search = percentile_search(widths.activation, axis=-1, spans_zero=False)
+    for attention in model.attentions():
+        for quantizer in (attention.q_quantizer, attention.k_quantizer, attention.v_quantizer):
+            quantizer.search = percentile_search(quantizer.bits, symmetric=quantizer.bits == 8)
+        attention.p_quantizer.steps_per_octave = LOG_SQRT2
+        attention.p_quantizer.search = log2_search(attention.p_quantizer.bits, LOG_SQRT2)
+
+    model(images)
+
+    for site, layer, norm in model.linears():
+        if norm is not None and isinstance(layer, QuantLinear):
+            fold_post_norm(norm, layer)
+            bits = layer.weight_quantizer.bits
+            search = percentile_search(bits, axis=0, symmetric=model.bits.symmetric_weights(bits))
+            layer.weight_quantizer.adopt(search(layer.weight))
+        else:
+            center_zero_point(layer, norm)

@@ -1,0 +1,266 @@
+"""From a model's name to a timm model: aliases, checkpoints, and the record of what was built.
+
+A name is one of the papers' short names (``deit_s``), any timm id (``vit_small_patch14_dinov2``, with or without a
+``.tag``), or ``demo``, the model embedded in this package. Whether a model's family can be quantized is the adapter's
+question; this module only builds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import timm
+import torch
+from timm.models import PretrainedCfg, get_pretrained_cfg
+from torch import Tensor, nn
+
+from repq_deploy.checkpoints import load_into, read_checkpoint
+from repq_deploy.errors import BadInput
+from repq_deploy.files import existing_file, sha256_of
+
+__all__ = ["ALIASES", "ModelSpec", "build_architecture", "create", "resolve"]
+
+Weights = Literal["pretrained", "checkpoint", "random", "demo"]
+
+#: The papers' short names.
+ALIASES = {
+    "deit_t": "deit_tiny_patch16_224",
+    "deit_s": "deit_small_patch16_224",
+    "deit_b": "deit_base_patch16_224",
+    "vit_t": "vit_tiny_patch16_224",
+    "vit_s": "vit_small_patch16_224",
+    "vit_b": "vit_base_patch16_224",
+    "vit_l": "vit_large_patch16_224",
+    "swin_t": "swin_tiny_patch4_window7_224",
+    "swin_s": "swin_small_patch4_window7_224",
+    "swin_b": "swin_base_patch4_window7_224",
+}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What is needed to build a model again: JSON-serializable, no paths in it.
+
+    ``name`` is what the user said, ``kwargs`` the arguments of ``timm.create_model`` beside the id.
+    """
+
+    name: str
+    timm_id: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    checkpoint_sha256: str | None = None
+    weights: Weights = "pretrained"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
+        """The inverse of ``to_dict``.
+
+        Raises:
+            BadInput: keys are missing or unknown, or ``weights`` is none of the four words.
+        """
+        expected = {f.name for f in fields(cls)}
+        if set(data) != expected:
+            raise BadInput(f"model record: found keys {sorted(data)}, expected {sorted(expected)}")
+        if data["weights"] not in get_args(Weights):
+            raise BadInput(f"model record: weights {data['weights']!r}; expected one of {', '.join(get_args(Weights))}")
+        return cls(**data)
+
+
+def resolve(
+    name: str,
+    *,
+    checkpoint: Path | None = None,
+    num_classes: int | None = None,
+    img_size: int | None = None,
+    pretrained: bool = True,
+) -> ModelSpec:
+    """Decide which model ``name`` means and where its weights come from. Nothing is built or downloaded.
+
+    Args:
+        checkpoint: a file with the weights; hashed into the spec.
+        num_classes: at least 0; default: as many as the checkpoint's head has, else what timm says.
+        img_size: height and width in pixels; default: timm's.
+        pretrained: with neither a checkpoint nor this, weights are random.
+
+    Raises:
+        BadInput: an unknown name, a checkpoint that cannot be read or has another number of classes, or weights that
+            do not exist as asked for.
+    """
+    if num_classes is not None and num_classes < 0:
+        raise BadInput(f"--num-classes {num_classes}: expected 0 or more")
+    if img_size is not None and img_size < 1:
+        raise BadInput(f"--img-size {img_size}: expected a positive number of pixels")
+    asked = {"num_classes": num_classes, "img_size": img_size}
+    asked = {key: value for key, value in asked.items() if value is not None}
+    if name == "demo":
+        return _resolve_demo(asked, checkpoint, pretrained)
+    timm_id = ALIASES.get(name, name)
+    config = _pretrained_config(timm_id, name)
+    if checkpoint is not None:
+        classes = _head_classes(config, read_checkpoint(checkpoint), checkpoint, num_classes)
+        asked |= {} if classes is None else {"num_classes": classes}
+        return ModelSpec(name, timm_id, asked, sha256_of(checkpoint), "checkpoint")
+    if not pretrained:
+        return ModelSpec(name, timm_id, asked, None, "random")
+    if not config.has_weights:
+        raise BadInput(f"model {name}: timm has no pretrained weights for it; use --checkpoint FILE or --no-pretrained")
+    if num_classes not in (None, 0, config.num_classes):
+        raise BadInput(
+            f"model {name}: the pretrained weights have {config.num_classes} classes, --num-classes says {num_classes}; "
+            "use --checkpoint FILE of a fine-tuned model"
+        )
+    # The tag is timm's name for the weights: without it another timm version could mean others.
+    return ModelSpec(name, f"{config.architecture}.{config.tag}" if config.tag else timm_id, asked, None, "pretrained")
+
+
+def create(spec: ModelSpec, checkpoint: Path | None = None, seed: int = 0) -> nn.Module:
+    """Build the model of ``spec`` with its weights, in evaluation mode.
+
+    Args:
+        checkpoint: the file that ``resolve`` was given, for a spec whose weights are a checkpoint's.
+        seed: of random weights; the global random state is left as it was.
+
+    Raises:
+        BadInput: the checkpoint is missing, has changed or does not fit, the download fails, or timm cannot build the
+            model with these arguments.
+    """
+    if spec.weights == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return build_architecture(spec)
+    if spec.weights == "pretrained":
+        return _download(spec)
+    if spec.weights == "demo":
+        from repq_deploy.calib_data.demo import DEMO_WEIGHTS  # noqa: PLC0415 - the core needs no data package otherwise
+
+        checkpoint = DEMO_WEIGHTS
+    if checkpoint is None:
+        raise BadInput(f"model {spec.name}: its weights are a checkpoint's; use --checkpoint FILE")
+    tensors = read_checkpoint(checkpoint)
+    if (found := sha256_of(checkpoint)) != spec.checkpoint_sha256:
+        raise BadInput(f"checkpoint {checkpoint}: SHA-256 is {found}, expected {spec.checkpoint_sha256}")
+    model = build_architecture(spec)
+    load_into(model, tensors, checkpoint)
+    return model
+
+
+def build_architecture(spec: ModelSpec) -> nn.Module:
+    """The model of ``spec`` with random weights, in evaluation mode: nothing is read or downloaded."""
+    return _build(spec, pretrained=False)
+
+
+def _build(spec: ModelSpec, *, pretrained: bool) -> nn.Module:
+    try:
+        model = timm.create_model(spec.timm_id, pretrained=pretrained, **spec.kwargs)
+    except (TypeError, ValueError, AssertionError) as error:
+        arguments = ", ".join(f"{key}={value}" for key, value in spec.kwargs.items())
+        raise BadInput(
+            f"model {spec.name}: timm cannot build it with {arguments or 'its defaults'}: {error}"
+        ) from error
+    patches = getattr(model, "patch_embed", None)
+    for pixels, patch in zip(getattr(patches, "img_size", ()), getattr(patches, "patch_size", ()), strict=False):
+        if pixels % patch:
+            raise BadInput(f"model {spec.name}: --img-size {pixels} is not a multiple of its patch size {patch}")
+    return model.eval()
+
+
+def _resolve_demo(asked: dict[str, int], checkpoint: Path | None, pretrained: bool) -> ModelSpec:
+    from repq_deploy.calib_data.demo import (  # noqa: PLC0415 - see create
+        DEMO_ARCHITECTURE,
+        DEMO_KWARGS,
+        DEMO_MEAN,
+        DEMO_STD,
+        DEMO_WEIGHTS,
+    )
+
+    differing = [key for key, value in asked.items() if value != DEMO_KWARGS[key]]
+    if differing:
+        raise BadInput(f"model demo: {differing[0]} is {DEMO_KWARGS[differing[0]]}, found {asked[differing[0]]}")
+    # Preprocessing travels with the model's configuration, as for every timm model.
+    overlay = {"mean": [DEMO_MEAN] * 3, "std": [DEMO_STD] * 3, "crop_pct": 1.0, "num_classes": 10}
+    kwargs = {**DEMO_KWARGS, "pretrained_cfg_overlay": overlay}
+    if checkpoint is None and not pretrained:
+        return ModelSpec("demo", DEMO_ARCHITECTURE, kwargs, None, "random")
+    path = existing_file(checkpoint or DEMO_WEIGHTS, "checkpoint")
+    return ModelSpec("demo", DEMO_ARCHITECTURE, kwargs, sha256_of(path), "checkpoint" if checkpoint else "demo")
+
+
+def _pretrained_config(timm_id: str, name: str) -> PretrainedCfg:
+    """timm's record of a model: where its weights are, its classes, its head's name."""
+    architecture, _, tag = timm_id.partition(".")
+    if architecture not in timm.list_models():
+        near = difflib.get_close_matches(name, [*ALIASES, "demo", *timm.list_models()], n=3)
+        advice = (
+            f"near names: {', '.join(near)}" if near else "python -c 'import timm; print(timm.list_models())' lists"
+        )
+        raise BadInput(f"model {name}: no such name or timm id; {advice}")
+    try:
+        return get_pretrained_cfg(timm_id)
+    except RuntimeError as error:
+        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
+        raise BadInput(f"model {name}: no weights tagged {tag!r}; timm has {', '.join(tags) or 'none'}") from error
+
+
+def _head_classes(
+    config: PretrainedCfg, tensors: Mapping[str, Tensor], checkpoint: Path, num_classes: int | None
+) -> int | None:
+    """The number of classes of a checkpoint's head, checked against ``num_classes``; None where it has no head."""
+    heads = (config.classifier,) if isinstance(config.classifier, str) else config.classifier or ()
+    weight = next((tensors[f"{head}.weight"] for head in heads if f"{head}.weight" in tensors), None)
+    if weight is None:
+        return num_classes
+    found = weight.shape[0]
+    if num_classes not in (None, found):
+        raise BadInput(
+            f"checkpoint {checkpoint} has {found} classes, --num-classes says {num_classes}; use --num-classes {found}"
+        )
+    return found
+
+
+def _download(spec: ModelSpec) -> nn.Module:
+    try:
+        with _offline_unless_reachable():
+            return _build(spec, pretrained=True)
+    except BadInput:
+        raise
+    except (OSError, RuntimeError) as error:  # the hub's errors are OSErrors; a changed file is a RuntimeError
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise BadInput(
+            f"model {spec.name}: its pretrained weights cannot be downloaded ({reason}); "
+            "use --checkpoint FILE or --no-pretrained"
+        ) from error
+
+
+@contextlib.contextmanager
+def _offline_unless_reachable() -> Iterator[None]:
+    """Without a network, look into the download cache at once: the hub's client would retry for a minute first."""
+    from huggingface_hub import constants  # noqa: PLC0415 - comes with timm; only this needs it
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _reachable(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _reachable(url: str) -> bool:
+    """Whether a connection to ``url``'s host opens within 5 s; assumed where a proxy makes that undecidable."""
+    parts = urlsplit(url)
+    if parts.scheme in getproxies():
+        return True
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True

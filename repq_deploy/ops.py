@@ -1,0 +1,76 @@
+"""Fake quantization as two operators of the torch library ``repq``.
+
+They are opaque to ``torch.export``, so that a trace keeps each quantizer as one node with its scale, and the ONNX side
+decides what the node becomes. Both take the name of their site, which travels with the node.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["fake_quantize", "fake_quantize_log2", "log2_codes", "log2_values", "uniform_codes", "uniform_values"]
+
+
+def _along(parameter: Tensor, axis: int | None, ndim: int) -> Tensor:
+    """A scale or zero point of shape [] or [C], shaped to broadcast along ``axis`` of a tensor of rank ``ndim``."""
+    if axis is None:
+        return parameter
+    shape = [1] * ndim
+    shape[axis] = -1
+    return parameter.reshape(shape)
+
+
+def uniform_codes(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, axis: int | None = None) -> Tensor:
+    """Signed codes ``n = clip(round(x / scale), -zero_point, 2^bits - 1 - zero_point)``, as floats, shape of ``x``.
+
+    ``n = q - zero_point`` for the unsigned code q of the literature, so the value is ``scale * n``.
+    """
+    scale, zero_point = _along(scale, axis, x.ndim), _along(zero_point, axis, x.ndim)
+    codes = (x / scale).round_()
+    return torch.clamp(codes, -zero_point, 2**bits - 1 - zero_point)
+
+
+def uniform_values(codes: Tensor, scale: Tensor, axis: int | None = None) -> Tensor:
+    """``scale * n`` for signed codes n, floats of any shape."""
+    return codes * _along(scale, axis, codes.ndim)
+
+
+def log2_codes(x: Tensor, scale: Tensor, bits: int, steps_per_octave: int) -> Tensor:
+    """Codes 0 .. 2^bits - 1, as floats: code q is the value ``scale * 2^(-q / steps_per_octave)``, the last one zero."""
+    codes = (x / scale).log_().mul_(-steps_per_octave / 0.6931471805599453).round_()
+    return codes.clamp_(0, 2**bits - 1)
+
+
+def log2_values(codes: Tensor, scale: Tensor, bits: int, steps_per_octave: int) -> Tensor:
+    """The values of ``log2_codes``.
+
+    RepQ-ViT's identity turns log-sqrt2 into log2: with the whole exponent ``e = ceil(q / steps)`` and the parity
+    ``p = steps * e - q``, ``2^(-q / steps) = 2^-e * 2^(p / steps)``. The first factor is exact in any float format.
+    """
+    exponent = torch.ceil(codes / steps_per_octave)
+    parity = exponent * steps_per_octave - codes
+    values = torch.exp2(-exponent) * torch.where(parity > 0, 2 ** (1 / steps_per_octave), 1.0) * scale
+    return torch.where(codes == 2**bits - 1, 0.0, values)
+
+
+@torch.library.custom_op("repq::fake_quantize", mutates_args=())
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, axis: int | None, site: str) -> Tensor:
+    """Uniform fake quantization: ``scale * n`` with the codes of ``uniform_codes``."""
+    return uniform_values(uniform_codes(x, scale, zero_point, bits, axis), scale, axis)
+
+
+@fake_quantize.register_fake
+def _(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, axis: int | None, site: str) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("repq::fake_quantize_log2", mutates_args=())
+def fake_quantize_log2(x: Tensor, scale: Tensor, bits: int, steps_per_octave: int, site: str) -> Tensor:
+    """Logarithmic fake quantization of values in [0, 1] with 2^bits - 1 powers and zero: 2^bits levels."""
+    return log2_values(log2_codes(x, scale, bits, steps_per_octave), scale, bits, steps_per_octave)
+
+
+@fake_quantize_log2.register_fake
+def _(x: Tensor, scale: Tensor, bits: int, steps_per_octave: int, site: str) -> Tensor:
+    return torch.empty_like(x)

@@ -1,0 +1,160 @@
+"""The quantized model: an ordinary module whose layers quantize, the table site -> quantizer, and its file form.
+
+The file is safetensors (it cannot run code); its header carries one JSON text with what rebuilds the model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from repq_deploy.adapter import LinearSite, Sites, find_sites
+from repq_deploy.bits import BitWidths
+from repq_deploy.errors import BadInput
+from repq_deploy.files import atomic_output, existing_file
+from repq_deploy.layers import QuantAttention, QuantConv2d, QuantLinear
+from repq_deploy.models import ModelSpec, build_architecture
+from repq_deploy.quantizers import Quantizer
+
+__all__ = ["Provenance", "QuantizedModel", "load", "save", "wrap"]
+
+FORMAT = "1"
+_METADATA_KEY = "repq"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a quantized model comes from: all that two equal runs share."""
+
+    method: str = "none"
+    seed: int = 0
+    calibration_images: int = 0
+    calibration_sha256: str = ""
+    preprocess: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+class QuantizedModel(nn.Module):
+    """``model`` with quantized layers. Call it like the float model: images [N, 3, H, W] to logits [N, classes]."""
+
+    def __init__(self, model: nn.Module, spec: ModelSpec, bits: BitWidths, sites: Sites, *, log2_softmax: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.spec = spec
+        self.bits = bits
+        self.sites = sites
+        self.log2_softmax = log2_softmax
+        self.provenance = Provenance()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)
+
+    @property
+    def preprocess_json(self) -> str:
+        return self.provenance.preprocess
+
+    def linears(self) -> Iterator[tuple[LinearSite, QuantLinear | QuantConv2d, nn.LayerNorm | None]]:
+        """Each linear site with its layer, and the layer norm that can be folded with it, where there is one."""
+        for site in self.sites.linears:
+            layer = self.model.get_submodule(site.name)
+            norm = None if site.norm is None else self.model.get_submodule(site.norm)
+            yield site, layer, norm  # type: ignore[misc]
+
+    def attentions(self) -> Iterator[QuantAttention]:
+        for site in self.sites.attentions:
+            yield self.model.get_submodule(site.name)  # type: ignore[misc]
+
+    def quantizers(self) -> dict[str, Quantizer]:
+        """The table site -> quantizer, in the order of the modules."""
+        return {module.site: module for module in self.model.modules() if isinstance(module, Quantizer)}
+
+
+def wrap(model: nn.Module, spec: ModelSpec, bits: BitWidths, *, log2_softmax: bool) -> QuantizedModel:
+    """Replace a timm model's layers by quantized ones, in place; their quantizers are not calibrated yet.
+
+    Raises:
+        BadInput: an unsupported model, or an override in ``bits`` that matches no site.
+    """
+    sites = find_sites(model)
+    named = [(site.name, site.role) for site in sites.linears] + [(s.name, "attention") for s in sites.attentions]
+    if unmatched := bits.unmatched(named):
+        roles = sorted({role for _, role in named})
+        raise BadInput(f"bits override {unmatched[0]!r} matches no site; roles are {', '.join(roles)}")
+    model.requires_grad_(False)
+    for site in sites.linears:
+        widths = bits.of(site.name, site.role)
+        kind = QuantConv2d if site.role == "patch_embed" else QuantLinear
+        original = model.get_submodule(site.name)
+        layer = kind(original, name=site.name, weight_bits=widths.weight, activation_bits=widths.activation)  # type: ignore[arg-type]
+        model.set_submodule(site.name, layer)
+    for attention in sites.attentions:
+        original = model.get_submodule(attention.name)
+        quantized = QuantAttention(
+            original,
+            original.qkv,  # type: ignore[arg-type]
+            original.proj,  # type: ignore[arg-type]
+            name=attention.name,
+            bits=bits.of(attention.name, "attention").activation,
+            log2_softmax=log2_softmax,
+        )
+        model.set_submodule(attention.name, quantized)
+    return QuantizedModel(model.eval(), spec, bits, sites, log2_softmax=log2_softmax)
+
+
+def save(quantized: QuantizedModel, path: Path) -> None:
+    """Write ``quantized`` as one safetensors file, atomically."""
+    description = {
+        "format": FORMAT,
+        "spec": quantized.spec.to_dict(),
+        "log2_softmax": quantized.log2_softmax,
+        "provenance": asdict(quantized.provenance),
+        **quantized.bits.to_dict(),
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in quantized.model.state_dict().items()}
+    with atomic_output(path) as temporary:
+        save_file(tensors, temporary, metadata={_METADATA_KEY: json.dumps(description, sort_keys=True)})
+
+
+def load(path: Path) -> QuantizedModel:
+    """Read what ``save`` wrote.
+
+    Raises:
+        BadInput: no such file, not a safetensors file, or not one of ours.
+    """
+    try:
+        with safe_open(existing_file(path, "quantized model"), framework="pt") as opened:
+            text = (opened.metadata() or {}).get(_METADATA_KEY)
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise BadInput(f"quantized model {path}: not a readable safetensors file ({error})") from error
+    if text is None:
+        raise BadInput(f"quantized model {path}: plain weights; expected a file saved by repq-export --save-quantized")
+    description: dict[str, Any] = json.loads(text)
+    if description["format"] != FORMAT:
+        raise BadInput(f"quantized model {path}: format {description['format']}, this version reads {FORMAT}")
+    spec = ModelSpec.from_dict(description["spec"])
+    quantized = wrap(
+        build_architecture(spec), spec, BitWidths.from_dict(description), log2_softmax=description["log2_softmax"]
+    )
+    quantized.provenance = Provenance(**description["provenance"])
+    for name, tensor in tensors.items():
+        _assign(quantized.model, name, tensor)
+    return quantized
+
+
+def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Set a parameter or buffer, whatever was there: folds create biases and shifts, and scales change shape."""
+    parent, _, leaf = name.rpartition(".")
+    module = model.get_submodule(parent)
+    if leaf in module._buffers:
+        setattr(module, leaf, tensor)
+    else:
+        setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))

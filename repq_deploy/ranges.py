@@ -1,0 +1,131 @@
+"""Range searches: the scale and zero point a tensor is quantized with.
+
+All are vectorized over channels; none loops over them. The percentile search is RepQ-ViT's (arXiv 2212.08254, its
+published code): of three percentiles, keep per channel the one whose quantized tensor has the lowest squared error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from repq_deploy import ops
+from repq_deploy.quantizers import UniformParameters
+
+__all__ = ["PERCENTILES", "log2_search", "minmax_search", "percentile_search", "quantiles"]
+
+PERCENTILES = (0.999, 0.9999, 0.99999)
+_TINY = 1e-8
+
+
+def quantiles(x: Tensor, percentiles: tuple[float, ...], *, largest: bool) -> Tensor:
+    """The upper (``largest``) or lower quantiles of each row, interpolated linearly as ``torch.quantile`` does.
+
+    Only the tail that holds the quantiles is sorted, so there is no limit on the number of elements.
+
+    Args:
+        x: [rows, elements].
+        percentiles: P values in (0.5, 1]; the lower quantile of p is the (1 - p) quantile.
+
+    Returns:
+        [P, rows].
+    """
+    count = x.shape[1]
+    positions = [(count - 1) * (1 - p) for p in percentiles]  # distance from the end of the sorted row
+    tail = x.topk(min(count, math.ceil(max(positions)) + 1), dim=1, largest=largest).values
+    found = []
+    for position in positions:
+        near, far = math.floor(position), math.ceil(position)
+        found.append(torch.lerp(tail[:, near], tail[:, far], position - near))
+    return torch.stack(found)
+
+
+def _rows(x: Tensor, axis: int | None) -> Tensor:
+    """``x`` as [channels, elements], one row for ``axis`` None."""
+    return x.reshape(1, -1) if axis is None else x.movedim(axis, 0).flatten(1)
+
+
+def _parameters(low: Tensor, high: Tensor, bits: int, *, symmetric: bool, spans_zero: bool) -> UniformParameters:
+    """Scale and whole zero point of the range [low, high]."""
+    levels = 2**bits - 1
+    if symmetric:
+        scale = (2 / levels) * torch.maximum(high.abs(), low.abs()).clamp_min(_TINY)
+        return UniformParameters(scale, torch.full_like(scale, 2 ** (bits - 1)))
+    if spans_zero:
+        low, high = low.clamp_max(0), high.clamp_min(0)
+    # A channel that is constant gets a scale from its size, so that the constant is a representable code.
+    size = torch.maximum(high.abs(), low.abs()).clamp_min(_TINY)
+    scale = torch.where(high - low > 1e-6 * size, (high - low) / levels, size / 2 ** (bits - 1))
+    return UniformParameters(scale, torch.round(-low / scale))
+
+
+def _shaped(found: UniformParameters, axis: int | None) -> UniformParameters:
+    return found if axis is not None else UniformParameters(found.scale.squeeze(0), found.zero_point.squeeze(0))
+
+
+def minmax_search(
+    bits: int, *, axis: int | None = None, symmetric: bool = False
+) -> Callable[[Tensor], UniformParameters]:
+    """A search that takes the whole range of the tensor, or of each channel along ``axis``."""
+
+    def search(x: Tensor) -> UniformParameters:
+        low, high = torch.aminmax(_rows(x, axis), dim=1)
+        return _shaped(_parameters(low, high, bits, symmetric=symmetric, spans_zero=True), axis)
+
+    return search
+
+
+def percentile_search(
+    bits: int,
+    *,
+    axis: int | None = None,
+    symmetric: bool = False,
+    spans_zero: bool = True,
+    percentiles: tuple[float, ...] = PERCENTILES,
+) -> Callable[[Tensor], UniformParameters]:
+    """RepQ-ViT's search: the percentile with the lowest squared error, chosen per channel along ``axis``.
+
+    ``spans_zero`` widens a range to hold zero, so that codes minus zero point fit the integer they are stored in; a
+    per-channel range that is folded into a layer norm afterwards does not need it.
+    """
+
+    def search(x: Tensor) -> UniformParameters:
+        rows = _rows(x, axis)
+        lows, highs = quantiles(rows, percentiles, largest=False), quantiles(rows, percentiles, largest=True)
+        best: UniformParameters | None = None
+        best_error = torch.full((len(rows),), math.inf, device=x.device)
+        for low, high in zip(lows, highs, strict=True):
+            found = _parameters(low, high, bits, symmetric=symmetric, spans_zero=spans_zero)
+            values = ops.uniform_codes(rows, found.scale, found.zero_point, bits, 0).mul_(found.scale[:, None])
+            error = values.sub_(rows).square_().mean(dim=1)
+            if best is None:
+                best, best_error = found, error
+                continue
+            better = error < best_error
+            best = UniformParameters(
+                torch.where(better, found.scale, best.scale), torch.where(better, found.zero_point, best.zero_point)
+            )
+            best_error = torch.where(better, error, best_error)
+        assert best is not None  # noqa: S101 - there is at least one percentile
+        return _shaped(best, axis)
+
+    return search
+
+
+def log2_search(
+    bits: int, steps_per_octave: int, *, percentiles: tuple[float, ...] = PERCENTILES
+) -> Callable[[Tensor], Tensor]:
+    """A search for the scale of a logarithmic quantizer: the upper quantile with the lowest squared error."""
+
+    def search(x: Tensor) -> Tensor:
+        candidates = quantiles(x.reshape(1, -1), percentiles, largest=True).clamp_min(_TINY)[:, 0]
+        errors = []
+        for scale in candidates:
+            codes = ops.log2_codes(x, scale, bits, steps_per_octave)
+            errors.append((ops.log2_values(codes, scale, bits, steps_per_octave) - x).square_().mean())
+        return candidates[torch.stack(errors).argmin()]
+
+    return search
