@@ -7,12 +7,13 @@ MIT licence (``demo/LICENSE``).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 __all__ = ["DEMO_ARCHITECTURE", "DEMO_KWARGS", "DEMO_MEAN", "DEMO_STD", "DEMO_WEIGHTS", "demo_images"]
 
 #: The timm id and the arguments that shrink it: 49 patches of 4x4 and a class token, 0.7 M parameters.
 DEMO_ARCHITECTURE = "vit_tiny_patch16_224"
-DEMO_KWARGS = {
+DEMO_KWARGS: dict[str, Any] = {
     "img_size": 28,
     "patch_size": 4,
     "embed_dim": 96,
@@ -28,5 +29,5 @@ DEMO_WEIGHTS = _FOLDER / "vit_demo.safetensors"
 
 
 def demo_images(split: str) -> Path:
-    """The ``.npz`` of one split, ``calib`` (256 images) or ``test`` (2,000): ``images`` uint8 [N, 28, 28], ``labels``."""
+    """The ``.npz`` of a split, ``calib`` (256 images) or ``test`` (2,000): ``images`` uint8 [N, 28, 28], ``labels``."""
     return _FOLDER / f"{split}.npz"

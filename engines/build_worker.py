@@ -1,7 +1,7 @@
-"""The child process that builds one TensorRT engine: ``python -m repq_deploy.engines.build_worker``.
+"""The child process that builds one TensorRT engine: ``python -m repq_deploy.engines.build_worker REQUEST``.
 
-It reads a request, one JSON object, from stdin and writes JSON lines to stdout: ``{"fraction", "phase"}`` while it
-works, ``{"error"}`` if it fails. Exit status 0 means that the engine is in the file the request names.
+Its argument names a file with the request, one JSON object. It writes JSON lines to stdout: ``{"fraction", "phase"}``
+while it works, ``{"error"}`` if it fails. Exit status 0 means that the engine is in the file the request names.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["main"]
 
 
 def main() -> int:
-    """Build what stdin asks for; the exit status."""
-    request = json.load(sys.stdin)
+    """Build what the request asks for; the exit status."""
+    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     # What the native libraries print on their own must not mix with the lines the parent reads.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)

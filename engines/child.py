@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from repq_deploy.engines.batching import Profile
@@ -51,23 +51,25 @@ def build_in_child(
         _run(request, Path(folder), backend=backend, progress=progress)
 
 
-def _run(request: dict[str, object], folder: Path, *, backend: str, progress: Callable[[float, str], None]) -> None:
+def _run(request: Mapping[str, object], folder: Path, *, backend: str, progress: Callable[[float, str], None]) -> None:
+    request_path = folder / "request.json"
+    request_path.write_text(json.dumps(request), encoding="utf-8")
+    search_path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path if entry)
     error, phase = "", "starting"
     with (folder / "stderr").open("w+", encoding="utf-8", errors="replace") as stderr:
         child = subprocess.Popen(
-            COMMAND,
-            stdin=subprocess.PIPE,
+            [*COMMAND, str(request_path)],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            cwd=folder,  # `-m` puts the current folder first on the path: no file of the user's may be imported
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path if entry)},
+            cwd=folder,  # `-m` searches the current folder first: it must hold nothing that could be imported
+            env={**os.environ, "PYTHONPATH": search_path},
             encoding="utf-8",
         )
         try:
-            assert child.stdin is not None  # noqa: S101 (both are pipes)
-            assert child.stdout is not None  # noqa: S101
-            _send(child, json.dumps(request))
-            for line in child.stdout:
+            for line in child.stdout or ():
+                if not line.endswith("\n"):
+                    break  # killed while it wrote
                 message = json.loads(line)
                 error = message.get("error", error)
                 if "phase" in message:
@@ -84,10 +86,10 @@ def _run(request: dict[str, object], folder: Path, *, backend: str, progress: Ca
     if status == 0:
         return
     if error:
-        raise BuildFailed(f"backend {backend}: refuses the graph: {error}")
+        raise BuildFailed(f"backend {backend}: {error}")
     how = f"crashed ({signal.Signals(-status).name})" if status < 0 else f"ended with exit status {status}"
     last = f": {said.splitlines()[-1]}" if said else ""
     raise BuildFailed(
         f"backend {backend}: the builder {how} in the phase {phase!r}{last}; "
-        "try another --backend, --precision or --target, and see -v"
+        "try another --backend, --precision or --target, and -v to see all it said"
     )

@@ -123,7 +123,9 @@ def read_manifest(engine: Path) -> Manifest:
             f"manifest {path}: no such file; copy it beside the engine, or rebuild with repq-build-engine"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"manifest {path}: cannot be read: {error}; rebuild the engine with repq-build-engine") from error
+        raise BadInput(
+            f"manifest {path}: cannot be read: {error}; rebuild the engine with repq-build-engine"
+        ) from error
     return Manifest.from_json(text, name=str(path))
 
 

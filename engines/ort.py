@@ -31,6 +31,7 @@ class OnnxRuntimeBackend:
 
     name: str = "onnxruntime"
     precisions: tuple[str, ...] = ("fp32",)
+    portable: bool = True
 
     def version(self) -> str:
         return str(_onnxruntime().__version__)
@@ -114,5 +115,7 @@ def _onnxruntime() -> Any:
     try:
         import onnxruntime  # noqa: PLC0415 (keeps the command's --help fast)
     except ImportError as error:
-        raise BackendMissing(f"backend onnxruntime: cannot be imported ({error}); run: pip install onnxruntime") from error
+        raise BackendMissing(
+            f"backend onnxruntime: cannot be imported ({error}); run: pip install onnxruntime"
+        ) from error
     return onnxruntime

@@ -86,7 +86,9 @@ def read_reference(path: Path) -> Reference:
         raise BadInput(f"reference {path}: not the reference I/O of an engine ({error}); rebuild the engine") from error
     shapes_fit = images.ndim == 4 and logits.ndim == 2 and len(images) == len(logits) == IMAGES
     if not shapes_fit or images.dtype != np.float32 or logits.dtype != np.float32:
-        raise BadInput(f"reference {path}: holds other arrays than {IMAGES} float32 images and logits; rebuild the engine")
+        raise BadInput(
+            f"reference {path}: holds other arrays than {IMAGES} float32 images and logits; rebuild the engine"
+        )
     return Reference(images, logits, str(source_sha256), str(inputs))
 
 

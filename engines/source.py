@@ -57,7 +57,9 @@ def read_source(path: Path) -> SourceModel:
         raise BadInput(f"model {path}: not an ONNX file; write one with repq-export") from error
     metadata = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith("repq.")}
     if not model.HasField("graph") or "repq.model" not in metadata:
-        raise BadInput(f"model {path}: not made by repq-export (no repq.model in its metadata); write it with repq-export")
+        raise BadInput(
+            f"model {path}: not made by repq-export (no repq.model in its metadata); write it with repq-export"
+        )
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
         raise BadInput(f"model {path}: keeps weights in other files; expected one self-contained file from repq-export")
     image_shape = _fixed_dimensions(path, model.graph.input, INPUT, rank=4)

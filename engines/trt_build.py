@@ -59,7 +59,7 @@ def build_serialized(
 def make_logger(trt: Any) -> Any:
     """A TensorRT logger that keeps the errors, each as one line, in ``errors``."""
 
-    class Logger(trt.ILogger):  # type: ignore[misc]
+    class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
@@ -84,7 +84,7 @@ def _parser_errors(parser: Any) -> str:
 def _monitor(trt: Any, progress: Callable[[float, str], None]) -> Any:
     """Report nested phases as one fraction: a phase's steps divide the step of its parent that it runs in."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.lock = threading.Lock()

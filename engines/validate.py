@@ -2,7 +2,7 @@
 
 Two correct implementations of one quantized graph differ where a value lies within rounding error of the border between
 two codes: one rounds it up, the other down, and the result differs by a whole step. The coarser the activations, the
-larger that step and the more of the following codes it moves, so the tolerance depends on the smallest activation width.
+larger that step and the more of the following codes it moves: the tolerance depends on the smallest activation width.
 FP16 around the Q/DQ pairs makes such borders 2^13 times wider than FP32 does, so it gets a wider tolerance. A wrong
 scale, a swapped channel or a lost clip costs far more than either: it leaves a signal-to-noise ratio near 0 dB.
 """
@@ -59,9 +59,7 @@ def smallest_activation_bits(bits: str) -> int:
     return min((int(width) for width in re.findall(r"w\d+a(\d+)", bits)), default=8)
 
 
-def compare(
-    reference: NDArray[np.float32], outputs: NDArray[np.float32], *, bits: str, precision: str
-) -> Validation:
+def compare(reference: NDArray[np.float32], outputs: NDArray[np.float32], *, bits: str, precision: str) -> Validation:
     """Judge ``outputs`` against ``reference``, both [N, classes]; ``precision`` around Q/DQ is "fp16" or "fp32"."""
     limit = _min_sqnr_db(bits, precision)
     if outputs.shape != reference.shape:

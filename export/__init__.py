@@ -1,0 +1,18 @@
+"""From the quantized model to the canonical ONNX, and from there to what each backend runs."""
+
+from __future__ import annotations
+
+from repq_deploy.export.agreement import compare_export, reference_session
+from repq_deploy.export.canonical import canonical_onnx, read_canonical, write_canonical
+from repq_deploy.export.lowering import BACKENDS, PassReport, lower
+
+__all__ = [
+    "BACKENDS",
+    "PassReport",
+    "canonical_onnx",
+    "compare_export",
+    "lower",
+    "read_canonical",
+    "reference_session",
+    "write_canonical",
+]

@@ -35,7 +35,7 @@ class SiteAgreement:
 
 @dataclass(frozen=True)
 class ExportAgreement:
-    """All sites, and the logits: relative error from the same codes, and running freely; share of equal top-1 classes."""
+    """All sites, and the logits: relative error from equal codes and running freely; share of equal top-1 classes."""
 
     sites: tuple[SiteAgreement, ...]
     relative_error: float
@@ -52,7 +52,7 @@ class ExportAgreement:
 
 
 def reference_session(model: onnx.ModelProto | str) -> onnxruntime.InferenceSession:
-    """The reference: ONNX Runtime on the CPU with every graph optimization off, so that nothing is fused or reordered."""
+    """The reference: ONNX Runtime on the CPU with every graph optimization off: nothing is fused or reordered."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3

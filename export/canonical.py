@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError
 
 from repq_deploy import __version__
 from repq_deploy.errors import BadInput
@@ -20,7 +21,7 @@ from repq_deploy.export.passes.base import run_passes
 from repq_deploy.export.passes.integer_weights import IntegerWeights
 from repq_deploy.export.passes.log2_nodes import Log2Nodes
 from repq_deploy.export.trace import OPSET, trace
-from repq_deploy.files import write_atomically
+from repq_deploy.files import existing_file, write_atomically
 from repq_deploy.quantized import QuantizedModel
 
 __all__ = ["METADATA_PREFIX", "canonical_onnx", "read_canonical", "write_canonical"]
@@ -65,10 +66,6 @@ def read_canonical(path: Path) -> onnx.ModelProto:
     Raises:
         BadInput: no such file, not ONNX, or not made by repq-export.
     """
-    from google.protobuf.message import DecodeError
-
-    from repq_deploy.files import existing_file
-
     try:
         model = onnx.load(existing_file(path, "ONNX file"))
     except DecodeError as error:

@@ -42,9 +42,7 @@ def _constant(name: str, value: float) -> onnx.NodeProto:
 def _attribute(name: str, output: str) -> list[onnx.NodeProto]:
     """The integer attribute ``name`` of the calling node, as the float scalar ``output``."""
     constant = helper.make_node("Constant", [], [f"{output}_int"])
-    constant.attribute.append(
-        onnx.AttributeProto(name="value_int", type=onnx.AttributeProto.INT, ref_attr_name=name)
-    )
+    constant.attribute.append(onnx.AttributeProto(name="value_int", type=onnx.AttributeProto.INT, ref_attr_name=name))
     return [constant, helper.make_node("Cast", [f"{output}_int"], [output], to=TensorProto.FLOAT)]
 
 
@@ -60,7 +58,7 @@ def _last_code() -> list[onnx.NodeProto]:
 
 
 def _quantize_body() -> list[onnx.NodeProto]:
-    """codes = clip(round(-steps_per_octave * log2(x / scale)), 0, last); log2(0) is -inf, which clips to zero's code."""
+    """codes = clip(round(-steps_per_octave * log2(x / scale)), 0, last); log2(0) is -inf and clips to zero's code."""
     return [
         *_last_code(),
         *_attribute("steps_per_octave", "steps"),
@@ -77,7 +75,7 @@ def _quantize_body() -> list[onnx.NodeProto]:
 
 
 def _dequantize_body() -> list[onnx.NodeProto]:
-    """RepQ-ViT's parity: with e = ceil(q / steps) and p = steps * e - q, 2^(-q / steps) = 2^-e * (sqrt2 if p else 1)."""
+    """RepQ-ViT's parity: with e = ceil(q / steps), 2^(-q / steps) = 2^-e * (sqrt2 where steps * e > q, else 1)."""
     return [
         *_last_code(),
         *_attribute("steps_per_octave", "steps"),

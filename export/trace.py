@@ -63,9 +63,7 @@ def _operator(name: str, inputs: tuple[str, ...], attributes: dict[str, OpSchema
 
 
 _INT, _STRING = OpSchema.AttrType.INT, OpSchema.AttrType.STRING
-_FAKE_QUANTIZE = _operator(
-    "FakeQuantize", ("x", "scale", "zero_point"), {"bits": _INT, "axis": _INT, "site": _STRING}
-)
+_FAKE_QUANTIZE = _operator("FakeQuantize", ("x", "scale", "zero_point"), {"bits": _INT, "axis": _INT, "site": _STRING})
 _FAKE_QUANTIZE_LOG2 = _operator(
     "FakeQuantizeLog2", ("x", "scale"), {"bits": _INT, "steps_per_octave": _INT, "site": _STRING}
 )

@@ -73,7 +73,7 @@ def _vit(model: VisionTransformer) -> Sites:
         name = f"blocks.{index}"
         _require(type(block) is Block, type(block).__name__, "timm's plain pre-norm Block")
         _require(type(block.attn) is Attention, type(block.attn).__name__, "timm's plain Attention")
-        _require(block.attn.gate is None, "gated attention", "timm's plain Attention")
+        _require(getattr(block.attn, "gate", None) is None, "gated attention", "timm's plain Attention")
         _require(hasattr(block.mlp, "fc1"), type(block.mlp).__name__, "an MLP of fc1, activation, fc2")
         attentions.append(AttentionSite(f"{name}.attn"))
         linears += _block(name)
@@ -88,7 +88,7 @@ def _swin(model: SwinTransformer) -> Sites:
         name = f"layers.{stage_index}"
         if isinstance(stage.downsample, PatchMerging):
             linears.append(LinearSite(f"{name}.downsample.reduction", "reduction", norm=f"{name}.downsample.norm"))
-        for index, block in enumerate(stage.blocks):
+        for index, block in enumerate(stage.blocks):  # type: ignore[arg-type]
             path = f"{name}.blocks.{index}"
             _require(type(block) is SwinTransformerBlock, type(block).__name__, "timm's SwinTransformerBlock")
             _require(type(block.attn) is WindowAttention, type(block.attn).__name__, "timm's WindowAttention")

@@ -51,7 +51,7 @@ def quantize(
     if not torch.isfinite(images).all():
         raise BadInput("calibration images hold NaN or infinite values")
     torch.manual_seed(seed)
-    quantized = wrap(model, spec, bits, log2_softmax=chosen.log2_softmax)
+    quantized = wrap(model, spec, bits, softmax=chosen.softmax)
     quantizers = quantized.quantizers()
     done = 0
 

@@ -109,15 +109,17 @@ def _unwrapped(content: Any) -> dict[str, Tensor]:
 def _check_image_size(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Position embeddings [1, prefix + patches, channels] that differ in length only are of another image size."""
     ours, theirs = getattr(model, "pos_embed", None), tensors.get("pos_embed")
-    if ours is None or theirs is None or theirs.ndim != 3 or ours.shape[1] == theirs.shape[1]:
+    if ours is None or theirs is None or theirs.ndim != 3 or ours.shape[::2] != theirs.shape[::2]:
         return
-    patches = theirs.shape[1] - (ours.shape[1] - model.patch_embed.num_patches)
+    if ours.shape[1] == theirs.shape[1]:
+        return
+    embed: Any = model.patch_embed
+    patches = theirs.shape[1] - (ours.shape[1] - embed.num_patches)
     side = math.isqrt(max(patches, 0))
-    advice = f"use --img-size {side * model.patch_embed.patch_size[0]}" if side * side == patches else "check the model"
-    height, width = model.patch_embed.img_size
+    advice = f"use --img-size {side * embed.patch_size[0]}" if side * side == patches else "check the model"
     raise BadInput(
-        f"checkpoint {path}: pos_embed has {theirs.shape[1]} positions, the model at {height}x{width} pixels has "
-        f"{ours.shape[1]}; {advice}"
+        f"checkpoint {path}: pos_embed has {theirs.shape[1]} positions, the model at "
+        f"{embed.img_size[0]}x{embed.img_size[1]} pixels has {ours.shape[1]}; {advice}"
     )
 
 

@@ -15,7 +15,7 @@ __all__ = ["atomic_output", "check_writable", "existing_file", "sha256_of", "wri
 
 
 def existing_file(path: Path, what: str) -> Path:
-    """``path``, if it is a readable file; otherwise the error that names it. ``what`` is for the reader: "checkpoint"."""
+    """``path``, if it is a file; otherwise the error that names it. ``what`` is for the reader: "checkpoint"."""
     if not path.exists():
         raise BadInput(f"{what} {path}: no such file; check the path")
     if not path.is_file():

@@ -1,6 +1,7 @@
 """Exact rewrites of a quantized model that move scales and zero points to where engines want them.
 
-None changes what the model computes: integer codes stay equal, outputs to rounding. All arithmetic is in float64.
+None changes what the model computes: integer codes stay equal, outputs to rounding. All arithmetic is in float64; what
+is stored has the model's own type.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def fold_post_norm(norm: nn.LayerNorm, linear: QuantLinear) -> None:
     _replace(linear, "weight", weight * ratio)
     _replace(linear, "bias", offset if linear.bias is None else linear.bias.double() + offset)
     quantizer.axis = None
-    quantizer.adopt(UniformParameters(target_scale.float(), torch.tensor(target_zero_point)))
+    quantizer.adopt(UniformParameters(target_scale.to(quantizer.scale.dtype), torch.tensor(target_zero_point)))
 
 
 @torch.no_grad()
@@ -65,9 +66,9 @@ def center_zero_point(layer: QuantLinear | QuantConv2d, norm: nn.LayerNorm | Non
     if norm is not None:
         _replace(norm, "bias", norm.bias.double() + shift)
     else:
-        layer.shift = shift.float()
+        layer.shift = shift.to(quantizer.scale.dtype)
     quantizer.adopt(UniformParameters(quantizer.scale, torch.tensor(128.0)))
 
 
 def _replace(module: nn.Module, name: str, value: Tensor) -> None:
-    setattr(module, name, nn.Parameter(value.float(), requires_grad=False))
+    setattr(module, name, nn.Parameter(value.to(module.weight.dtype), requires_grad=False))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from repq_deploy.quantizers import Log2Quantizer, Quantizer, UniformQuantizer
+from repq_deploy.quantizers import SoftmaxQuantizer, UniformQuantizer, softmax_quantizer
 
 __all__ = ["QuantAttention", "QuantConv2d", "QuantLinear"]
 
@@ -71,7 +71,7 @@ class QuantAttention(nn.Module):
         qkv, proj: its projections, already quantized.
         name: its path in the model.
         bits: activation bits of q, k, the probabilities p, and v.
-        log2_softmax: whether p is quantized logarithmically.
+        softmax: kind of the quantizer of p.
     """
 
     position_bias: Tensor | None
@@ -84,12 +84,12 @@ class QuantAttention(nn.Module):
         *,
         name: str,
         bits: int,
-        log2_softmax: bool,
+        softmax: SoftmaxQuantizer,
     ) -> None:
         super().__init__()
-        self.num_heads: int = attention.num_heads
+        self.num_heads: int = attention.num_heads  # type: ignore[assignment]
         self.head_dim: int = qkv.weight.shape[0] // (3 * self.num_heads)
-        self.scale: float = attention.scale
+        self.scale: float = attention.scale  # type: ignore[assignment]
         self.qkv, self.proj = qkv, proj
         identity = nn.Identity()
         self.q_norm = getattr(attention, "q_norm", identity)
@@ -101,9 +101,7 @@ class QuantAttention(nn.Module):
         self.q_quantizer = UniformQuantizer(f"{name}.q", bits)
         self.k_quantizer = UniformQuantizer(f"{name}.k", bits)
         self.v_quantizer = UniformQuantizer(f"{name}.v", bits)
-        self.p_quantizer: Quantizer = (
-            Log2Quantizer(f"{name}.p", bits) if log2_softmax else UniformQuantizer(f"{name}.p", bits)
-        )
+        self.p_quantizer = softmax_quantizer(softmax, f"{name}.p", bits)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, **ignored: object) -> Tensor:
         batch, tokens, _ = x.shape

@@ -11,7 +11,7 @@ import contextlib
 import difflib
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -54,7 +54,7 @@ class ModelSpec:
 
     name: str
     timm_id: str
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    kwargs: dict[str, Any]
     checkpoint_sha256: str | None = None
     weights: Weights = "pretrained"
 
@@ -100,8 +100,8 @@ def resolve(
         raise BadInput(f"--num-classes {num_classes}: expected 0 or more")
     if img_size is not None and img_size < 1:
         raise BadInput(f"--img-size {img_size}: expected a positive number of pixels")
-    asked = {"num_classes": num_classes, "img_size": img_size}
-    asked = {key: value for key, value in asked.items() if value is not None}
+    options = {"num_classes": num_classes, "img_size": img_size}
+    asked = {key: value for key, value in options.items() if value is not None}
     if name == "demo":
         return _resolve_demo(asked, checkpoint, pretrained)
     timm_id = ALIASES.get(name, name)
@@ -116,7 +116,7 @@ def resolve(
         raise BadInput(f"model {name}: timm has no pretrained weights for it; use --checkpoint FILE or --no-pretrained")
     if num_classes not in (None, 0, config.num_classes):
         raise BadInput(
-            f"model {name}: the pretrained weights have {config.num_classes} classes, --num-classes says {num_classes}; "
+            f"model {name}: pretrained weights have {config.num_classes} classes, --num-classes says {num_classes}; "
             "use --checkpoint FILE of a fine-tuned model"
         )
     # The tag is timm's name for the weights: without it another timm version could mean others.
@@ -200,12 +200,10 @@ def _pretrained_config(timm_id: str, name: str) -> PretrainedCfg:
     architecture, _, tag = timm_id.partition(".")
     if architecture not in timm.list_models():
         near = difflib.get_close_matches(name, [*ALIASES, "demo", *timm.list_models()], n=3)
-        advice = (
-            f"near names: {', '.join(near)}" if near else "python -c 'import timm; print(timm.list_models())' lists"
-        )
+        advice = f"near names: {', '.join(near)}" if near else "timm.list_models() lists them"
         raise BadInput(f"model {name}: no such name or timm id; {advice}")
     try:
-        return get_pretrained_cfg(timm_id)
+        return get_pretrained_cfg(timm_id) or PretrainedCfg(architecture=architecture)
     except RuntimeError as error:
         tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
         raise BadInput(f"model {name}: no weights tagged {tag!r}; timm has {', '.join(tags) or 'none'}") from error

@@ -37,7 +37,7 @@ def uniform_values(codes: Tensor, scale: Tensor, axis: int | None = None) -> Ten
 
 
 def log2_codes(x: Tensor, scale: Tensor, bits: int, steps_per_octave: int) -> Tensor:
-    """Codes 0 .. 2^bits - 1, as floats: code q is the value ``scale * 2^(-q / steps_per_octave)``, the last one zero."""
+    """Codes 0 .. 2^bits - 1, as floats: code q means ``scale * 2^(-q / steps_per_octave)``, the last one zero."""
     codes = (x / scale).log_().mul_(-steps_per_octave / 0.6931471805599453).round_()
     return codes.clamp_(0, 2**bits - 1)
 

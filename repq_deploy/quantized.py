@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from repq_deploy.errors import BadInput
 from repq_deploy.files import atomic_output, existing_file
 from repq_deploy.layers import QuantAttention, QuantConv2d, QuantLinear
 from repq_deploy.models import ModelSpec, build_architecture
-from repq_deploy.quantizers import Quantizer
+from repq_deploy.quantizers import Quantizer, SoftmaxQuantizer
 
 __all__ = ["Provenance", "QuantizedModel", "load", "save", "wrap"]
 
@@ -45,13 +44,15 @@ class Provenance:
 class QuantizedModel(nn.Module):
     """``model`` with quantized layers. Call it like the float model: images [N, 3, H, W] to logits [N, classes]."""
 
-    def __init__(self, model: nn.Module, spec: ModelSpec, bits: BitWidths, sites: Sites, *, log2_softmax: bool) -> None:
+    def __init__(
+        self, model: nn.Module, spec: ModelSpec, bits: BitWidths, sites: Sites, *, softmax: SoftmaxQuantizer
+    ) -> None:
         super().__init__()
         self.model = model
         self.spec = spec
         self.bits = bits
         self.sites = sites
-        self.log2_softmax = log2_softmax
+        self.softmax = softmax
         self.provenance = Provenance()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ class QuantizedModel(nn.Module):
         return {module.site: module for module in self.model.modules() if isinstance(module, Quantizer)}
 
 
-def wrap(model: nn.Module, spec: ModelSpec, bits: BitWidths, *, log2_softmax: bool) -> QuantizedModel:
+def wrap(model: nn.Module, spec: ModelSpec, bits: BitWidths, *, softmax: SoftmaxQuantizer) -> QuantizedModel:
     """Replace a timm model's layers by quantized ones, in place; their quantizers are not calibrated yet.
 
     Raises:
@@ -103,10 +104,10 @@ def wrap(model: nn.Module, spec: ModelSpec, bits: BitWidths, *, log2_softmax: bo
             original.proj,  # type: ignore[arg-type]
             name=attention.name,
             bits=bits.of(attention.name, "attention").activation,
-            log2_softmax=log2_softmax,
+            softmax=softmax,
         )
         model.set_submodule(attention.name, quantized)
-    return QuantizedModel(model.eval(), spec, bits, sites, log2_softmax=log2_softmax)
+    return QuantizedModel(model.eval(), spec, bits, sites, softmax=softmax)
 
 
 def save(quantized: QuantizedModel, path: Path) -> None:
@@ -114,7 +115,7 @@ def save(quantized: QuantizedModel, path: Path) -> None:
     description = {
         "format": FORMAT,
         "spec": quantized.spec.to_dict(),
-        "log2_softmax": quantized.log2_softmax,
+        "softmax": quantized.softmax,
         "provenance": asdict(quantized.provenance),
         **quantized.bits.to_dict(),
     }
@@ -141,9 +142,7 @@ def load(path: Path) -> QuantizedModel:
     if description["format"] != FORMAT:
         raise BadInput(f"quantized model {path}: format {description['format']}, this version reads {FORMAT}")
     spec = ModelSpec.from_dict(description["spec"])
-    quantized = wrap(
-        build_architecture(spec), spec, BitWidths.from_dict(description), log2_softmax=description["log2_softmax"]
-    )
+    quantized = wrap(build_architecture(spec), spec, BitWidths.from_dict(description), softmax=description["softmax"])
     quantized.provenance = Provenance(**description["provenance"])
     for name, tensor in tensors.items():
         _assign(quantized.model, name, tensor)

@@ -8,13 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from repq_deploy import ops
 
-__all__ = ["Log2Quantizer", "Quantizer", "Search", "UniformParameters", "UniformQuantizer"]
+__all__ = [
+    "Log2Quantizer",
+    "Quantizer",
+    "Search",
+    "SoftmaxQuantizer",
+    "UniformParameters",
+    "UniformQuantizer",
+    "softmax_quantizer",
+]
+
+#: How attention probabilities are quantized.
+SoftmaxQuantizer = Literal["uniform", "log2", "log_sqrt2"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ class UniformQuantizer(Quantizer):
     """Uniform quantizer: ``scale * clip(round(x / scale), -zero_point, 2^bits - 1 - zero_point)``.
 
     ``axis`` None: one scale for the tensor. Otherwise ``scale`` and ``zero_point`` have shape [C], C the size of that
-    axis, for example axis 0 of a weight [out, in]. The zero point is a whole number, so there are at most 2^bits levels.
+    axis, for example axis 0 of a weight [out, in]. The zero point is whole, so there are at most 2^bits levels.
     """
 
     zero_point: Tensor
@@ -101,11 +113,11 @@ class UniformQuantizer(Quantizer):
 class Log2Quantizer(Quantizer):
     """Logarithmic quantizer of attention probabilities (RepQ-ViT, FQ-ViT): ``scale * 2^(-q / steps_per_octave)``.
 
-    ``steps_per_octave`` 1 is log2, 2 is log-sqrt2. The last of the 2^bits codes is exact zero; the reference code of
-    RepQ-ViT adds the zero to 2^bits powers and so has one level too many. ``scale`` has shape [].
+    ``steps_per_octave`` is 1 for log2, 2 for log-sqrt2. The last of the 2^bits codes is exact zero; the reference
+    code of RepQ-ViT adds the zero to 2^bits powers and so has one level too many. ``scale`` has shape [].
     """
 
-    def __init__(self, site: str, bits: int, *, steps_per_octave: int = 2) -> None:
+    def __init__(self, site: str, bits: int, *, steps_per_octave: int) -> None:
         super().__init__(site, bits)
         self.steps_per_octave = steps_per_octave
 
@@ -122,3 +134,10 @@ class Log2Quantizer(Quantizer):
     def forward(self, x: Tensor) -> Tensor:
         self._calibrate_once(x)
         return ops.fake_quantize_log2(x, self.scale, self.bits, self.steps_per_octave, self.site)
+
+
+def softmax_quantizer(kind: SoftmaxQuantizer, site: str, bits: int) -> Quantizer:
+    """The quantizer of attention probabilities of one ``kind``."""
+    if kind == "uniform":
+        return UniformQuantizer(site, bits)
+    return Log2Quantizer(site, bits, steps_per_octave=1 if kind == "log2" else 2)

@@ -46,9 +46,7 @@ class ActivationQDQ(Pass):
             codes = gs.Variable(f"{site}/codes", dtype=np.int8, shape=x.shape)
             scale_constant = gs.Constant(f"{site}/scale", scale)
             zero = gs.Constant(f"{site}/zero_point", np.array(0, np.int8))
-            graph.nodes.append(
-                gs.Node("QuantizeLinear", f"{site}/quantize", {}, [x, scale_constant, zero], [codes])
-            )
+            graph.nodes.append(gs.Node("QuantizeLinear", f"{site}/quantize", {}, [x, scale_constant, zero], [codes]))
             replace_output(node, dequantize(graph, site, codes, scale_constant, zero, None), graph)
             changed += 1
         return changed

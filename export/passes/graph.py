@@ -39,8 +39,6 @@ def dequantize(
     """Append ``DequantizeLinear(codes)``; its output is named ``<site>/values``."""
     values = gs.Variable(f"{site}/values", dtype=np.float32, shape=codes.shape)
     attributes = {} if axis is None else {"axis": axis}
-    node = gs.Node(
-        "DequantizeLinear", f"{site}/dequantize", attributes, [codes, scale, zero_point], [values]
-    )
+    node = gs.Node("DequantizeLinear", f"{site}/dequantize", attributes, [codes, scale, zero_point], [values])
     graph.nodes.append(node)
     return values

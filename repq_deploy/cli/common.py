@@ -1,4 +1,4 @@
-"""What every command shares: the options of the same name, errors as one line, results on stdout, the rest on stderr."""
+"""What every command shares: options of the same name, errors as one line, results on stdout, the rest on stderr."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from repq_deploy.ranges import minmax_search
 __all__ = ["minmax"]
 
 
-@register("minmax", log2_softmax=False)
+@register("minmax", softmax="uniform")
 def minmax(model: QuantizedModel, images: Tensor) -> None:
     """Calibrate ``model`` with minimum and maximum from normalized ``images`` [N, 3, H, W]."""
     calibrate_per_tensor(model, images, minmax_search)

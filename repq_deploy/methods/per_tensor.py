@@ -1,4 +1,4 @@
-"""What the plain baselines share: one scale per activation tensor, one per output channel of a weight, nothing folded."""
+"""What the plain baselines share: one scale per activation tensor and per output channel of a weight, no folds."""
 
 from __future__ import annotations
 

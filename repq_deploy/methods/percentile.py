@@ -12,7 +12,7 @@ from repq_deploy.ranges import percentile_search
 __all__ = ["percentile"]
 
 
-@register("percentile", log2_softmax=False)
+@register("percentile", softmax="uniform")
 def percentile(model: QuantizedModel, images: Tensor) -> None:
     """Calibrate ``model`` with searched percentiles from normalized ``images`` [N, 3, H, W]."""
     calibrate_per_tensor(model, images, percentile_search)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from repq_deploy.errors import BadInput
 from repq_deploy.quantized import QuantizedModel
+from repq_deploy.quantizers import SoftmaxQuantizer
 
 __all__ = ["METHODS", "Calibrate", "Method", "find_method", "register"]
 
@@ -18,23 +19,23 @@ Calibrate = Callable[[QuantizedModel, Tensor], None]
 
 @dataclass(frozen=True)
 class Method:
-    """A method: its function, and whether it quantizes attention probabilities logarithmically."""
+    """A method: its function, and how it quantizes attention probabilities."""
 
     name: str
     calibrate: Calibrate
-    log2_softmax: bool
+    softmax: SoftmaxQuantizer
 
 
 METHODS: dict[str, Method] = {}
 
 
-def register(name: str, *, log2_softmax: bool) -> Callable[[Calibrate], Calibrate]:
+def register(name: str, *, softmax: SoftmaxQuantizer) -> Callable[[Calibrate], Calibrate]:
     """Enter a function under ``name``."""
 
     def enter(function: Calibrate) -> Calibrate:
         if name in METHODS:
             raise ValueError(f"method {name!r} is registered twice")
-        METHODS[name] = Method(name, function, log2_softmax)
+        METHODS[name] = Method(name, function, softmax)
         return function
 
     return enter

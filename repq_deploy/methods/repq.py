@@ -24,7 +24,7 @@ __all__ = ["repq"]
 LOG_SQRT2 = 2  # steps per octave
 
 
-@register("repq", log2_softmax=True)
+@register("repq", softmax="log_sqrt2")
 def repq(model: QuantizedModel, images: Tensor) -> None:
     """Calibrate ``model`` with RepQ-ViT from normalized ``images`` [N, 3, H, W]; the paper takes 32."""
     for site, layer, norm in model.linears():
@@ -39,12 +39,11 @@ def repq(model: QuantizedModel, images: Tensor) -> None:
     for attention in model.attentions():
         for quantizer in (attention.q_quantizer, attention.k_quantizer, attention.v_quantizer):
             quantizer.search = percentile_search(quantizer.bits, symmetric=quantizer.bits == 8)
-        attention.p_quantizer.steps_per_octave = LOG_SQRT2
         attention.p_quantizer.search = log2_search(attention.p_quantizer.bits, LOG_SQRT2)
 
     model(images)
 
-    for site, layer, norm in model.linears():
+    for _, layer, norm in model.linears():
         if norm is not None and isinstance(layer, QuantLinear):
             fold_post_norm(norm, layer)
             bits = layer.weight_quantizer.bits

@@ -1,0 +1,196 @@
+"""From a canonical ONNX file to an engine, its manifest and its reference I/O; and validating one again later."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repq_deploy import __version__
+from repq_deploy.engines.batching import Profile, Runner
+from repq_deploy.engines.manifest import FileRecord, Manifest, PassCount, manifest_path
+from repq_deploy.engines.reference import Reference, make_reference, read_reference, run_batches
+from repq_deploy.engines.runner import load_engine, open_engine
+from repq_deploy.engines.select import Backend
+from repq_deploy.engines.source import SourceModel
+from repq_deploy.engines.validate import Validation, compare, not_run
+from repq_deploy.errors import BackendMissing, BadInput
+from repq_deploy.files import atomic_output, check_writable, write_atomically
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["BuildPlan", "BuiltEngine", "build_engine", "make_reference", "output_stem", "plan_build", "validate_engine"]
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """One engine to build, checked as far as it can be without building."""
+
+    source: SourceModel
+    backend: Backend
+    version: str
+    precision: str
+    targets: tuple[str, ...]
+    target: str | None
+    profile: Profile
+    engine: Path
+    reference: Path
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine file, its manifest, and the seconds the build took without validation."""
+
+    engine: Path
+    manifest: Manifest
+    seconds: float
+
+
+def output_stem(source: Path, output: Path | None) -> Path:
+    """The path without suffixes: ``output`` itself, in ``output`` if that is a folder, or beside ``source``."""
+    if output is None:
+        return source.with_suffix("")
+    if output.is_dir():
+        return output / source.stem
+    if output.suffix in (".engine", ".json", ".npz", ".onnx"):
+        raise BadInput(f"output {output}: give a name without suffix; the backend and .engine are appended")
+    return output
+
+
+def plan_build(
+    source: SourceModel,
+    backend: Backend,
+    *,
+    stem: Path,
+    precision: str | None = None,
+    targets: Sequence[str] = (),
+    profile: Profile | None = None,
+) -> BuildPlan:
+    """Check that ``backend`` is here, can do what is asked, and that its files can be written.
+
+    ``precision`` None is the backend's default. Nothing is written.
+    """
+    version = backend.version()
+    if precision is None:
+        precision = backend.precisions[0]
+    elif precision not in backend.precisions:
+        raise BadInput(
+            f"precision {precision!r}: backend {backend.name} computes in {' or '.join(backend.precisions)} around Q/DQ"
+        )
+    target = backend.target(targets)
+    suffix = f"-{target.replace('+', '-')}" if target else ""
+    engine = stem.with_name(f"{stem.name}.{backend.name}{suffix}.engine")
+    plan = BuildPlan(
+        source=source,
+        backend=backend,
+        version=version,
+        precision=precision,
+        targets=tuple(targets),
+        target=target,
+        profile=profile or Profile(),
+        engine=engine,
+        reference=stem.with_name(f"{stem.name}.reference.npz"),
+    )
+    for path in (plan.engine, manifest_path(plan.engine), plan.reference):
+        check_writable(path)
+    return plan
+
+
+def build_engine(
+    plan: BuildPlan, reference: Reference, *, progress: Progress = lambda fraction, phase: None
+) -> BuiltEngine:
+    """Lower, build and validate. The engine, its manifest and the reference appear together, or none of them does.
+
+    An engine that fails validation is kept, with a manifest that says so.
+
+    Raises:
+        BuildFailed: the builder refused the graph or crashed.
+    """
+    with contextlib.ExitStack() as outputs:
+        # Left in reverse order: the manifest, which vouches for the other two, comes last.
+        manifest_file = outputs.enter_context(atomic_output(manifest_path(plan.engine)))
+        reference_file = outputs.enter_context(atomic_output(plan.reference))
+        engine_file = outputs.enter_context(atomic_output(plan.engine))
+        started = time.perf_counter()
+        lowered, passes = _lower(plan)
+        plan.backend.build(lowered, engine_file, profile=plan.profile, targets=plan.targets, progress=progress)
+        seconds = time.perf_counter() - started
+        engine = engine_file.read_bytes()
+        progress(1.0, "validating")
+        manifest = _manifest(plan, reference, engine, passes)
+        manifest = dataclasses.replace(manifest, validation=_validate(engine, manifest, reference))
+        reference_file.write_bytes(reference.to_bytes())
+        manifest_file.write_text(manifest.to_json(), encoding="utf-8")
+    return BuiltEngine(plan.engine, manifest, seconds)
+
+
+def validate_engine(path: Path) -> Manifest:
+    """Run an engine on its reference I/O and put the verdict into its manifest, which is also returned.
+
+    Needs the engine, its ``.json`` and its ``.reference.npz`` in one folder.
+
+    Raises:
+        BadInput: one of the three is missing, altered, or belongs to another model.
+        BackendMissing: the engine's runtime or GPU is not here; the manifest stays as it is.
+    """
+    runner, manifest = open_engine(path)
+    reference_path = path.with_name(manifest.reference)
+    reference = read_reference(reference_path)
+    if reference.source_sha256 != manifest.source.sha256:
+        raise BadInput(
+            f"reference {reference_path}: belongs to another model than engine {path.name}; "
+            f"rebuild with: repq-build-engine {manifest.source.name} --backend {manifest.backend}"
+        )
+    manifest = dataclasses.replace(
+        manifest, reference_inputs=reference.inputs, validation=_judge(runner, manifest, reference)
+    )
+    write_atomically(manifest_path(path), manifest.to_json().encode())
+    return manifest
+
+
+def _lower(plan: BuildPlan) -> tuple[onnx.ModelProto, tuple[PassCount, ...]]:
+    from repq_deploy.export.lowering import lower  # noqa: PLC0415 (only a build needs the exporter's dependencies)
+
+    lowered, reports = lower(plan.source.model, backend=plan.backend.name, half=plan.precision == "fp16")
+    return lowered, tuple(PassCount(report.name, report.changed) for report in reports)
+
+
+def _manifest(plan: BuildPlan, reference: Reference, engine: bytes, passes: tuple[PassCount, ...]) -> Manifest:
+    return Manifest(
+        backend=plan.backend.name,
+        target=plan.target,
+        precision=plan.precision,
+        engine=FileRecord(plan.engine.name, hashlib.sha256(engine).hexdigest()),
+        source=FileRecord(plan.source.path.name, plan.source.sha256),
+        reference=plan.reference.name,
+        reference_inputs=reference.inputs,
+        image_shape=plan.source.image_shape,
+        classes=plan.source.classes,
+        profile=plan.profile,
+        versions={"repq-deploy": __version__, plan.backend.name: plan.version},
+        session=plan.backend.session_options(),
+        passes=passes,
+        metadata=plan.source.metadata,
+        validation=not_run("not validated yet", bits=plan.source.bits, precision=plan.precision),
+    )
+
+
+def _validate(engine: bytes, manifest: Manifest, reference: Reference) -> Validation:
+    try:
+        runner = load_engine(engine, manifest)
+    except BackendMissing as error:
+        return not_run(str(error), bits=manifest.bits, precision=manifest.precision)
+    return _judge(runner, manifest, reference)
+
+
+def _judge(runner: Runner, manifest: Manifest, reference: Reference) -> Validation:
+    logits = run_batches(runner, reference.images)
+    return compare(reference.logits, logits, bits=manifest.bits, precision=manifest.precision)

@@ -1,0 +1,47 @@
+"""Opening an engine: check that it is the one its manifest describes, then load it with its backend."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from repq_deploy.engines.batching import Runner
+from repq_deploy.engines.manifest import Manifest, manifest_path, read_manifest
+from repq_deploy.engines.select import backend_named
+from repq_deploy.errors import BadInput
+from repq_deploy.files import existing_file
+
+__all__ = ["Runner", "load_engine", "open_engine"]
+
+
+def open_engine(path: Path) -> tuple[Runner, Manifest]:
+    """The engine file ``path``, ready to run, and its manifest.
+
+    Raises:
+        BadInput: the engine or its manifest is missing, altered, truncated, or of another runtime version.
+        BackendMissing: its runtime is not installed, or the GPU it needs is not there.
+    """
+    existing_file(path, "engine")
+    manifest = read_manifest(path)
+    try:
+        engine = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"engine {path}: cannot be read: {error.strerror or error}") from error
+    if hashlib.sha256(engine).hexdigest() != manifest.engine.sha256:
+        raise BadInput(
+            f"engine {path}: its content ({len(engine)} bytes) is not what {manifest_path(path).name} describes: "
+            "truncated, altered or of another build; copy both again, or rebuild with repq-build-engine"
+        )
+    return load_engine(engine, manifest), manifest
+
+
+def load_engine(engine: bytes, manifest: Manifest) -> Runner:
+    """Load an engine that is known to be the manifest's."""
+    backend = backend_named(manifest.backend)
+    built, found = manifest.versions.get(backend.name), backend.version()
+    if not backend.portable and built != found:
+        raise BadInput(
+            f"engine {manifest.engine.name}: built with {backend.name} {built}, found {found}, which cannot load it; "
+            f"rebuild with: repq-build-engine {manifest.source.name} --backend {backend.name}"
+        )
+    return backend.open(engine, profile=manifest.profile, image_shape=manifest.image_shape, session=manifest.session)

@@ -1,0 +1,79 @@
+"""The backends by name, and which of them to take when the user names none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import onnx
+
+from repq_deploy.engines import ort, tensorrt, tensorrt_rtx
+from repq_deploy.engines.batching import Profile, Runner
+from repq_deploy.engines.gpu import gpu_count
+from repq_deploy.errors import BadInput
+
+__all__ = ["BACKENDS", "Backend", "backend_named", "choose_backend"]
+
+
+class Backend(Protocol):
+    """A runtime that engines are built for.
+
+    ``precisions`` are those it computes around Q/DQ, its default first. ``portable`` engines load in any version.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def precisions(self) -> tuple[str, ...]: ...
+
+    @property
+    def portable(self) -> bool: ...
+
+    def version(self) -> str:
+        """The runtime's version; BackendMissing where it is not installed."""
+
+    def target(self, targets: Sequence[str]) -> str | None:
+        """The target to record for the targets asked for; BadInput for one it cannot build for."""
+
+    def session_options(self) -> dict[str, str]:
+        """What ``open`` needs to run the engine as it was validated."""
+
+    def build(
+        self,
+        model: onnx.ModelProto,
+        output: Path,
+        *,
+        profile: Profile,
+        targets: Sequence[str],
+        progress: Callable[[float, str], None],
+    ) -> None:
+        """Write the engine of a lowered model to ``output``; BuildFailed where the builder refuses or crashes."""
+
+    def open(
+        self, engine: bytes, *, profile: Profile, image_shape: tuple[int, ...], session: Mapping[str, str]
+    ) -> Runner:
+        """Load an engine; BackendMissing without the device it runs on."""
+
+
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend for backend in (ort.BACKEND, tensorrt_rtx.BACKEND, tensorrt.BACKEND)
+}
+
+
+def backend_named(name: str) -> Backend:
+    """The backend called ``name``."""
+    if name not in BACKENDS:
+        raise BadInput(f"backend {name!r}: expected one of {', '.join(BACKENDS)}")
+    return BACKENDS[name]
+
+
+def choose_backend() -> tuple[Backend, str]:
+    """The backend for this machine, and why."""
+    gpu = gpu_count() > 0
+    if gpu and tensorrt.BACKEND.is_installed():
+        return tensorrt.BACKEND, "a GPU is here and TensorRT is installed"
+    if tensorrt_rtx.BACKEND.is_installed():
+        return tensorrt_rtx.BACKEND, "TensorRT-RTX is installed" + ("" if gpu else "; it builds without a GPU")
+    return ort.BACKEND, "no TensorRT is installed; it runs on any CPU"

@@ -1,0 +1,17 @@
+"""TensorRT-RTX: builds on any machine, without a GPU, for the RTX generations it is told; runs on those.
+
+https://docs.nvidia.com/deeplearning/tensorrt-rtx/
+"""
+
+from __future__ import annotations
+
+from repq_deploy.engines.trt_backend import TrtBackend
+
+__all__ = ["BACKEND"]
+
+BACKEND = TrtBackend(
+    name="tensorrt-rtx",
+    modules=("tensorrt_rtx", "tensorrt_rtx_bindings"),
+    install="repq-deploy[tensorrt-rtx]",
+    builds_for_this_gpu=False,
+)

@@ -1,0 +1,72 @@
+"""Logarithmic quantizers in the fewest standard operators, for runtimes without functions or uint8 tensors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from repq_deploy.export.domain import DEQUANTIZE_LOG2, DOMAIN, QUANTIZE_LOG2
+from repq_deploy.export.passes.base import Pass, PassError
+from repq_deploy.export.passes.graph import constant_of, nodes_of, replace_output
+
+__all__ = ["Log2PlainOps"]
+
+
+class Log2PlainOps(Pass):
+    """``Log2QuantizeLinear -> Log2DequantizeLinear`` becomes Div, Log, Mul, Round, Clip, Pow, Where, in float.
+
+    The codes stay floats: they are whole numbers up to 255, exact in float32 and float16. The value of code q is taken
+    as ``scale * 2^(-ceil(q / steps)) * (sqrt2 where q is odd)``: RepQ-ViT's parity, so that the power is exact.
+
+    Requires each quantizer to be read by its dequantizer alone. Tolerance: none in float32 but ties of the logarithm.
+    """
+
+    def call(self, graph: gs.Graph) -> int:
+        changed = 0
+        for quantize in nodes_of(graph, QUANTIZE_LOG2, DOMAIN):
+            readers = quantize.outputs[0].outputs
+            if len(readers) != 1 or readers[0].op != DEQUANTIZE_LOG2:
+                raise PassError(f"{quantize.name}: expected one {DEQUANTIZE_LOG2} as its reader, found {len(readers)}")
+            x, scale = quantize.inputs
+            steps, last = quantize.attrs["steps_per_octave"], 2 ** quantize.attrs["bits"] - 1
+            emit = _Emitter(graph, quantize.name.removesuffix("/quantize"), x)
+            ratio = emit("Div", x, scale)
+            exact = emit("Mul", emit("Log", ratio), -steps / math.log(2))
+            codes = emit("Clip", emit("Round", exact), 0.0, float(last))
+            if steps == 1:
+                power = emit("Pow", 2.0, emit("Neg", codes))
+            else:
+                exponent = emit("Ceil", emit("Mul", codes, 1 / steps))
+                odd = emit("Greater", emit("Mul", exponent, float(steps)), codes, dtype=np.bool_)
+                root = 2 ** (1 / steps)
+                power = emit("Mul", emit("Pow", 2.0, emit("Neg", exponent)), emit("Where", odd, root, 1.0))
+            scaled = emit("Mul", power, float(constant_of(scale)))
+            is_zero = emit("Equal", codes, float(last), dtype=np.bool_)
+            replace_output(readers[0], emit("Where", is_zero, 0.0, scaled), graph)
+            changed += 1
+        return changed
+
+    def ensures(self, graph: gs.Graph) -> None:
+        left = [node.name for node in graph.nodes if node.domain == DOMAIN]
+        if left:
+            raise PassError(f"{len(left)} nodes of domain {DOMAIN} are left, first {left[0]}")
+
+
+class _Emitter:
+    """Appends nodes named after one site; numbers become float32 scalars."""
+
+    def __init__(self, graph: gs.Graph, site: str, like: gs.Tensor) -> None:
+        self.graph, self.site, self.like, self.count = graph, site, like, 0
+
+    def __call__(self, op: str, *inputs: gs.Tensor | float, dtype: type = np.float32) -> gs.Variable:
+        self.count += 1
+        name = f"{self.site}/{op.lower()}_{self.count}"
+        tensors = [
+            gs.Constant(f"{name}/{index}", np.array(value, np.float32)) if isinstance(value, float) else value
+            for index, value in enumerate(inputs)
+        ]
+        output = gs.Variable(f"{name}/output", dtype=dtype, shape=self.like.shape)
+        self.graph.nodes.append(gs.Node(op, name, {}, tensors, [output]))
+        return output

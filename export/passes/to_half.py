@@ -1,0 +1,62 @@
+"""Everything float becomes float16, around the integers."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from repq_deploy.errors import BadInput
+from repq_deploy.export.passes.base import Pass
+
+__all__ = ["ToHalf"]
+
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+class ToHalf(Pass):
+    """Float32 tensors become float16, scales of Q/DQ included; inputs and outputs of the graph stay float32.
+
+    1. Each float32 constant is rounded; one that float16 cannot hold is refused, naming it.
+    2. A Cast stands behind each float32 graph input and before each float32 graph output.
+    3. Cast nodes and attributes that produce float32 produce float16.
+
+    TensorRT is strongly typed: an FP16 engine needs this graph. Requires no functions and no subgraphs. Tolerance:
+    float16 rounding, 2^-11 relative an operation; codes flip where a rounded value crosses a tie.
+    """
+
+    def call(self, graph: gs.Graph) -> int:
+        changed = 0
+        boundary = {id(tensor) for tensor in [*graph.inputs, *graph.outputs]}
+        for name, tensor in graph.tensors().items():
+            if tensor.dtype != np.float32 or id(tensor) in boundary:
+                continue
+            if isinstance(tensor, gs.Constant):
+                values = np.asarray(tensor.values)
+                if values.size and not np.abs(values).max() <= _LARGEST:
+                    largest = f"{np.abs(values).max():.3g}"
+                    raise BadInput(f"{name}: holds {largest}, fp16 ends at {_LARGEST:.0f}; use --precision fp32")
+                tensor.values = values.astype(np.float16)
+            else:
+                tensor.dtype = np.float16
+            changed += 1
+        for node in graph.nodes:
+            if node.attrs.get("to") == onnx.TensorProto.FLOAT:
+                node.attrs["to"] = onnx.TensorProto.FLOAT16
+        for tensor in list(graph.inputs):
+            if tensor.dtype == np.float32:
+                half = gs.Variable(f"{tensor.name}/half", np.float16, tensor.shape)
+                for reader in list(tensor.outputs):
+                    reader.inputs = [half if i is tensor else i for i in reader.inputs]
+                graph.nodes.append(_cast(tensor, half, onnx.TensorProto.FLOAT16))
+        for tensor in list(graph.outputs):
+            if tensor.dtype == np.float32:
+                half = gs.Variable(f"{tensor.name}/half", np.float16, tensor.shape)
+                producer = tensor.inputs[0]
+                producer.outputs = [half if o is tensor else o for o in producer.outputs]
+                graph.nodes.append(_cast(half, tensor, onnx.TensorProto.FLOAT))
+        return changed
+
+
+def _cast(source: gs.Tensor, target: gs.Tensor, to: int) -> gs.Node:
+    return gs.Node("Cast", f"{source.name}/cast", {"to": to}, [source], [target])

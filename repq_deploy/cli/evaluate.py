@@ -1,0 +1,119 @@
+"""``repq-eval``: accuracy of a model, a canonical ONNX file or an engine, alone or against another."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from repq_deploy.cli.common import DryRun, Json, Quiet, Seed, Verbose, entry_point, progress_bar, set_up, show
+from repq_deploy.errors import BadInput
+
+if TYPE_CHECKING:
+    from repq_deploy.evaluation import Evaluation, Target
+
+__all__ = ["main"]
+
+
+def evaluate(
+    target: Annotated[str, typer.Argument(help="An .engine, .onnx or saved .safetensors; or a model's name.")],
+    data: Annotated[str, typer.Option(help="Images, one folder a class; an .npz; or demo.")],
+    against: Annotated[str | None, typer.Option(help="A second target, to compare predictions with.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights, where a target is a model's name.")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Classes of the checkpoint.")] = None,
+    img_size: Annotated[int | None, typer.Option(help="Image height and width in pixels.")] = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained/--no-pretrained", help="timm's weights, or random.")] = True,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 32,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many images, chosen at random.")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure top-1 and top-5 accuracy, with the preprocessing that the target records."""
+    set_up(verbose=verbose, quiet=quiet)
+    from repq_deploy.calib_data import open_images
+    from repq_deploy.calib_data.images import choose
+    from repq_deploy.cli.targets import ModelOptions, is_model_name, open_target
+    from repq_deploy.evaluation import check_classes
+    from repq_deploy.evaluation import evaluate as run
+
+    names = [target] if against is None else [target, against]
+    options = ModelOptions(checkpoint, num_classes, img_size, pretrained)
+    if options != ModelOptions() and not any(is_model_name(name) for name in names):
+        raise BadInput(
+            f"--checkpoint, --num-classes, --img-size and --no-pretrained are for a model's name; {target} is a file, "
+            "which records them; leave them out"
+        )
+    source = open_images(data, demo_split="test")
+    if limit is not None and limit < len(source):
+        source = source.select(sorted(choose(source, limit, seed)))
+    opened = [open_target(name, options, seed=seed) for name in names]
+    for each in opened:
+        check_classes(each, source)
+    settings = {"data": source.origin, "limit": limit, "batch_size": batch_size, "seed": seed}
+    if dry_run:
+        plan = settings | {"images": len(source), "targets": [_description(each) for each in opened]}
+        show(plan, as_json=as_json, text=lambda: _print_plan(plan))
+        return
+    with progress_bar() as progress:
+        task = progress.add_task(f"evaluating {' and '.join(names)}", total=len(source))
+        evaluation = run(
+            opened[0],
+            source,
+            against=opened[1] if against else None,
+            batch_size=batch_size,
+            on_images=lambda done: progress.update(task, completed=done),
+        )
+    result = _result(opened, evaluation) | settings
+    show(result, as_json=as_json, text=lambda: _print_result(result))
+
+
+def _description(target: Target) -> dict[str, Any]:
+    return {"target": target.name, "kind": target.kind, "preprocess": asdict(target.preprocess)}
+
+
+def _result(opened: list[Target], evaluation: Evaluation) -> dict[str, Any]:
+    result = _description(opened[0]) | asdict(evaluation.target)
+    if evaluation.against is None:
+        return result
+    return result | {
+        "against": _description(opened[1]) | asdict(evaluation.against),
+        "agreement": evaluation.agreement,
+        "top1_difference": evaluation.top1_difference,
+        "top1_difference_standard_error": evaluation.top1_difference_standard_error,
+    }
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    for each in plan["targets"]:
+        sys.stdout.write(f"{each['target']}: {each['kind']}, preprocessing {each['preprocess']}\n")
+    sys.stdout.write(f"would evaluate on {plan['images']} images of {plan['data']}\n")
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    sys.stdout.write(_line(result))
+    if "against" not in result:
+        return
+    sys.stdout.write(_line(result["against"]))
+    text = f"same top-1 class: {result['agreement']:.2f} % of images"
+    if result["top1_difference"] is not None:
+        error = result["top1_difference_standard_error"]
+        text += f"; top-1 difference {result['top1_difference']:+.2f} points (standard error {error:.2f}, paired)"
+    sys.stdout.write(text + "\n")
+
+
+def _line(figures: dict[str, Any]) -> str:
+    text = f"{figures['target']}: {figures['kind']}"
+    if figures["top1"] is not None:
+        text += f", top-1 {figures['top1']:.2f} % (standard error {figures['top1_standard_error']:.2f})"
+    if figures["top5"] is not None:
+        text += f", top-5 {figures['top5']:.2f} %"
+    return f"{text}, {figures['images']} images, {figures['images_per_second']:.1f} images/s\n"
+
+
+main = entry_point(evaluate, "repq-eval")

@@ -1,0 +1,177 @@
+"""Top-1 and top-5 of anything that turns images into logits, and how far two such things agree.
+
+Images are streamed, so a validation set need not fit in memory. All accuracies are in percent.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repq_deploy.calib_data import ImageSource, Preprocess, iterate_batches
+from repq_deploy.errors import BadInput, ValidationFailed
+
+__all__ = ["Evaluation", "Figures", "Target", "check_classes", "evaluate"]
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something to evaluate.
+
+    ``predict`` computes logits [N, classes] of images [N, 3, H, W], both float32, for any N of at least 1.
+    ``kind`` is for the reader: "float model", "engine (onnxruntime)".
+    """
+
+    name: str
+    kind: str
+    predict: Callable[[Array], Array]
+    preprocess: Preprocess
+    classes: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One target's accuracy. The three accuracies are None without labels, ``top5`` also up to 5 classes.
+
+    ``images_per_second`` is of ``predict`` alone; decoding runs beside it.
+    """
+
+    images: int
+    top1: float | None
+    top1_standard_error: float | None
+    top5: float | None
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A target's figures and, where it was compared with another, that one's.
+
+    ``agreement`` is the part of images that both put into the same class. ``top1_difference`` is the target's top-1 less
+    the other's, in points; its standard error counts that both saw the same images.
+    """
+
+    target: Figures
+    against: Figures | None = None
+    agreement: float | None = None
+    top1_difference: float | None = None
+    top1_difference_standard_error: float | None = None
+
+
+def evaluate(
+    target: Target,
+    source: ImageSource,
+    *,
+    against: Target | None = None,
+    batch_size: int = 32,
+    on_images: Callable[[int], None] = lambda done: None,
+) -> Evaluation:
+    """Run ``target``, and ``against`` on the same images, each with its own preprocessing.
+
+    Args:
+        on_images: called after each batch with the number of images done.
+
+    Raises:
+        BadInput: the classes do not fit, there is nothing to compute without labels, or too many unreadable images.
+        ValidationFailed: logits are NaN or infinite, or not of the shape that the target promises.
+    """
+    if batch_size < 1:
+        raise BadInput(f"batch size {batch_size}: expected at least 1")
+    if source.labels is None and against is None:
+        raise BadInput(
+            f"images {source.origin}: no labels, so there is no accuracy to measure; "
+            "expected one folder a class, or a second target to compare with"
+        )
+    tallies = [_Tally(t) for t in (target, against) if t is not None]
+    for tally in tallies:
+        check_classes(tally.target, source)
+    done = 0
+    for batches, labels in _streams([tally.target.preprocess for tally in tallies], source, batch_size):
+        for tally, images in zip(tallies, batches, strict=True):
+            tally.add(images, labels)
+        done += len(batches[0])
+        on_images(done)
+    figures = [tally.figures() for tally in tallies]
+    if against is None:
+        return Evaluation(figures[0])
+    ours, theirs = (np.concatenate(tally.predicted) for tally in tallies)
+    agreement = 100 * float((ours == theirs).mean())
+    if source.labels is None:
+        return Evaluation(*figures, agreement)
+    difference = 100 * np.subtract(*(np.concatenate(tally.top1).astype(np.float64) for tally in tallies))
+    return Evaluation(
+        *figures, agreement, float(difference.mean()), float(difference.std() / math.sqrt(len(difference)))
+    )
+
+
+def check_classes(target: Target, source: ImageSource) -> None:
+    """Refuse a target that cannot be scored on ``source``: another number of classes, or a label beyond them."""
+    if target.classes < 1:
+        raise BadInput(f"{target.name}: has no classifier head; use --num-classes and a checkpoint with a head")
+    folders = len(source.class_names)
+    if folders and folders != target.classes:
+        raise BadInput(
+            f"images {source.origin}: {folders} class folders, {target.name} has {target.classes} classes; "
+            "labels would not fit, use the data it was trained for"
+        )
+    if source.labels is not None and not 0 <= source.labels.min() <= source.labels.max() < target.classes:
+        raise BadInput(
+            f"images {source.origin}: labels from {source.labels.min()} to {source.labels.max()}, "
+            f"{target.name} has {target.classes} classes"
+        )
+
+
+class _Tally:
+    """What a target predicted so far."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.predicted: list[NDArray[np.int64]] = []
+        self.top1: list[NDArray[np.bool_]] = []
+        self.top5: list[NDArray[np.bool_]] = []
+        self.seconds = 0.0
+
+    def add(self, images: Array, labels: NDArray[np.int64] | None) -> None:
+        started = time.perf_counter()
+        logits = self.target.predict(images)
+        self.seconds += time.perf_counter() - started
+        expected = (len(images), self.target.classes)
+        if logits.shape != expected:
+            raise ValidationFailed(f"{self.target.name}: logits {list(logits.shape)}, expected {list(expected)}")
+        if not np.isfinite(logits).all():
+            raise ValidationFailed(f"{self.target.name}: NaN or infinite logits; the model or engine is broken")
+        ranked = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+        self.predicted.append(ranked[:, 0])
+        if labels is not None:
+            hits = ranked == labels[:, None]
+            self.top1.append(hits[:, 0])
+            self.top5.append(hits.any(axis=1))
+
+    def figures(self) -> Figures:
+        count = sum(len(predicted) for predicted in self.predicted)
+        if not count:
+            raise BadInput(f"{self.target.name}: no image could be read")
+        speed = count / max(self.seconds, 1e-9)
+        if not self.top1:
+            return Figures(count, None, None, None, speed)
+        top1 = float(np.concatenate(self.top1).mean())
+        top5 = 100 * float(np.concatenate(self.top5).mean()) if self.target.classes > 5 else None
+        return Figures(count, 100 * top1, 100 * math.sqrt(top1 * (1 - top1) / count), top5, speed)
+
+
+def _streams(
+    preprocesses: Sequence[Preprocess], source: ImageSource, batch_size: int
+) -> Iterator[tuple[list[Array], NDArray[np.int64] | None]]:
+    """Batches of the same images in each preprocessing; equal ones are decoded once."""
+    distinct = list(dict.fromkeys(preprocesses))
+    streams = [iterate_batches(source, preprocess, batch_size) for preprocess in distinct]
+    for batches in zip(*streams, strict=True):
+        pixels = {preprocess: images for preprocess, (images, _) in zip(distinct, batches, strict=True)}
+        yield [pixels[preprocess] for preprocess in preprocesses], batches[0][1]

@@ -1,0 +1,146 @@
+import copy
+import functools
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from repq_deploy.errors import BadInput
+from repq_deploy.export import canonical_onnx, compare_export, read_canonical, reference_session, write_canonical
+from repq_deploy.export.domain import DEQUANTIZE_LOG2, DOMAIN, QUANTIZE_LOG2, log2_functions
+from repq_deploy.ops import log2_codes, log2_values
+from tests.conftest import images_for, quantized_model
+
+
+@functools.cache
+def exported(family: str, bits: str, preset: str = "deploy"):
+    model = quantized_model(family, bits, preset=preset)
+    return model, canonical_onnx(model, tuple(images_for(family).shape[1:]))
+
+
+@pytest.mark.parametrize("bits", ["w4a4", "w8a8"])
+@pytest.mark.parametrize("preset", ["deploy", "paper"])
+def test_codes_agree_at_every_site(family, bits, preset):
+    model, onnx_model = exported(family, bits, preset=preset)
+    agreement = compare_export(model, onnx_model, images_for(family))
+    activations = [name for name in model.quantizers() if not name.endswith(".weight")]
+    assert sorted(site.site for site in agreement.sites) == sorted(activations)
+    for site in agreement.sites:
+        assert site.equal >= 0.999, site
+        assert site.levels <= 2**site.bits, site
+    assert agreement.relative_error < 1e-5
+
+
+def test_a_wrong_scale_shows_in_the_agreement():
+    model, onnx_model = exported("vit", "w4a4")
+    onnx_model = copy.deepcopy(onnx_model)
+    for tensor in onnx_model.graph.initializer:
+        if tensor.name == "blocks.1.attn.q/scale":
+            wrong = onnx.numpy_helper.to_array(tensor) * np.float32(1.05)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(wrong, tensor.name))
+    agreement = compare_export(model, onnx_model, images_for("vit"))
+    assert agreement.worst.site == "blocks.1.attn.q"
+    assert agreement.worst.equal < 0.99
+
+
+def test_the_graph_is_plain_integers_with_zero_point_zero(family):
+    _, model = exported(family, "w4a4")
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    operators = {(node.domain, node.op_type) for node in model.graph.node}
+    assert {domain for domain, _ in operators} == {"", DOMAIN}
+    assert {op for domain, op in operators if domain == DOMAIN} == {QUANTIZE_LOG2, DEQUANTIZE_LOG2}
+    producers = {output: node for node in model.graph.node for output in node.output}
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            assert not onnx.numpy_helper.to_array(initializers[node.input[2]]).any(), node.name
+        if node.op_type == "MatMul" and node.input[1] in producers:
+            dequantize = producers[node.input[1]]
+            assert dequantize.op_type in ("DequantizeLinear",), node.name
+    weights = [t for t in model.graph.initializer if t.name.endswith(".weight/codes")]
+    kinds = {t.name: t.data_type for t in weights}
+    assert all(
+        kind == (onnx.TensorProto.INT8 if "patch_embed" in name or "head" in name else onnx.TensorProto.INT4)
+        for name, kind in kinds.items()
+    )
+    large = [t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and np.prod(t.dims) > 2000]
+    assert all(name.endswith(("position_bias", "attn_mask")) for name in large), large
+
+
+def test_two_exports_give_the_same_bytes(tmp_path, family):
+    _, first = exported(family, "w4a4")
+    _, second = exported.__wrapped__(family, "w4a4")
+    for name, model in (("a", first), ("b", second)):
+        write_canonical(model, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert b"/" + b"site-packages" not in (tmp_path / "a").read_bytes()
+
+
+def test_any_batch_runs_also_with_default_optimizations(family):
+    model, onnx_model = exported(family, "w8a8")
+    default = onnxruntime.InferenceSession(onnx_model.SerializeToString())
+    reference = reference_session(onnx_model)
+    for batch in (1, 5):
+        images = images_for(family, batch).numpy()
+        (expected,) = reference.run(None, {"images": images})
+        (logits,) = default.run(None, {"images": images})
+        assert logits.shape == expected.shape == (batch, 5)
+        assert np.linalg.norm(logits - expected) / np.linalg.norm(expected) < 0.05
+
+
+def test_metadata_says_what_it_is(tmp_path):
+    _, model = exported("vit", "w4a6")
+    write_canonical(model, tmp_path / "m.onnx")
+    metadata = {entry.key: entry.value for entry in read_canonical(tmp_path / "m.onnx").metadata_props}
+    assert metadata["repq.model"] == "tiny-vit"
+    assert metadata["repq.bits"] == "w4a6"
+    assert metadata["repq.method"] == "repq"
+    assert json.loads(metadata["repq.versions"])["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_function_bodies_equal_torch(bits, steps):
+    """All codes exactly, all values bit for bit, parity included."""
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node(
+                QUANTIZE_LOG2, ["x", "s"], ["codes"], domain=DOMAIN, bits=bits, steps_per_octave=steps
+            ),
+            onnx.helper.make_node(
+                DEQUANTIZE_LOG2, ["codes", "s"], ["values"], domain=DOMAIN, bits=bits, steps_per_octave=steps
+            ),
+        ],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None])],
+        [
+            onnx.helper.make_tensor_value_info("codes", onnx.TensorProto.UINT8, [None]),
+            onnx.helper.make_tensor_value_info("values", onnx.TensorProto.FLOAT, [None]),
+        ],
+        [onnx.numpy_helper.from_array(np.float32(0.83), "s")],
+    )
+    imports = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid(DOMAIN, 1)]
+    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=imports, functions=log2_functions(21))
+    onnx.checker.check_model(model, full_check=True)
+    scale = torch.tensor(0.83)
+    every_code = log2_values(torch.arange(2.0**bits), scale, bits, steps)
+    x = torch.cat([every_code, torch.rand(4000) ** 8, torch.zeros(1), torch.ones(1)])
+    codes, values = reference_session(model).run(None, {"x": x.numpy()})
+    expected = log2_codes(x, scale, bits, steps)
+    assert np.array_equal(codes[: 2**bits], np.arange(2**bits)[: len(codes)])
+    assert np.mean(codes == expected.numpy()) > 0.999
+    assert np.array_equal(values, log2_values(torch.from_numpy(codes).float(), scale, bits, steps).numpy())
+
+
+def test_foreign_files_are_refused(tmp_path):
+    with pytest.raises(BadInput, match="no such file"):
+        read_canonical(tmp_path / "none.onnx")
+    (tmp_path / "text.onnx").write_text("hello")
+    with pytest.raises(BadInput, match="not an ONNX model"):
+        read_canonical(tmp_path / "text.onnx")
+    graph = onnx.helper.make_graph([], "g", [], [])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "other.onnx")
+    with pytest.raises(BadInput, match="not made by repq-export"):
+        read_canonical(tmp_path / "other.onnx")

@@ -1,0 +1,55 @@
+import pytest
+import timm
+
+from repq_deploy.adapter import find_sites
+from repq_deploy.errors import BadInput
+from tests.conftest import float_model
+
+
+def test_vit_sites():
+    sites = find_sites(float_model("vit"))
+    assert sites.family == "vit"
+    assert [site.name for site in sites.linears] == [
+        "patch_embed.proj",
+        *(f"blocks.{i}.{name}" for i in range(2) for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")),
+        "head",
+    ]
+    assert {site.role: site.norm for site in sites.linears if site.name.startswith("blocks.1")} == {
+        "qkv": "blocks.1.norm1",
+        "proj": None,
+        "fc1": "blocks.1.norm2",
+        "fc2": None,
+    }
+
+
+def test_swin_sites_include_the_patch_merge():
+    sites = find_sites(float_model("swin"))
+    assert sites.family == "swin"
+    (merge,) = [site for site in sites.linears if site.role == "reduction"]
+    assert (merge.name, merge.norm) == ("layers.1.downsample.reduction", "layers.1.downsample.norm")
+    assert len(sites.attentions) == 4
+    assert sites.linears[-1].name == "head.fc"
+
+
+def test_distilled_deit_has_two_heads():
+    model = timm.create_model("deit_tiny_distilled_patch16_224", embed_dim=24, depth=1, num_heads=2)
+    assert [site.name for site in find_sites(model).linears if site.role == "head"] == ["head", "head_dist"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        ("resnet18", {}, "model family ResNet is not supported"),
+        ("vit_tiny_patch16_224", {"global_pool": "map", "depth": 1}, "attention pooling"),
+        ("vit_small_patch16_36x1_224", {"depth": 1}, None),
+        ("swin_tiny_patch4_window7_224", {"img_size": 256, "depths": (1, 1, 1, 1)}, "windows padded"),
+        ("vitamin_small_224", {}, "found"),
+    ],
+)
+def test_what_the_reading_does_not_fit_is_refused(name, kwargs, message):
+    model = timm.create_model(name, **kwargs)
+    if message is None:
+        assert find_sites(model).linears
+        return
+    with pytest.raises(BadInput, match=message):
+        find_sites(model)

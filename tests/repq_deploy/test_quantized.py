@@ -1,0 +1,85 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from repq_deploy.bits import BitWidths
+from repq_deploy.calibrate import quantize
+from repq_deploy.errors import BadInput
+from repq_deploy.quantized import load, save, wrap
+from tests.conftest import SPECS, float_model, images_for, quantized_model
+
+
+@pytest.mark.parametrize("bits", ["w4a4", "w8a8"])
+def test_save_and_load_give_the_same_outputs(tmp_path, family, bits):
+    model = quantized_model(family, bits)
+    save(model, tmp_path / "m.safetensors")
+    loaded = load(tmp_path / "m.safetensors")
+    with torch.no_grad():
+        assert torch.equal(loaded(images_for(family)), model(images_for(family)))
+    assert loaded.provenance == model.provenance
+    assert list(loaded.quantizers()) == list(model.quantizers())
+
+
+@pytest.mark.parametrize("method", ["repq", "minmax", "percentile"])
+@pytest.mark.parametrize("bits", ["w3a3", "w8a8"])
+@torch.no_grad()
+def test_levels_never_exceed_the_bits(family, method, bits):
+    model = quantized_model(family, bits, method=method, preset="paper")
+    seen = {}
+
+    def count(quantizer, inputs, output):
+        seen[quantizer.site] = (len(output.unique()) if quantizer.scale.ndim == 0 else None, quantizer.bits)
+
+    for quantizer in model.quantizers().values():
+        quantizer.register_forward_hook(count)
+    model(images_for(family))
+    assert len(seen) == len(model.quantizers())
+    for site, (levels, width) in seen.items():
+        assert levels is None or levels <= 2**width, site
+    for name, quantizer in model.quantizers().items():
+        if name.endswith(".weight"):
+            layer = model.model.get_submodule(name.removesuffix(".weight"))
+            codes = quantizer.codes(layer.weight).flatten(1)
+            assert all(len(row.unique()) <= 2**quantizer.bits for row in codes), name
+            assert codes.min() >= -128
+            assert codes.max() <= 127
+
+
+@torch.no_grad()
+def test_eight_bits_are_close_to_float_and_reparameterization_beats_per_tensor_at_four(family):
+    exact = float_model(family)(images_for(family))
+
+    def error(bits: str, method: str) -> float:
+        return float((quantized_model(family, bits, method=method)(images_for(family)) - exact).norm() / exact.norm())
+
+    assert error("w8a8", "repq") < 0.1
+    assert error("w8a4", "repq") < error("w8a4", "minmax")
+
+
+def test_an_override_that_matches_nothing_is_refused():
+    bits = BitWidths.parse("w4a4,haed=w8a8")
+    with pytest.raises(BadInput, match="'haed' matches no site"):
+        wrap(float_model("vit"), SPECS["vit"], bits, softmax="uniform")
+
+
+def test_images_that_are_not_finite_are_refused():
+    images = images_for("vit")
+    images[1, 0, 0, 0] = float("nan")
+    with pytest.raises(BadInput, match="NaN"):
+        quantize(float_model("vit"), SPECS["vit"], images, bits=BitWidths.parse("w4a4"))
+
+
+def test_files_that_are_not_ours_are_refused(tmp_path):
+    with pytest.raises(BadInput, match="no such file"):
+        load(tmp_path / "none.safetensors")
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(BadInput, match="not a readable safetensors file"):
+        load(tmp_path / "text.safetensors")
+    save_file({"x": torch.zeros(1)}, tmp_path / "plain.safetensors")
+    with pytest.raises(BadInput, match="plain weights"):
+        load(tmp_path / "plain.safetensors")
+    save_file({"x": torch.zeros(1)}, tmp_path / "new.safetensors", metadata={"repq": json.dumps({"format": "99"})})
+    with pytest.raises(BadInput, match="format 99"):
+        load(tmp_path / "new.safetensors")

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+import torch
+
+from repq_deploy import ops
+from repq_deploy.ranges import PERCENTILES, log2_search, minmax_search, percentile_search, quantiles
+
+
+@pytest.mark.parametrize("count", [7, 400, 5001])
+def test_quantiles_equal_torch(count):
+    x = torch.randn(5, count)
+    upper = torch.quantile(x, torch.tensor(PERCENTILES, dtype=x.dtype), dim=1)
+    lower = torch.quantile(x, 1 - torch.tensor(PERCENTILES, dtype=torch.float64).to(x.dtype), dim=1)
+    torch.testing.assert_close(quantiles(x, PERCENTILES, largest=True), upper, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(quantiles(x, PERCENTILES, largest=False), lower, rtol=1e-3, atol=1e-3)
+
+
+def test_quantiles_equal_numpy_in_float64():
+    x = torch.randn(3, 1234, dtype=torch.float64)
+    expected = np.quantile(x.numpy(), PERCENTILES, axis=1)
+    np.testing.assert_allclose(quantiles(x, PERCENTILES, largest=True).numpy(), expected, rtol=1e-9)
+
+
+def reference_search(x: np.ndarray, bits: int) -> tuple[float, float]:
+    """RepQ-ViT's search on one channel, as its paper's code does it, in NumPy."""
+    best = (np.inf, 0.0, 0.0)
+    for percentile in PERCENTILES:
+        high, low = np.quantile(x, percentile), np.quantile(x, 1 - percentile)
+        scale = (high - low) / (2**bits - 1)
+        zero_point = np.rint(-low / scale)
+        codes = np.clip(np.rint(x / scale) + zero_point, 0, 2**bits - 1)
+        error = np.mean(((codes - zero_point) * scale - x) ** 2)
+        best = min(best, (error, scale, zero_point))
+    return best[1:]
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_percentile_search_equals_the_reference_loop(bits):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3000, 12, generator=generator) * torch.linspace(0.1, 5, 12) + torch.linspace(-2, 2, 12)
+    x[::700] *= 8
+    found = percentile_search(bits, axis=-1, spans_zero=False)(x)
+    for channel in range(12):
+        scale, zero_point = reference_search(x[:, channel].double().numpy(), bits)
+        assert found.scale[channel].item() == pytest.approx(scale, rel=1e-5)
+        assert found.zero_point[channel].item() == zero_point
+
+
+def test_whole_zero_points_and_codes_that_span_zero():
+    found = percentile_search(4)(torch.rand(1000) + 3)
+    assert found.zero_point == 0
+    found = minmax_search(4)(-torch.rand(1000) - 3)
+    assert found.zero_point == 15
+
+
+def test_symmetric_codes_are_centred():
+    weight = torch.randn(8, 100)
+    found = minmax_search(4, axis=0, symmetric=True)(weight)
+    assert torch.equal(found.zero_point, torch.full((8,), 8.0))
+    codes = ops.uniform_codes(weight, found.scale, found.zero_point, 4, 0)
+    assert codes.min() >= -8
+    assert codes.max() <= 7
+
+
+@pytest.mark.parametrize("value", [0.0, 2.5, -7.0])
+def test_constant_channels_are_represented(value):
+    x = torch.full((100, 2), value)
+    found = percentile_search(4, axis=-1, spans_zero=False)(x)
+    assert torch.isfinite(found.scale).all()
+    assert (found.scale > 0).all()
+    codes = ops.uniform_codes(x, found.scale, found.zero_point, 4, -1)
+    torch.testing.assert_close(codes * found.scale, x)
+
+
+def test_log2_search_keeps_the_candidate_with_the_lowest_error():
+    p = torch.distributions.Dirichlet(torch.full((50,), 0.2)).sample((100,))
+    scale = log2_search(4, 2)(p)
+    errors = {
+        float(candidate): float((ops.fake_quantize_log2(p, candidate, 4, 2, "p") - p).square().mean())
+        for candidate in quantiles(p.reshape(1, -1), PERCENTILES, largest=True)[:, 0]
+    }
+    assert errors[float(scale)] == min(errors.values())
