@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from repq_deploy.export.agreement import compare_export, reference_session
-from repq_deploy.export.canonical import canonical_onnx, read_canonical, write_canonical
+from repq_deploy.export.canonical import canonical_onnx, write_canonical
 from repq_deploy.export.lowering import BACKENDS, PassReport, lower
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "canonical_onnx",
     "compare_export",
     "lower",
-    "read_canonical",
     "reference_session",
     "write_canonical",
 ]

@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 
 from repq_deploy import __version__
 from repq_deploy.errors import BadInput
@@ -21,10 +20,10 @@ from repq_deploy.export.passes.base import run_passes
 from repq_deploy.export.passes.integer_weights import IntegerWeights
 from repq_deploy.export.passes.log2_nodes import Log2Nodes
 from repq_deploy.export.trace import OPSET, trace
-from repq_deploy.files import existing_file, write_atomically
+from repq_deploy.files import write_atomically
 from repq_deploy.quantized import QuantizedModel
 
-__all__ = ["METADATA_PREFIX", "canonical_onnx", "read_canonical", "write_canonical"]
+__all__ = ["METADATA_PREFIX", "canonical_onnx", "write_canonical"]
 
 METADATA_PREFIX = "repq."
 FORMAT = "1"
@@ -58,21 +57,6 @@ def write_canonical(model: onnx.ModelProto, path: Path) -> None:
     if size >= onnx.checker.MAXIMUM_PROTOBUF:
         raise BadInput(f"output {path}: {size / 2**30:.1f} GiB is over the 2 GiB limit of one ONNX file")
     write_atomically(path, model.SerializeToString(deterministic=True))
-
-
-def read_canonical(path: Path) -> onnx.ModelProto:
-    """Read a file of ``write_canonical``.
-
-    Raises:
-        BadInput: no such file, not ONNX, or not made by repq-export.
-    """
-    try:
-        model = onnx.load(existing_file(path, "ONNX file"))
-    except DecodeError as error:
-        raise BadInput(f"ONNX file {path}: not an ONNX model, or truncated; export it again") from error
-    if not any(entry.key == f"{METADATA_PREFIX}model" for entry in model.metadata_props):
-        raise BadInput(f"ONNX file {path}: not made by repq-export (it has no {METADATA_PREFIX}model metadata)")
-    return model
 
 
 def _metadata(quantized: QuantizedModel) -> dict[str, str]:

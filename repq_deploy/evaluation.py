@@ -54,8 +54,8 @@ class Figures:
 class Evaluation:
     """A target's figures and, where it was compared with another, that one's.
 
-    ``agreement`` is the part of images that both put into the same class. ``top1_difference`` is the target's top-1 less
-    the other's, in points; its standard error counts that both saw the same images.
+    ``agreement`` is the part of images that both put into the same class. ``top1_difference`` is the target's top-1
+    less the other's, in points; its standard error counts that both saw the same images.
     """
 
     target: Figures
@@ -98,17 +98,17 @@ def evaluate(
             tally.add(images, labels)
         done += len(batches[0])
         on_images(done)
-    figures = [tally.figures() for tally in tallies]
+    if not done:
+        raise BadInput(f"images {source.origin}: none can be read")
     if against is None:
-        return Evaluation(figures[0])
-    ours, theirs = (np.concatenate(tally.predicted) for tally in tallies)
-    agreement = 100 * float((ours == theirs).mean())
+        return Evaluation(tallies[0].figures())
+    ours, theirs = tallies
+    agreement = 100 * float((np.concatenate(ours.predicted) == np.concatenate(theirs.predicted)).mean())
     if source.labels is None:
-        return Evaluation(*figures, agreement)
-    difference = 100 * np.subtract(*(np.concatenate(tally.top1).astype(np.float64) for tally in tallies))
-    return Evaluation(
-        *figures, agreement, float(difference.mean()), float(difference.std() / math.sqrt(len(difference)))
-    )
+        return Evaluation(ours.figures(), theirs.figures(), agreement)
+    difference = 100.0 * np.concatenate(ours.top1) - 100.0 * np.concatenate(theirs.top1)
+    error = float(difference.std() / math.sqrt(len(difference)))
+    return Evaluation(ours.figures(), theirs.figures(), agreement, float(difference.mean()), error)
 
 
 def check_classes(target: Target, source: ImageSource) -> None:
@@ -156,8 +156,6 @@ class _Tally:
 
     def figures(self) -> Figures:
         count = sum(len(predicted) for predicted in self.predicted)
-        if not count:
-            raise BadInput(f"{self.target.name}: no image could be read")
         speed = count / max(self.seconds, 1e-9)
         if not self.top1:
             return Figures(count, None, None, None, speed)

@@ -70,9 +70,7 @@ def images_for(family: str, count: int = 4) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(3))
 
 
-def quantized_model(
-    family: str, bits: str = "w4a4", *, preset: str = "deploy", method: str = "repq"
-) -> QuantizedModel:
+def quantized_model(family: str, bits: str = "w4a4", *, preset: str = "deploy", method: str = "repq") -> QuantizedModel:
     widths = BitWidths.parse(bits, preset=preset)
     return quantize(float_model(family), SPECS[family], images_for(family), bits=widths, method=method)
 

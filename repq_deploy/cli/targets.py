@@ -57,9 +57,9 @@ def open_target(name: str, options: ModelOptions, *, seed: int = 0) -> Target:
         preprocess = _recorded(source.metadata, name)
         return Target(name, "canonical ONNX (onnxruntime)", open_reference(source), preprocess, source.classes)
     if name.endswith(".safetensors"):
-        model = quantized.load(Path(name))
-        preprocess = _recorded({"repq.preprocess": model.preprocess_json}, name)
-        return Target(name, "quantized model (PyTorch)", _predictor(model), preprocess, _classes(model.model))
+        saved = quantized.load(Path(name))
+        preprocess = _recorded({"repq.preprocess": saved.preprocess_json}, name)
+        return Target(name, "quantized model (PyTorch)", _predictor(saved), preprocess, _classes(saved.model))
     if Path(name).is_file():
         raise BadInput(f"{name}: expected a file ending in {', '.join(_FILES)}, or a model's name")
     spec = models.resolve(

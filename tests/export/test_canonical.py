@@ -8,8 +8,7 @@ import onnxruntime
 import pytest
 import torch
 
-from repq_deploy.errors import BadInput
-from repq_deploy.export import canonical_onnx, compare_export, read_canonical, reference_session, write_canonical
+from repq_deploy.export import canonical_onnx, compare_export, reference_session, write_canonical
 from repq_deploy.export.domain import DEQUANTIZE_LOG2, DOMAIN, QUANTIZE_LOG2, log2_functions
 from repq_deploy.ops import log2_codes, log2_values
 from tests.conftest import images_for, quantized_model
@@ -65,7 +64,9 @@ def test_the_graph_is_plain_integers_with_zero_point_zero(family):
         kind == (onnx.TensorProto.INT8 if "patch_embed" in name or "head" in name else onnx.TensorProto.INT4)
         for name, kind in kinds.items()
     )
-    large = [t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and np.prod(t.dims) > 2000]
+    large = [
+        t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and np.prod(t.dims) > 2000
+    ]
     assert all(name.endswith(("position_bias", "attn_mask")) for name in large), large
 
 
@@ -79,7 +80,7 @@ def test_two_exports_give_the_same_bytes(tmp_path, family):
 
 
 def test_any_batch_runs_also_with_default_optimizations(family):
-    model, onnx_model = exported(family, "w8a8")
+    _, onnx_model = exported(family, "w8a8")
     default = onnxruntime.InferenceSession(onnx_model.SerializeToString())
     reference = reference_session(onnx_model)
     for batch in (1, 5):
@@ -93,7 +94,7 @@ def test_any_batch_runs_also_with_default_optimizations(family):
 def test_metadata_says_what_it_is(tmp_path):
     _, model = exported("vit", "w4a6")
     write_canonical(model, tmp_path / "m.onnx")
-    metadata = {entry.key: entry.value for entry in read_canonical(tmp_path / "m.onnx").metadata_props}
+    metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "m.onnx").metadata_props}
     assert metadata["repq.model"] == "tiny-vit"
     assert metadata["repq.bits"] == "w4a6"
     assert metadata["repq.method"] == "repq"
@@ -129,18 +130,7 @@ def test_function_bodies_equal_torch(bits, steps):
     x = torch.cat([every_code, torch.rand(4000) ** 8, torch.zeros(1), torch.ones(1)])
     codes, values = reference_session(model).run(None, {"x": x.numpy()})
     expected = log2_codes(x, scale, bits, steps)
-    assert np.array_equal(codes[: 2**bits], np.arange(2**bits)[: len(codes)])
+    normal = every_code.numpy() >= np.finfo(np.float32).tiny  # powers below are zero or nearly so in float32
+    assert np.array_equal(codes[: 2**bits][normal], np.arange(2**bits)[normal])
     assert np.mean(codes == expected.numpy()) > 0.999
     assert np.array_equal(values, log2_values(torch.from_numpy(codes).float(), scale, bits, steps).numpy())
-
-
-def test_foreign_files_are_refused(tmp_path):
-    with pytest.raises(BadInput, match="no such file"):
-        read_canonical(tmp_path / "none.onnx")
-    (tmp_path / "text.onnx").write_text("hello")
-    with pytest.raises(BadInput, match="not an ONNX model"):
-        read_canonical(tmp_path / "text.onnx")
-    graph = onnx.helper.make_graph([], "g", [], [])
-    onnx.save(onnx.helper.make_model(graph), tmp_path / "other.onnx")
-    with pytest.raises(BadInput, match="not made by repq-export"):
-        read_canonical(tmp_path / "other.onnx")

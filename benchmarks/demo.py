@@ -1,0 +1,97 @@
+"""The whole pipeline on the embedded demo model, through the commands a user types, as one table.
+
+Exports at three bit-widths with the plain baseline and with RepQ-ViT, builds the ONNX Runtime and, where its package is
+installed, the TensorRT-RTX engine, and evaluates the built ONNX Runtime engine on the 2,000 embedded test images::
+
+    python benchmarks/demo.py [--write-readme]
+
+``--write-readme`` puts the table between the markers in README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+OUTPUT = ROOT / "out" / "demo"
+README = ROOT / "README.md"
+MARKERS = ("<!-- demo-table:begin -->", "<!-- demo-table:end -->")
+RUNS = [(bits, method) for bits in ("w8a8", "w6a6", "w4a4") for method in ("minmax", "repq")]
+HEADER = ("bits", "method", "top-1 %", "equal codes %", "ONNX MB", "ONNX Runtime", "TensorRT-RTX")
+
+console = Console(stderr=True)
+
+
+def command(verb: str, *arguments: str) -> Any:
+    """Run one of the package's commands with ``--json``; its object. A failure ends the demo with its message."""
+    script = Path(sys.executable).parent / verb
+    done = subprocess.run([str(script), *arguments, "--json", "-q"], capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 1) or not done.stdout:
+        sys.exit(f"{verb} {' '.join(arguments)} failed with exit code {done.returncode}:\n{done.stderr}")
+    return json.loads(done.stdout)
+
+
+def run(bits: str, method: str, backends: list[str]) -> tuple[str, ...]:
+    """One row of the table."""
+    onnx_file = OUTPUT / f"demo.{bits}.{method}.onnx"
+    exported = command("repq-export", "demo", "--bits", bits, "--method", method, "-o", str(onnx_file))
+    options = [option for backend in backends for option in ("--backend", backend)]
+    built = command("repq-build-engine", str(onnx_file), *options, "--reference-data", "demo:test")
+    verdicts = {engine["backend"]: engine["verdict"] for engine in built["engines"]}
+    engine = onnx_file.with_suffix(".onnxruntime.engine")
+    accuracy = command("repq-eval", str(engine), "--data", "demo:test")
+    return (
+        bits,
+        method,
+        f"{accuracy['top1']:.2f}",
+        f"{100 * exported['codes_equal_mean']:.3f}",
+        f"{exported['bytes'] / 1e6:.2f}",
+        verdicts["onnxruntime"],
+        verdicts.get("tensorrt-rtx", "not installed"),
+    )
+
+
+def write_readme(rows: list[tuple[str, ...]]) -> None:
+    """Replace what stands between the markers."""
+    lines = [f"| {' | '.join(row)} |" for row in (HEADER, ("---",) * len(HEADER), *rows)]
+    before, rest = README.read_text(encoding="utf-8").split(MARKERS[0])
+    after = rest.split(MARKERS[1])[1]
+    README.write_text("\n".join([before + MARKERS[0], *lines, MARKERS[1] + after]), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write-readme", action="store_true")
+    args = parser.parse_args()
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    backends = ["onnxruntime"]
+    if importlib.util.find_spec("tensorrt_rtx_bindings"):
+        backends.append("tensorrt-rtx")
+    started = time.monotonic()
+    with console.status("evaluating the float model"):
+        accuracy = command("repq-eval", "demo", "--data", "demo:test")
+    rows = [("float", "-", f"{accuracy['top1']:.2f}", "-", "-", "-", "-")]
+    for number, (bits, method) in enumerate(RUNS, 1):
+        with console.status(f"{bits} {method} ({number} of {len(RUNS)})"):
+            rows.append(run(bits, method, backends))
+    table = Table(*HEADER, title="embedded ViT on 2,000 Fashion-MNIST test images")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    console.print(f"{time.monotonic() - started:.0f} s; files in {OUTPUT.relative_to(ROOT)}")
+    if args.write_readme:
+        write_readme(rows)
+
+
+if __name__ == "__main__":
+    main()

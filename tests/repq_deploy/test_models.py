@@ -1,0 +1,168 @@
+"""Names, where weights come from, and what is refused before or while a model is built."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from huggingface_hub import constants
+from safetensors.torch import save_file
+
+from repq_deploy import models
+from repq_deploy.errors import BadInput
+from repq_deploy.files import sha256_of
+from repq_deploy.models import ALIASES, ModelSpec, build_architecture, create, resolve
+
+BENCH = Path(__file__).parents[3] / "shared/bench/vit_s14_cifar10.safetensors"
+TINY = {"depth": 1, "embed_dim": 48, "num_heads": 3, "img_size": 32}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A ViT of one block with seven classes."""
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=7, **TINY)
+    save_file(model.state_dict(), tmp_path / "tiny.safetensors")
+    return tmp_path / "tiny.safetensors"
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refused(*_: object, **__: object) -> socket.socket:
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "create_connection", refused)
+    monkeypatch.setattr(models, "getproxies", dict)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+
+
+def test_aliases_are_timm_ids():
+    assert set(ALIASES.values()) <= set(timm.list_models())
+
+
+def test_spec_round_trip():
+    spec = resolve("demo", pretrained=False)
+    assert ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+@pytest.mark.parametrize("change", [{"weights": "stolen"}, {"colour": 1}])
+def test_bad_record(change: dict[str, object]):
+    with pytest.raises(BadInput, match="model record"):
+        ModelSpec.from_dict(resolve("deit_t", pretrained=False).to_dict() | change)
+
+
+def test_pretrained_names_the_weights():
+    spec = resolve("deit_s")
+    assert (spec.name, spec.timm_id, spec.weights) == ("deit_s", "deit_small_patch16_224.fb_in1k", "pretrained")
+
+
+def test_random_weights_are_seeded_and_leave_the_global_state():
+    spec = ModelSpec("tiny", "vit_tiny_patch16_224", TINY, weights="random")
+    before = torch.random.get_rng_state()
+    first, again, other = (create(spec, seed=seed).blocks[0].attn.qkv.weight for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert not create(spec).training
+
+
+def test_classes_come_from_the_checkpoint(checkpoint: Path):
+    spec = resolve("vit_t", checkpoint=checkpoint, img_size=32)
+    assert spec.kwargs == {"num_classes": 7, "img_size": 32}
+    assert spec.checkpoint_sha256 == sha256_of(checkpoint)
+    assert spec.weights == "checkpoint"
+
+
+def test_checkpoint_is_loaded(checkpoint: Path):
+    spec = ModelSpec("tiny", "vit_tiny_patch16_224", TINY | {"num_classes": 7}, sha256_of(checkpoint), "checkpoint")
+    original = timm.create_model("vit_tiny_patch16_224", num_classes=7, checkpoint_path=str(checkpoint), **TINY).eval()
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(create(spec, checkpoint)(images), original(images))
+
+
+def test_changed_checkpoint(checkpoint: Path):
+    spec = ModelSpec("tiny", "vit_tiny_patch16_224", TINY, "0" * 64, "checkpoint")
+    with pytest.raises(BadInput, match="SHA-256 is"):
+        create(spec, checkpoint)
+
+
+def test_checkpoint_not_given_again(checkpoint: Path):
+    with pytest.raises(BadInput, match="use --checkpoint FILE"):
+        create(resolve("vit_t", checkpoint=checkpoint))
+
+
+def test_wrong_number_of_classes(checkpoint: Path):
+    with pytest.raises(BadInput, match="has 7 classes, --num-classes says 1000; use --num-classes 7"):
+        resolve("vit_t", checkpoint=checkpoint, num_classes=1000)
+
+
+def test_pretrained_with_another_number_of_classes():
+    with pytest.raises(BadInput, match=r"have 1000 classes, --num-classes says 10; use --checkpoint"):
+        resolve("deit_t", num_classes=10)
+
+
+@pytest.mark.parametrize(("name", "near"), [("deit_x", "deit_b"), ("vit_small_patch14_dinov3x", "vit_small_patch14")])
+def test_unknown_name_lists_near_ones(name: str, near: str):
+    with pytest.raises(BadInput, match=f"no such name or timm id; near names: .*{near}"):
+        resolve(name)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:some/model", "../model", ""])
+def test_not_a_name(name: str):
+    with pytest.raises(BadInput, match="no such name or timm id"):
+        resolve(name)
+
+
+def test_unknown_tag():
+    with pytest.raises(BadInput, match="no weights tagged 'mine'; timm has fb_in1k"):
+        resolve("deit_tiny_patch16_224.mine")
+
+
+@pytest.mark.parametrize(("option", "value"), [("num_classes", -1), ("img_size", 0)])
+def test_option_out_of_range(option: str, value: int):
+    with pytest.raises(BadInput, match=f"--{option.replace('_', '-')} {value}"):
+        resolve("deit_t", **{option: value})
+
+
+def test_image_size_not_a_multiple_of_the_patch():
+    with pytest.raises(BadInput, match="--img-size 100 is not a multiple of its patch size 16"):
+        build_architecture(ModelSpec("tiny", "vit_tiny_patch16_224", TINY | {"img_size": 100}))
+
+
+def test_argument_that_the_model_does_not_take():
+    with pytest.raises(BadInput, match="timm cannot build it with img_size=32"):
+        build_architecture(resolve("resnet18", img_size=32, pretrained=False))
+
+
+@pytest.mark.usefixtures("no_network")
+def test_no_network_fails_at_once():
+    with pytest.raises(BadInput, match="cannot be downloaded .*; use --checkpoint FILE or --no-pretrained"):
+        create(resolve("deit_t"))
+    assert constants.HF_HUB_OFFLINE is False
+
+
+def test_no_pretrained_weights_exist():
+    with pytest.raises(BadInput, match=r"no pretrained weights.*--no-pretrained"):
+        resolve("vit_base_patch32_plus_256")
+
+
+def test_demo():
+    model = create(resolve("demo"))
+    assert (model.num_classes, model.patch_embed.img_size) == (10, (28, 28))
+    assert model.pretrained_cfg["mean"] == [0.286] * 3
+
+
+def test_demo_with_other_classes():
+    with pytest.raises(BadInput, match="model demo: num_classes is 10, found 5"):
+        resolve("demo", num_classes=5)
+
+
+@pytest.mark.skipif(not BENCH.exists(), reason="the bench model is not here")
+def test_bench_checkpoint():
+    spec = resolve("vit_small_patch14_dinov2", checkpoint=BENCH, img_size=112)
+    assert spec.kwargs == {"num_classes": 10, "img_size": 112}
+    with pytest.raises(BadInput, match="65 positions, the model at 518x518 pixels has 1370; use --img-size 112"):
+        create(resolve("vit_small_patch14_dinov2", checkpoint=BENCH), BENCH)
