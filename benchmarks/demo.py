@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
+from commands import run_command
 from rich.console import Console
 from rich.table import Table
 
@@ -32,24 +29,15 @@ HEADER = ("bits", "method", "top-1 %", "equal codes %", "ONNX MB", "ONNX Runtime
 console = Console(stderr=True)
 
 
-def command(verb: str, *arguments: str) -> Any:
-    """Run one of the package's commands with ``--json``; its object. A failure ends the demo with its message."""
-    script = Path(sys.executable).parent / verb
-    done = subprocess.run([str(script), *arguments, "--json", "-q"], capture_output=True, text=True, check=False)
-    if done.returncode not in (0, 1) or not done.stdout:
-        sys.exit(f"{verb} {' '.join(arguments)} failed with exit code {done.returncode}:\n{done.stderr}")
-    return json.loads(done.stdout)
-
-
 def run(bits: str, method: str, backends: list[str]) -> tuple[str, ...]:
     """One row of the table."""
     onnx_file = OUTPUT / f"demo.{bits}.{method}.onnx"
-    exported = command("repq-export", "demo", "--bits", bits, "--method", method, "-o", str(onnx_file))
+    exported = run_command("repq-export", "demo", "--bits", bits, "--method", method, "-o", str(onnx_file)).result
     options = [option for backend in backends for option in ("--backend", backend)]
-    built = command("repq-build-engine", str(onnx_file), *options, "--reference-data", "demo:test")
+    built = run_command("repq-build-engine", str(onnx_file), *options, "--reference-data", "demo:test").result
     verdicts = {engine["backend"]: engine["verdict"] for engine in built["engines"]}
     engine = onnx_file.with_suffix(".onnxruntime.engine")
-    accuracy = command("repq-eval", str(engine), "--data", "demo:test")
+    accuracy = run_command("repq-eval", str(engine), "--data", "demo:test").result
     return (
         bits,
         method,
@@ -79,7 +67,7 @@ def main() -> None:
         backends.append("tensorrt-rtx")
     started = time.monotonic()
     with console.status("evaluating the float model"):
-        accuracy = command("repq-eval", "demo", "--data", "demo:test")
+        accuracy = run_command("repq-eval", "demo", "--data", "demo:test").result
     rows = [("float", "-", f"{accuracy['top1']:.2f}", "-", "-", "-", "-")]
     for number, (bits, method) in enumerate(RUNS, 1):
         with console.status(f"{bits} {method} ({number} of {len(RUNS)})"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -66,7 +67,7 @@ def load_sample(
     with ThreadPoolExecutor(_threads()) as pool:
         rest = iter(order)
         while len(chosen) < wanted:
-            batch = [index for index, _ in zip(rest, range(wanted - len(chosen)), strict=False)]
+            batch = list(itertools.islice(rest, wanted - len(chosen)))
             if not batch:
                 break
             chosen += reader.kept(batch, list(pool.map(reader.load, batch)))

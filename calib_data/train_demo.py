@@ -5,6 +5,7 @@ Run once, by hand; the result is committed. Fashion-MNIST (Zalando, MIT licence)
 
     apt-get install dataset-fashion-mnist
     python -m repq_deploy.calib_data.train_demo
+    python -m repq_deploy.calib_data.train_demo --resume --epochs 8 --learning-rate 3e-4 --shift 0
 
 Writes ``vit_demo.safetensors`` (float16), ``calib.npz`` (256 training images), ``test.npz`` (the first 2,000 test
 images) and ``training.json`` (accuracy on all 10,000 test images, seed, versions) into ``calib_data/demo/``.
@@ -23,10 +24,10 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from repq_deploy.calib_data.demo import DEMO_ARCHITECTURE, DEMO_KWARGS, DEMO_MEAN, DEMO_STD
+from repq_deploy.calib_data.demo import DEMO_ARCHITECTURE, DEMO_KWARGS, DEMO_MEAN, DEMO_STD, DEMO_WEIGHTS
 
 DATASET = Path("/usr/share/datasets/fashion-mnist")
 OUTPUT = Path(__file__).parent / "demo"
@@ -46,13 +47,13 @@ def normalize(images: Tensor) -> Tensor:
     return scaled[:, None].expand(-1, 3, -1, -1)
 
 
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror half of the images and shift each by up to two pixels. uint8 [N, 28, 28] in and out."""
+def augment(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:
+    """Mirror half of the images and move each by up to ``shift`` pixels. uint8 [N, 28, 28] in and out."""
     count, height, width = images.shape
     mirrored = torch.rand(count, generator=generator) < 0.5
     images = torch.where(mirrored[:, None, None], images.flip(-1), images)
-    padded = nn.functional.pad(images, (2, 2, 2, 2))
-    top, left = torch.randint(0, 5, (2, count, 1, 1), generator=generator)
+    padded = nn.functional.pad(images, (shift, shift, shift, shift))
+    top, left = torch.randint(0, 2 * shift + 1, (2, count, 1, 1), generator=generator)
     rows = top + torch.arange(height)[None, :, None]
     columns = left + torch.arange(width)[None, None, :]
     return padded[torch.arange(count)[:, None, None], rows, columns]
@@ -69,7 +70,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return 100 * hits / len(images)
 
 
-def train(epochs: int, batch_size: int, learning_rate: float, seed: int) -> None:
+def train(epochs: int, batch_size: int, learning_rate: float, shift: int, seed: int, resume: bool) -> None:
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     train_x, train_y, test_x, test_y = (
@@ -83,6 +84,10 @@ def train(epochs: int, batch_size: int, learning_rate: float, seed: int) -> None
     )
     train_y, test_y = train_y.long(), test_y.long()
     model = timm.create_model(DEMO_ARCHITECTURE, pretrained=False, **DEMO_KWARGS)
+    stages = []
+    if resume:
+        model.load_state_dict({name: tensor.float() for name, tensor in load_file(DEMO_WEIGHTS).items()})
+        stages = json.loads((OUTPUT / "training.json").read_text())["stages"]
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -101,7 +106,7 @@ def train(epochs: int, batch_size: int, learning_rate: float, seed: int) -> None
     for epoch in range(epochs):
         model.train()
         for picked in torch.randperm(len(train_x), generator=generator)[: per_epoch * batch_size].split(batch_size):
-            batch = normalize(augment(train_x[picked], generator))
+            batch = normalize(augment(train_x[picked], shift, generator))
             loss = nn.functional.cross_entropy(model(batch), train_y[picked], label_smoothing=0.1)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -115,12 +120,23 @@ def train(epochs: int, batch_size: int, learning_rate: float, seed: int) -> None
             flush=True,
         )
     model.half().float()  # what is shipped is float16, so that is what is measured
-    figures = {"test_top1": accuracy(model, test_x, test_y), "test_images": len(test_x), "epochs": epochs}
-    figures |= {"batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
-    figures |= {"torch": torch.__version__, "timm": timm.__version__}
+    settings = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "shift": shift,
+        "seed": seed,
+    }
+    figures = {
+        "test_top1": accuracy(model, test_x, test_y),
+        "test_images": len(test_x),
+        "torch": str(torch.__version__),
+        "timm": timm.__version__,
+        "stages": [*stages, settings],
+    }
     OUTPUT.mkdir(exist_ok=True)
-    save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, OUTPUT / "vit_demo.safetensors")
-    picked = torch.randperm(len(train_x), generator=generator)[:256]
+    save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, DEMO_WEIGHTS)
+    picked = torch.randperm(len(train_x), generator=torch.Generator().manual_seed(seed))[:256]
     np.savez_compressed(OUTPUT / "calib.npz", images=train_x[picked].numpy(), labels=train_y[picked].byte().numpy())
     np.savez_compressed(OUTPUT / "test.npz", images=test_x[:2000].numpy(), labels=test_y[:2000].byte().numpy())
     (OUTPUT / "training.json").write_text(json.dumps(figures, indent=2) + "\n")
@@ -132,9 +148,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--shift", type=int, default=2, help="pixels an image is moved by at most")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on from the weights that are there")
     args = parser.parse_args()
-    train(args.epochs, args.batch_size, args.learning_rate, args.seed)
+    train(args.epochs, args.batch_size, args.learning_rate, args.shift, args.seed, args.resume)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from repq_deploy.calib_data import ImageSource, Preprocess, iterate_batches
 from repq_deploy.errors import BadInput, ValidationFailed
 
-__all__ = ["Evaluation", "Figures", "Target", "check_classes", "evaluate"]
+__all__ = ["Evaluation", "Figures", "Target", "check_data", "evaluate"]
 
 Array = NDArray[np.float32]
 
@@ -84,14 +84,9 @@ def evaluate(
     """
     if batch_size < 1:
         raise BadInput(f"batch size {batch_size}: expected at least 1")
-    if source.labels is None and against is None:
-        raise BadInput(
-            f"images {source.origin}: no labels, so there is no accuracy to measure; "
-            "expected one folder a class, or a second target to compare with"
-        )
-    tallies = [_Tally(t) for t in (target, against) if t is not None]
-    for tally in tallies:
-        check_classes(tally.target, source)
+    targets = [target] if against is None else [target, against]
+    check_data(targets, source)
+    tallies = [_Tally(each) for each in targets]
     done = 0
     for batches, labels in _streams([tally.target.preprocess for tally in tallies], source, batch_size):
         for tally, images in zip(tallies, batches, strict=True):
@@ -111,21 +106,27 @@ def evaluate(
     return Evaluation(ours.figures(), theirs.figures(), agreement, float(difference.mean()), error)
 
 
-def check_classes(target: Target, source: ImageSource) -> None:
-    """Refuse a target that cannot be scored on ``source``: another number of classes, or a label beyond them."""
-    if target.classes < 1:
-        raise BadInput(f"{target.name}: has no classifier head; use --num-classes and a checkpoint with a head")
+def check_data(targets: Sequence[Target], source: ImageSource) -> None:
+    """Refuse what cannot be scored: one target without labels, other classes than the data's, a label beyond them."""
+    if source.labels is None and len(targets) == 1:
+        raise BadInput(
+            f"images {source.origin}: no labels, so there is no accuracy to measure; "
+            "expected one folder a class, or a second target to compare with"
+        )
     folders = len(source.class_names)
-    if folders and folders != target.classes:
-        raise BadInput(
-            f"images {source.origin}: {folders} class folders, {target.name} has {target.classes} classes; "
-            "labels would not fit, use the data it was trained for"
-        )
-    if source.labels is not None and not 0 <= source.labels.min() <= source.labels.max() < target.classes:
-        raise BadInput(
-            f"images {source.origin}: labels from {source.labels.min()} to {source.labels.max()}, "
-            f"{target.name} has {target.classes} classes"
-        )
+    for target in targets:
+        if target.classes < 1:
+            raise BadInput(f"{target.name}: has no classifier head; use --num-classes and a checkpoint with a head")
+        if folders and folders != target.classes:
+            raise BadInput(
+                f"images {source.origin}: {folders} class folders, {target.name} has {target.classes} classes; "
+                "labels would not fit, use the data it was trained for"
+            )
+        if source.labels is not None and not 0 <= source.labels.min() <= source.labels.max() < target.classes:
+            raise BadInput(
+                f"images {source.origin}: labels from {source.labels.min()} to {source.labels.max()}, "
+                f"{target.name} has {target.classes} classes"
+            )
 
 
 class _Tally:

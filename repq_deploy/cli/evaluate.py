@@ -39,7 +39,7 @@ def evaluate(
     from repq_deploy.calib_data import open_images
     from repq_deploy.calib_data.images import choose
     from repq_deploy.cli.targets import ModelOptions, is_model_name, open_target
-    from repq_deploy.evaluation import check_classes
+    from repq_deploy.evaluation import check_data
     from repq_deploy.evaluation import evaluate as run
 
     names = [target] if against is None else [target, against]
@@ -53,8 +53,7 @@ def evaluate(
     if limit is not None and limit < len(source):
         source = source.select(sorted(choose(source, limit, seed)))
     opened = [open_target(name, options, seed=seed) for name in names]
-    for each in opened:
-        check_classes(each, source)
+    check_data(opened, source)
     settings = {"data": source.origin, "limit": limit, "batch_size": batch_size, "seed": seed}
     if dry_run:
         plan = settings | {"images": len(source), "targets": [_description(each) for each in opened]}

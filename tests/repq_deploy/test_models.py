@@ -139,7 +139,7 @@ def test_argument_that_the_model_does_not_take():
 
 @pytest.mark.usefixtures("no_network")
 def test_no_network_fails_at_once():
-    with pytest.raises(BadInput, match="cannot be downloaded .*; use --checkpoint FILE or --no-pretrained"):
+    with pytest.raises(BadInput, match=r"cannot be downloaded .*; use --checkpoint FILE or --no-pretrained"):
         create(resolve("deit_t"))
     assert constants.HF_HUB_OFFLINE is False
 

@@ -1,0 +1,41 @@
+"""Running the package's commands as a user does, with wall time and peak memory of each process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Ran", "run_command"]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command printed with ``--json``, its exit code, seconds, and peak resident memory in GB."""
+
+    result: dict[str, Any]
+    exit_code: int
+    seconds: float
+    peak_gb: float
+
+
+def run_command(verb: str, *arguments: str) -> Ran:
+    """Run ``verb`` with ``--json -q``. Exit codes other than 0 and 1 end the program with the command's message."""
+    script = str(Path(sys.executable).parent / verb)
+    started = time.monotonic()
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = subprocess.Popen([script, *arguments, "--json", "-q"], stdout=out, stderr=err)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = code = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        err.seek(0)
+        text, message = out.read().decode(), err.read().decode()
+    if code not in (0, 1) or not text:
+        sys.exit(f"{verb} {' '.join(arguments)} ended with exit code {code}:\n{message}")
+    return Ran(json.loads(text), code, time.monotonic() - started, usage.ru_maxrss / 1e6)

@@ -1,0 +1,214 @@
+"""``repq-build-engine``: a canonical ONNX file becomes a validated engine; or an engine is validated again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from repq_deploy.cli.common import DryRun, Json, Quiet, Seed, Verbose, console, entry_point, progress_bar, set_up, show
+from repq_deploy.errors import BadInput
+
+if TYPE_CHECKING:
+    from repq_deploy.engines.build import BuildPlan
+    from repq_deploy.engines.manifest import Manifest
+
+__all__ = ["main"]
+
+
+def build_engine(
+    file: Annotated[Path | None, typer.Argument(help="The ONNX file that repq-export wrote.")] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(help="onnxruntime, tensorrt-rtx or tensorrt; may be repeated. Default: the best one here."),
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="GPUs to build for, as in sm89 or sm86,sm89.")] = None,
+    min_batch: Annotated[int, typer.Option(help="Smallest batch the engine takes.")] = 1,
+    opt_batch: Annotated[int, typer.Option(help="Batch the engine is tuned for.")] = 8,
+    max_batch: Annotated[int, typer.Option(help="Largest batch the engine takes.")] = 32,
+    precision: Annotated[
+        str | None, typer.Option(help="fp16 or fp32 around the quantized operations. Default: the backend's.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="A folder, or a name that .<backend>.engine is appended to."),
+    ] = None,
+    reference_data: Annotated[
+        str | None,
+        typer.Option(help="Images to validate with: a folder, or an .npz of preprocessed ones. Default: seeded noise."),
+    ] = None,
+    validate_only: Annotated[
+        Path | None, typer.Option(help="Build nothing: validate this engine with the files beside it.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Build an engine from an ONNX file of repq-export and prove that it computes the same."""
+    set_up(verbose=verbose, quiet=quiet)
+    if (file is None) == (validate_only is None):
+        raise BadInput("expected either an ONNX file of repq-export or --validate-only ENGINE")
+    if validate_only is not None:
+        _validate(validate_only, as_json=as_json, dry_run=dry_run)
+        return
+    # ONNX takes a second to import; a typing error should not.
+    from repq_deploy.engines.batching import Profile
+    from repq_deploy.engines.build import make_reference, output_stem, plan_build
+    from repq_deploy.engines.select import backend_named, choose_backend
+    from repq_deploy.engines.source import read_source
+
+    profile = Profile(min_batch, opt_batch, max_batch)
+    names = dict.fromkeys(backend or ())
+    chosen = [(backend_named(name), "asked for") for name in names] or [choose_backend()]
+    assert file is not None  # noqa: S101 (checked above)
+    source = read_source(file)
+    targets = [part.strip().lower() for part in target.split(",")] if target is not None else []
+    plans = [
+        (
+            plan_build(
+                source, one, stem=output_stem(file, output), precision=precision, targets=targets, profile=profile
+            ),
+            why,
+        )
+        for one, why in chosen
+    ]
+    if dry_run:
+        entries = [_plan_entry(plan, why) for plan, why in plans]
+        show({"dry_run": True, "engines": entries}, as_json=as_json, text=lambda: _print_plans(entries))
+        return
+    with console.status("running the reference"):
+        reference = make_reference(source, data=reference_data, seed=seed)
+    entries = [_build(plan, why, reference) for plan, why in plans]
+    show({"engines": entries}, as_json=as_json, text=lambda: _print_engines(entries))
+    _exit(entries)
+
+
+def _build(plan: BuildPlan, why: str, reference: Any) -> dict[str, Any]:
+    from repq_deploy.engines.build import build_engine as build
+
+    console.print(f"backend {plan.backend.name}: {why}")
+    with progress_bar() as progress:
+        task = progress.add_task(f"building {plan.engine.name}", total=100)
+        built = build(
+            plan,
+            reference,
+            progress=lambda fraction, phase: progress.update(
+                task, completed=round(100 * fraction), description=f"{plan.engine.name}: {phase}"
+            ),
+        )
+    entry = _entry(built.engine, built.manifest)
+    return {**entry, "why": why, "bytes": built.engine.stat().st_size, "seconds": built.seconds}
+
+
+def _validate(engine: Path, *, as_json: bool, dry_run: bool) -> None:
+    from repq_deploy.engines.build import validate_engine
+    from repq_deploy.engines.manifest import read_manifest
+
+    if dry_run:
+        entry = _entry(engine, read_manifest(engine))
+        plan = {"dry_run": True, "engines": [entry]}
+        show(plan, as_json=as_json, text=lambda: _write(f"would run {engine} on {entry['reference']}"))
+        return
+    with console.status(f"validating {engine.name}"):
+        entry = _entry(engine, validate_engine(engine))
+    show({"engines": [entry]}, as_json=as_json, text=lambda: _print_engines([entry]))
+    _exit([entry])
+
+
+def _entry(engine: Path, manifest: Manifest) -> dict[str, Any]:
+    """What the command says of an engine: its manifest, and on top what a reader looks for first."""
+    return {
+        "engine": str(engine),
+        "backend": manifest.backend,
+        "verdict": manifest.validation.verdict,
+        "reference": str(engine.with_name(manifest.reference)),
+        "manifest": manifest.to_dict(),
+    }
+
+
+def _plan_entry(plan: BuildPlan, why: str) -> dict[str, Any]:
+    return {
+        "engine": str(plan.engine),
+        "backend": plan.backend.name,
+        "why": why,
+        "version": plan.version,
+        "target": plan.target,
+        "precision": plan.precision,
+        "batch": [plan.profile.min, plan.profile.opt, plan.profile.max],
+        "reference": str(plan.reference),
+        "bits": plan.source.bits,
+    }
+
+
+def _print_plans(entries: list[dict[str, Any]]) -> None:
+    for entry in entries:
+        smallest, best, largest = entry["batch"]
+        _write(
+            f"would build {entry['engine']}: backend {entry['backend']} {entry['version']} ({entry['why']})",
+            f"  {entry['precision']} around {entry['bits']}, batch {smallest} to {largest}, tuned for {best}, "
+            f"{_target_words(entry['target'], entry['backend'])}",
+            *_hardware_note(entry["bits"]),
+        )
+
+
+def _print_engines(entries: list[dict[str, Any]]) -> None:
+    for entry in entries:
+        manifest = entry["manifest"]
+        validation, figures = manifest["validation"], manifest["validation"]["figures"]
+        if "why" in entry:
+            _write(f"backend {entry['backend']} {manifest['versions'][entry['backend']]}: {entry['why']}")
+            passes = ", ".join(f"{one['name']} {one['changed']}" for one in manifest["passes"])
+            _write(f"passes (places changed): {passes or 'none'}")
+            _write(
+                f"wrote {entry['engine']}: {entry['bytes'] / 1e6:.1f} MB in {entry['seconds']:.1f} s, "
+                f"{manifest['precision']} around {manifest['metadata'].get('repq.bits', 'unknown bits')}, "
+                f"{_target_words(manifest['target'], entry['backend'])}"
+            )
+        _write(*_hardware_note(manifest["metadata"].get("repq.bits", "")))
+        if figures is not None:
+            _write(
+                f"against ONNX Runtime on {figures['images']} images ({manifest['reference_inputs']}): "
+                f"SQNR {figures['sqnr_db']:.1f} dB (at least {validation['min_sqnr_db']:.0f}), "
+                f"cosine {figures['cosine']:.6f}, error max {figures['max_abs_error']:.3g} "
+                f"mean {figures['mean_abs_error']:.3g}, top-1 agreement {100 * figures['top1_agreement']:.0f} %"
+            )
+        _write(f"{validation['verdict']}: {validation['reason']}", *_next(entry))
+
+
+def _next(entry: dict[str, Any]) -> list[str]:
+    if entry["verdict"] == "PASSED":
+        return [f"next: repq-eval {entry['engine']} --data FOLDER"]
+    if entry["verdict"] == "BUILT, NOT RUN":
+        return [f"next, on the GPU it is for: repq-build-engine --validate-only {entry['engine']}"]
+    return []
+
+
+def _hardware_note(bits: str) -> list[str]:
+    from repq_deploy.engines.validate import smallest_activation_bits
+
+    if smallest_activation_bits(bits) >= 8:
+        return []
+    return ["note: activations below 8 bits run on the INT8 grid: they buy accuracy studies and size, not speed"]
+
+
+def _target_words(target: str | None, backend: str) -> str:
+    if target is not None:
+        return f"for {target}"
+    return "for any CPU" if backend == "onnxruntime" else "for the builder's default GPUs"
+
+
+def _write(*lines: str) -> None:
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+
+
+def _exit(entries: list[dict[str, Any]]) -> None:
+    """Exit status 1 where an engine does not compute what it should; the printed verdict has said why."""
+    if any(entry["verdict"] == "FAILED" for entry in entries):
+        raise typer.Exit(1)
+
+
+main = entry_point(build_engine, "repq-build-engine")

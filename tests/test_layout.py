@@ -1,0 +1,57 @@
+"""The architecture, as imports: calib_data, then the core, export, engines, and the command line; never back."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MAX_LINES = 400
+
+#: Folder -> what nothing in it may import. Inside ``repq_deploy/`` the core is everything but the command line.
+FORBIDDEN = {
+    "calib_data": ("repq_deploy.export", "repq_deploy.engines", "repq_deploy.cli", "repq_deploy.models"),
+    "repq_deploy": ("repq_deploy.export", "repq_deploy.engines", "repq_deploy.cli"),
+    "export": ("repq_deploy.engines", "repq_deploy.cli"),
+    "engines": ("repq_deploy.cli",),
+}
+
+
+def sources(folder: str) -> list[Path]:
+    """Python files of a folder; of ``repq_deploy``, those of the core."""
+    return sorted(path for path in (ROOT / folder).rglob("*.py") if path.parent != ROOT / "repq_deploy" / "cli")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module a file imports, wherever in it, and every name it imports from one, as ``module.name``."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_imports_point_one_way(folder: str):
+    assert sources(folder)
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sources(folder)
+        for name in imported(path)
+        if any(name == module or name.startswith(f"{module}.") for module in FORBIDDEN[folder])
+    ]
+    assert wrong == []
+
+
+def test_no_long_files():
+    folders = (*FORBIDDEN, "repq_deploy/cli", "benchmarks", "tests")
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
