@@ -127,7 +127,7 @@ def train(epochs: int, batch_size: int, learning_rate: float, shift: int, seed: 
         "shift": shift,
         "seed": seed,
     }
-    figures = {
+    figures: dict[str, object] = {
         "test_top1": accuracy(model, test_x, test_y),
         "test_images": len(test_x),
         "torch": str(torch.__version__),

@@ -73,9 +73,12 @@ class OnnxRuntimeBackend:
 BACKEND = OnnxRuntimeBackend()
 
 
-def open_reference(source: SourceModel) -> Runner:
-    """The canonical file itself, every node computed as it is written: no optimization may hide an error."""
-    run = _session(source.data, {_OPTIMIZATION: "none"}, what=f"model {source.path}")
+def open_reference(source: SourceModel, *, data: bytes | None = None) -> Runner:
+    """The canonical file itself, every node computed as it is written: no optimization may hide an error.
+
+    ``data`` is run in place of the file: the same model with other constants.
+    """
+    run = _session(data or source.data, {_OPTIMIZATION: "none"}, what=f"model {source.path}")
     return BatchedRunner(run, Profile(), source.image_shape)
 
 

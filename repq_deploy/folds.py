@@ -71,4 +71,5 @@ def center_zero_point(layer: QuantLinear | QuantConv2d, norm: nn.LayerNorm | Non
 
 
 def _replace(module: nn.Module, name: str, value: Tensor) -> None:
-    setattr(module, name, nn.Parameter(value.to(module.weight.dtype), requires_grad=False))
+    dtype: torch.dtype = module.weight.dtype  # type: ignore[assignment]
+    setattr(module, name, nn.Parameter(value.to(dtype), requires_grad=False))

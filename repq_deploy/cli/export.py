@@ -83,7 +83,7 @@ def _run(
 
     from repq_deploy import models
     from repq_deploy import quantized as quantized_file
-    from repq_deploy.calib_data import Preprocess, load_images, open_images
+    from repq_deploy.calib_data import Preprocess, load_sample
     from repq_deploy.calibrate import quantize
     from repq_deploy.export import canonical_onnx, compare_export, write_canonical
 
@@ -100,7 +100,8 @@ def _run(
     network = models.create(spec, checkpoint, seed)
     float_bytes = 4 * sum(parameter.numel() for parameter in network.parameters())
     preprocess = Preprocess.from_model(network)
-    images = torch.from_numpy(load_images(calib_data, preprocess, count=num_calib, seed=seed))
+    sample = load_sample(calib_data, preprocess, count=num_calib, seed=seed)
+    images = torch.from_numpy(sample.pixels)
     with progress_bar() as progress:
         task = progress.add_task(f"calibrating {spec.name} {widths} with {method}")
         quantized = quantize(
@@ -111,7 +112,7 @@ def _run(
             method=method,
             seed=seed,
             preprocess=preprocess.to_json(),
-            calibration_sha256=open_images(calib_data).sha256,
+            calibration_sha256=sample.source.sha256,
             on_site=lambda done, total: progress.update(task, completed=done, total=total),
         )
     calibrated = time.monotonic()

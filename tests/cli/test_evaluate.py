@@ -147,9 +147,8 @@ def test_named_model_with_random_weights(run):
 
 
 def test_demo_model_is_accurate(run):
-    result = json.loads(run("demo", "--data", "demo", "--json").out)
-    assert result["images"] == 2000
-    assert result["top1"] > 88
+    result = json.loads(run("demo", "--data", "demo", "--limit", 300, "--json").out)
+    assert result["top1"] > 85
 
 
 def test_limit_is_a_seeded_choice(run, linear: Path, data: Path):
