@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,23 +23,10 @@ PREPROCESS = Preprocess((8, 8), 1.0, "center", "bilinear", (0.5, 0.5, 0.5), (0.2
 CLASSES = 7
 
 
-class Finished:
-    """What a command left: exit code, stdout, stderr."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    def _run(*arguments: object) -> Finished:
-        monkeypatch.setattr(sys, "argv", ["repq-eval", *map(str, arguments)])
-        try:
-            evaluate.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Finished(code, *capsys.readouterr())
+def run(call):
+    def _run(*arguments: object):
+        return call(evaluate.main, *arguments)
 
     return _run
 

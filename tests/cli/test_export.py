@@ -1,0 +1,162 @@
+"""``repq-export`` in process: what it writes, and one clear line with the right exit code for every bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from repq_deploy import quantized
+from repq_deploy.calib_data.demo import DEMO_WEIGHTS
+from repq_deploy.cli import export
+from repq_deploy.export import agreement, reference_session
+
+
+@pytest.fixture
+def run(call):
+    def _run(*arguments: object):
+        return call(export.main, *arguments)
+
+    return _run
+
+
+def write_images(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        Image.fromarray(rng.integers(0, 256, (28, 28, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
+def test_it_writes_a_proven_graph_and_the_torch_model(run, tmp_path):
+    output, saved = tmp_path / "demo.onnx", tmp_path / "demo.safetensors"
+    done = run("demo", "--bits", "w4a4", "-o", output, "--save-quantized", saved, "--num-calib", 16, "--json")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert result["codes_equal_worst"] >= 0.999
+    assert result["bytes"] == output.stat().st_size
+    assert result["calibration_images"] == 16
+    model = onnx.load(output)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert metadata["repq.bits"] == "w4a4"
+    assert metadata["repq.preprocess"] == quantized.load(saved).preprocess_json
+    images = torch.randn(2, 3, 28, 28)
+    (logits,) = reference_session(model).run(None, {"images": images.numpy()})
+    with torch.no_grad():
+        expected = quantized.load(saved)(images).numpy()
+    assert np.linalg.norm(logits - expected) / np.linalg.norm(expected) < 0.3
+
+
+def test_people_read_what_was_done_and_what_is_next(run, tmp_path):
+    output = tmp_path / "demo.onnx"
+    done = run("demo", "--bits", "w6a6", "--method", "minmax", "-o", output, "--num-calib", 8)
+    assert done.code == 0
+    assert "codes equal in PyTorch and ONNX Runtime" in done.out
+    assert "run on the INT8 grid" in done.out
+    assert f"next: repq-build-engine {output}" in done.out
+
+
+def test_dry_run_writes_nothing(run, tmp_path):
+    done = run("demo", "--bits", "w4a4,blocks.1.*=w8a8", "-o", tmp_path / "demo.onnx", "--dry-run", "--json")
+    assert done.code == 0
+    sites = json.loads(done.out)["sites"]
+    assert sites["blocks.0.mlp.fc1"] == "w4a4"
+    assert sites["blocks.1.mlp.fc1"] == "w8a8"
+    assert sites["head"] == "w8a8"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_random_weights_are_said_loudly(run, tmp_path):
+    arguments = ("vit_t", "--no-pretrained", "--img-size", 32, "--num-calib", 2, "-o", tmp_path / "m.onnx")
+    done = run(*arguments)
+    assert done.code == 0
+    assert "RANDOM WEIGHTS" in done.err
+
+
+def test_too_little_agreement_writes_nothing(run, tmp_path, monkeypatch):
+    wrong = agreement.SiteAgreement("blocks.0.attn.q", 0.5, 16, 4)
+    found = agreement.ExportAgreement((wrong,), 1.0, 1.0, 0.0)
+    monkeypatch.setattr("repq_deploy.export.compare_export", lambda *_: found)
+    done = run("demo", "-o", tmp_path / "demo.onnx", "--num-calib", 4)
+    assert done.code == 1
+    assert "blocks.0.attn.q: 50.000 % of its codes" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+BAD = [
+    (("demo", "--bits", "w9a4"), "weight width 9 is outside 2 to 8"),
+    (("demo", "--bits", "w4a4,haed=w8a8"), "'haed' matches no site"),
+    (("demo", "--method", "repk"), "expected one of minmax, percentile, repq"),
+    (("demo", "--preset", "fast"), "expected one of deploy, paper"),
+    (("diet_s",), "deit_s"),
+    (("resnet18", "--no-pretrained"), "model family ResNet is not supported"),
+    (("deit_t", "--checkpoint", "none.safetensors"), "none.safetensors: no such file"),
+    (("demo", "--calib-data", "no-such-folder"), "no-such-folder"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_bad_input_gets_one_line(run, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    done = run(*arguments, "-o", "m.onnx")
+    assert done.code == 2
+    assert message in done.err
+    assert done.err.splitlines()[-1].startswith("repq-export: error: ")
+    assert done.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [("missing/m.onnx", "folder missing does not exist"), (".", "is a folder; name a file")],
+)
+def test_an_output_that_cannot_be_written_is_refused_first(run, tmp_path, monkeypatch, output, message):
+    monkeypatch.chdir(tmp_path)
+    done = run("demo", "-o", output)
+    assert done.code == 2
+    assert message in done.err
+
+
+def test_a_checkpoint_of_other_classes_is_refused(run, tmp_path):
+    done = run("vit_tiny_patch16_224", "--checkpoint", DEMO_WEIGHTS, "--num-classes", 1000, "-o", tmp_path / "m.onnx")
+    assert done.code == 2
+    assert "10 classes" in done.err
+    assert "--num-classes" in done.err
+
+
+def test_weights_that_are_not_numbers_are_refused(run, tmp_path):
+    tensors = load_file(DEMO_WEIGHTS)
+    tensors["blocks.3.mlp.fc1.weight"][5, 7] = float("nan")
+    checkpoint = tmp_path / "nan.safetensors"
+    save_file(tensors, checkpoint)
+    done = run("vit_tiny_patch16_224", "--checkpoint", checkpoint, "-o", tmp_path / "m.onnx")
+    assert done.code == 2
+    assert "blocks.3.mlp.fc1.weight" in done.err
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_too_few_images_are_refused(run, tmp_path):
+    folder = write_images(tmp_path / "images", 3)
+    done = run("demo", "--calib-data", folder, "--num-calib", 8, "-o", tmp_path / "m.onnx")
+    assert done.code == 2
+    assert "3" in done.err
+    assert "8" in done.err
+
+
+def test_corrupt_images_are_named_then_refused(run, tmp_path):
+    folder = write_images(tmp_path / "images", 12)
+    (folder / "4.png").write_bytes(b"not a picture")
+    done = run("demo", "--calib-data", folder, "--num-calib", 10, "-o", tmp_path / "m.onnx")
+    assert done.code == 0, done.err
+    for index in range(8):
+        (folder / f"{index}.png").write_bytes(b"not a picture")
+    done = run("demo", "--calib-data", folder, "--num-calib", 4, "-o", tmp_path / "n.onnx")
+    assert done.code == 2
+    assert ".png" in done.err
+    assert not (tmp_path / "n.onnx").exists()
