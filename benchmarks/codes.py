@@ -16,6 +16,7 @@ import copy
 from pathlib import Path
 
 import torch
+from commands import table_line
 from torch import Tensor, nn
 
 from repq_deploy import models
@@ -94,8 +95,8 @@ def main() -> None:
     args = parser.parse_args()
     args.output.parent.mkdir(parents=True, exist_ok=True)
     rows = [row(name, bits) for name in ("deit_t", "swin_t") for bits in ("w4a4", "w8a8")]
-    lines = [f"| {' | '.join(cells)} |" for cells in (HEADER, ("---",) * len(HEADER), *rows)]
-    args.output.write_text("\n".join(["`python benchmarks/codes.py`", "", *lines, ""]))
+    lines = map(table_line, (HEADER, ("---",) * len(HEADER), *rows))
+    args.output.write_text("".join(["`python benchmarks/codes.py`\n\n", *lines]))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Ran", "run_command"]
+__all__ = ["Ran", "run_command", "table_line"]
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,8 @@ def run_command(verb: str, *arguments: str) -> Ran:
     if code not in (0, 1) or not text:
         sys.exit(f"{verb} {' '.join(arguments)} ended with exit code {code}:\n{message}")
     return Ran(json.loads(text), code, time.monotonic() - started, usage.ru_maxrss / 1e6)
+
+
+def table_line(cells: Sequence[str]) -> str:
+    """One line of a Markdown table."""
+    return f"| {' | '.join(cells)} |\n"

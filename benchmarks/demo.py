@@ -15,7 +15,7 @@ import importlib.util
 import time
 from pathlib import Path
 
-from commands import run_command
+from commands import run_command, table_line
 from rich.console import Console
 from rich.table import Table
 
@@ -51,10 +51,10 @@ def run(bits: str, method: str, backends: list[str]) -> tuple[str, ...]:
 
 def write_readme(rows: list[tuple[str, ...]]) -> None:
     """Replace what stands between the markers."""
-    lines = [f"| {' | '.join(row)} |" for row in (HEADER, ("---",) * len(HEADER), *rows)]
+    table = "".join(map(table_line, (HEADER, ("---",) * len(HEADER), *rows)))
     before, rest = README.read_text(encoding="utf-8").split(MARKERS[0])
     after = rest.split(MARKERS[1])[1]
-    README.write_text("\n".join([before + MARKERS[0], *lines, MARKERS[1] + after]), encoding="utf-8")
+    README.write_text(f"{before}{MARKERS[0]}\n{table}{MARKERS[1]}{after}", encoding="utf-8")
 
 
 def main() -> None:

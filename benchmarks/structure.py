@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from commands import run_command
+from commands import run_command, table_line
 
 MODELS = (
     "deit_t",
@@ -82,21 +82,17 @@ def main() -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     if not args.output.exists():
         title = f"`python benchmarks/structure.py`, random weights, 32 images, {platform.machine()}, two cores.\n\n"
-        args.output.write_text(title + line(HEADER) + line(["---"] * len(HEADER)))
+        args.output.write_text(title + table_line(HEADER) + table_line(["---"] * len(HEADER)))
     done = args.output.read_text()
     for model in args.models:
         for bits in BITS:
             if f"| {model} | {bits} |" in done:
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                text = line(row(model, bits, Path(folder)))
+                text = table_line(row(model, bits, Path(folder)))
             with args.output.open("a") as output:
                 output.write(text)
             sys.stderr.write(text)
-
-
-def line(cells: list[str] | tuple[str, ...]) -> str:
-    return f"| {' | '.join(cells)} |\n"
 
 
 if __name__ == "__main__":

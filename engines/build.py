@@ -18,7 +18,7 @@ from repq_deploy.engines.reference import Reference, make_reference, read_refere
 from repq_deploy.engines.runner import load_engine, open_engine
 from repq_deploy.engines.select import Backend
 from repq_deploy.engines.source import SourceModel
-from repq_deploy.engines.validate import Validation, compare, not_run
+from repq_deploy.engines.validate import Tolerance, Validation, compare, not_run, tolerance
 from repq_deploy.errors import BackendMissing, BadInput
 from repq_deploy.files import atomic_output, check_writable, write_atomically
 
@@ -179,7 +179,7 @@ def _manifest(plan: BuildPlan, reference: Reference, engine: bytes, passes: tupl
         session=plan.backend.session_options(),
         passes=passes,
         metadata=plan.source.metadata,
-        validation=not_run("not validated yet", bits=plan.source.bits, precision=plan.precision),
+        validation=not_run("not validated yet", _tolerance(plan.source.bits, plan.precision, reference)),
     )
 
 
@@ -187,10 +187,14 @@ def _validate(engine: bytes, manifest: Manifest, reference: Reference) -> Valida
     try:
         runner = load_engine(engine, manifest)
     except BackendMissing as error:
-        return not_run(str(error), bits=manifest.bits, precision=manifest.precision)
+        return not_run(str(error), manifest.validation.tolerance)
     return _judge(runner, manifest, reference)
 
 
 def _judge(runner: Runner, manifest: Manifest, reference: Reference) -> Validation:
     logits = run_batches(runner, reference.images)
-    return compare(reference.logits, logits, bits=manifest.bits, precision=manifest.precision)
+    return compare(reference.logits, logits, _tolerance(manifest.bits, manifest.precision, reference))
+
+
+def _tolerance(bits: str, precision: str, reference: Reference) -> Tolerance:
+    return tolerance(bits, precision, rounding_sqnr_db=reference.rounding_sqnr_db[precision])

@@ -1,7 +1,8 @@
 """The child process that builds one TensorRT engine: ``python -m repq_deploy.engines.build_worker REQUEST``.
 
 Its argument names a file with the request, one JSON object. It writes JSON lines to stdout: ``{"fraction", "phase"}``
-while it works, ``{"error"}`` if it fails. Exit status 0 means that the engine is in the file the request names.
+while it works, ``{"error"}`` if it fails, ``{"errno"}`` if it cannot read or write. Exit status 0 means that the engine
+is in the file the request names.
 """
 
 from __future__ import annotations
@@ -42,8 +43,11 @@ def main() -> int:
             progress=lambda fraction, phase: reply(fraction=fraction, phase=phase),
         )
         Path(request["output"]).write_bytes(engine)
-    except (BuildFailed, OSError) as error:
+    except BuildFailed as error:
         reply(error=str(error))
+        return 1
+    except OSError as error:
+        reply(errno=error.errno)
         return 1
     return 0
 

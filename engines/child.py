@@ -37,6 +37,7 @@ def build_in_child(
 
     Raises:
         BuildFailed: the builder refused the graph, failed, or crashed; what is in ``output`` is then worthless.
+        OSError: ``output`` cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix="repq-build-") as folder:
         model_path = Path(folder) / "model.onnx"
@@ -55,7 +56,7 @@ def _run(request: Mapping[str, object], folder: Path, *, backend: str, progress:
     request_path = folder / "request.json"
     request_path.write_text(json.dumps(request), encoding="utf-8")
     search_path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path if entry)
-    error, phase = "", "starting"
+    error, errno, phase = "", None, "starting"
     with (folder / "stderr").open("w+", encoding="utf-8", errors="replace") as stderr:
         child = subprocess.Popen(
             [*COMMAND, str(request_path)],
@@ -72,6 +73,7 @@ def _run(request: Mapping[str, object], folder: Path, *, backend: str, progress:
                     break  # killed while it wrote
                 message = json.loads(line)
                 error = message.get("error", error)
+                errno = message.get("errno")
                 if "phase" in message:
                     phase = message["phase"]
                     progress(message["fraction"], phase)
@@ -85,6 +87,8 @@ def _run(request: Mapping[str, object], folder: Path, *, backend: str, progress:
         logger.debug("stderr of the builder:\n%s", said)
     if status == 0:
         return
+    if errno is not None:
+        raise OSError(errno, os.strerror(errno))
     if error:
         raise BuildFailed(f"backend {backend}: {error}")
     how = f"crashed ({signal.Signals(-status).name})" if status < 0 else f"ended with exit status {status}"

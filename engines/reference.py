@@ -1,8 +1,8 @@
 """The reference I/O of a canonical ONNX file: images and what ONNX Runtime makes of them with all optimizations off.
 
-``<name>.reference.npz`` holds ``images`` float32 [6, 3, H, W] and ``logits`` float32 [6, classes], the SHA-256 of the
-ONNX file, and in words where the images come from. A machine with the GPU validates an engine from it alone. Six
-images, so that a batch of one and a batch of five are both checked.
+``<name>.reference.npz`` holds ``images`` float32 [6, 3, H, W] and ``logits`` float32 [6, classes], the model's own SQNR
+under rounding (see ``rounding.py``), the SHA-256 of the ONNX file, and in words where the images come from. A machine
+with the GPU validates an engine from it alone. Six images, so that a batch of one and a batch of five are both checked.
 """
 
 from __future__ import annotations
@@ -17,22 +17,28 @@ from numpy.typing import NDArray
 
 from repq_deploy.engines.batching import Runner
 from repq_deploy.engines.ort import open_reference
+from repq_deploy.engines.rounding import MANTISSA_BITS, round_constants, round_mantissa
 from repq_deploy.engines.source import SourceModel
+from repq_deploy.engines.validate import sqnr_db
 from repq_deploy.errors import BadInput
 from repq_deploy.files import existing_file
 
 __all__ = ["IMAGES", "Reference", "make_reference", "read_reference", "run_batches"]
 
 IMAGES = 6
-_FIELDS = ("images", "logits", "source_sha256", "inputs")
+_FIELDS = ("images", "logits", "rounding_sqnr_db", "source_sha256", "inputs")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Images [6, 3, H, W], their logits [6, classes], both float32, and what they belong to."""
+    """Images [6, 3, H, W], their logits [6, classes], both float32, and what they belong to.
+
+    ``rounding_sqnr_db`` says, by precision, how near the logits stay when constants are rounded to it.
+    """
 
     images: NDArray[np.float32]
     logits: NDArray[np.float32]
+    rounding_sqnr_db: dict[str, float]
     source_sha256: str
     inputs: str
 
@@ -43,6 +49,7 @@ class Reference:
             buffer,
             images=self.images,
             logits=self.logits,
+            rounding_sqnr_db=np.array([self.rounding_sqnr_db[precision] for precision in MANTISSA_BITS]),
             source_sha256=np.array(self.source_sha256),
             inputs=np.array(self.inputs),
         )
@@ -64,7 +71,8 @@ def make_reference(source: SourceModel, *, data: str | None, seed: int) -> Refer
     logits = run_batches(open_reference(source), images)
     if not np.isfinite(logits).all():
         raise BadInput(f"model {source.path}: gives NaN or infinite logits on {inputs}; export it again")
-    return Reference(images, logits, source.sha256, inputs)
+    rounding = {name: sqnr_db(logits, _rounded_logits(source, images, bits)) for name, bits in MANTISSA_BITS.items()}
+    return Reference(images, logits, rounding, source.sha256, inputs)
 
 
 def run_batches(runner: Runner, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -81,15 +89,22 @@ def read_reference(path: Path) -> Reference:
     existing_file(path, "reference")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            images, logits, source_sha256, inputs = (arrays[field] for field in _FIELDS)
+            images, logits, rounding, source_sha256, inputs = (arrays[field] for field in _FIELDS)
     except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise BadInput(f"reference {path}: not the reference I/O of an engine ({error}); rebuild the engine") from error
     shapes_fit = images.ndim == 4 and logits.ndim == 2 and len(images) == len(logits) == IMAGES
+    shapes_fit = shapes_fit and rounding.shape == (len(MANTISSA_BITS),) and rounding.dtype == np.float64
     if not shapes_fit or images.dtype != np.float32 or logits.dtype != np.float32:
         raise BadInput(
             f"reference {path}: holds other arrays than {IMAGES} float32 images and logits; rebuild the engine"
         )
-    return Reference(images, logits, str(source_sha256), str(inputs))
+    by_precision = dict(zip(MANTISSA_BITS, rounding.tolist(), strict=True))
+    return Reference(images, logits, by_precision, str(source_sha256), str(inputs))
+
+
+def _rounded_logits(source: SourceModel, images: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
+    data = round_constants(source.model, bits).SerializeToString()
+    return run_batches(open_reference(source, data=data), round_mantissa(images, bits))
 
 
 def _noise(image_shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:

@@ -97,7 +97,7 @@ def _cuda(backend: str) -> Any:
     status, count = runtime.cudaGetDeviceCount()
     if status != runtime.cudaError_t.cudaSuccess or not count:
         raise BackendMissing(
-            f"backend {backend}: no usable GPU here ({status.name}); copy the engine, its .json and the .reference.npz "
-            "to one and run: repq-build-engine --validate-only ENGINE"
+            f"backend {backend}: no usable GPU here ({status.name}); run the engine on a machine with one, with its "
+            ".json and .reference.npz beside it"
         )
     return runtime

@@ -172,7 +172,7 @@ def _print_engines(entries: list[dict[str, Any]]) -> None:
         if figures is not None:
             _write(
                 f"against ONNX Runtime on {figures['images']} images ({manifest['reference_inputs']}): "
-                f"SQNR {figures['sqnr_db']:.1f} dB (at least {validation['min_sqnr_db']:.0f}), "
+                f"SQNR {figures['sqnr_db']:.1f} dB ({_tolerance_words(validation['tolerance'])}), "
                 f"cosine {figures['cosine']:.6f}, error max {figures['max_abs_error']:.3g} "
                 f"mean {figures['mean_abs_error']:.3g}, top-1 agreement {100 * figures['top1_agreement']:.0f} %"
             )
@@ -184,7 +184,10 @@ def _next(entry: dict[str, Any]) -> list[str]:
         return [f"next: repq-eval {entry['engine']} --data FOLDER"]
     if entry["verdict"] == "BUILT, NOT RUN":
         return [f"next, on the GPU it is for: repq-build-engine --validate-only {entry['engine']}"]
-    return []
+    manifest = entry["manifest"]
+    if manifest["precision"] == "fp16":
+        return [f"next: repq-build-engine {manifest['source']['name']} --backend {entry['backend']} --precision fp32"]
+    return [f"next: repq-build-engine {manifest['source']['name']} --backend onnxruntime, to see if the graph is right"]
 
 
 def _hardware_note(bits: str) -> list[str]:
@@ -199,6 +202,12 @@ def _target_words(target: str | None, backend: str) -> str:
     if target is not None:
         return f"for {target}"
     return "for any CPU" if backend == "onnxruntime" else "for the builder's default GPUs"
+
+
+def _tolerance_words(tolerance: dict[str, float]) -> str:
+    return (
+        f"{tolerance['min_sqnr_db']:.1f} required, {tolerance['rounding_sqnr_db']:.1f} by rounding its constants alone"
+    )
 
 
 def _write(*lines: str) -> None:

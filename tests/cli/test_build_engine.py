@@ -1,0 +1,154 @@
+"""``repq-build-engine`` in process: what it prints, its exit codes, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from repq_deploy.cli import build_engine
+from repq_deploy.engines import select, trt_runner
+from repq_deploy.engines.trt_backend import TrtBackend
+from repq_deploy.errors import BuildFailed
+from tests.engines.graphs import SIDE, write_tiny
+
+
+@pytest.fixture
+def run(call: Callable[..., Any]) -> Callable[..., Any]:
+    def _run(*arguments: object) -> Any:
+        return call(build_engine.main, *arguments)
+
+    return _run
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_tiny(tmp_path, bits="w8a6", levels=31).path
+
+
+def test_build_prints_the_verdict_and_the_next_command(run: Callable[..., Any], model: Path) -> None:
+    done = run(model, "--backend", "onnxruntime")
+    assert done.code == 0
+    engine = model.parent / "tiny.onnxruntime.engine"
+    lines = done.out.splitlines()
+    assert lines[0].startswith("backend onnxruntime 1.")
+    assert lines[1].startswith("passes (places changed): UnpackInt4 0")
+    assert lines[2].startswith(f"wrote {engine}: ")
+    assert lines[3].startswith("note: activations below 8 bits run on the INT8 grid")
+    assert "dB" in lines[4]
+    assert lines[5].startswith("PASSED: SQNR")
+    assert lines[6] == f"next: repq-eval {engine} --data FOLDER"
+
+
+def test_no_note_for_eight_bits(run: Callable[..., Any], tmp_path: Path) -> None:
+    assert "INT8 grid" not in run(write_tiny(tmp_path).path, "--backend", "onnxruntime").out
+
+
+def test_json_is_one_object_and_quiet_says_nothing(run: Callable[..., Any], model: Path) -> None:
+    done = run(
+        model, "--backend", "onnxruntime", "--backend", "onnxruntime", "--json", "-q", "-o", model.parent / "out"
+    )
+    (entry,) = json.loads(done.out)["engines"]
+    assert (entry["backend"], entry["verdict"], entry["why"]) == ("onnxruntime", "PASSED", "asked for")
+    assert Path(entry["engine"]).name == "out.onnxruntime.engine"
+    assert Path(entry["engine"]).stat().st_size == entry["bytes"]
+    assert entry["manifest"]["validation"]["figures"]["images"] == 6
+    assert done.err == ""
+
+
+def test_dry_run_writes_nothing(run: Callable[..., Any], model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrtBackend, "is_installed", lambda self: False)
+    done = run(model, "--dry-run", "--max-batch", 16)
+    assert done.code == 0
+    assert "backend onnxruntime 1." in done.out
+    assert "no TensorRT is installed" in done.out
+    assert "batch 1 to 16, tuned for 8" in done.out
+    assert [path.name for path in model.parent.iterdir()] == ["tiny.onnx"]
+
+
+def test_validate_only(run: Callable[..., Any], model: Path) -> None:
+    run(model, "--backend", "onnxruntime")
+    engine = model.parent / "tiny.onnxruntime.engine"
+    model.unlink()
+    done = run("--validate-only", engine)
+    assert (done.code, "PASSED: " in done.out) == (0, True)
+    assert run("--validate-only", engine, "--dry-run").out.startswith(f"would run {engine} on ")
+
+
+def test_a_failed_validation_exits_1_and_says_what_next(run: Callable[..., Any], model: Path) -> None:
+    run(model, "--backend", "onnxruntime")
+    folder = model.parent
+    with np.load(folder / "tiny.reference.npz") as arrays:
+        reference = dict(arrays)
+    np.savez(folder / "tiny.reference.npz", **{**reference, "logits": -reference["logits"]})
+    done = run("--validate-only", folder / "tiny.onnxruntime.engine")
+    assert done.code == 1
+    assert "FAILED: SQNR -6.0 dB is below" in done.out
+    manifest = json.loads((folder / "tiny.onnxruntime.json").read_text())
+    assert manifest["validation"]["verdict"] == "FAILED"
+
+
+def test_no_gpu(run: Callable[..., Any], model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+
+    def no_gpu(backend: str) -> None:
+        raise trt_runner.BackendMissing(f"backend {backend}: no usable GPU here")
+
+    monkeypatch.setattr(trt_runner, "_cuda", no_gpu)
+    monkeypatch.setattr(select, "gpu_count", lambda: 0)
+    done = run(model, "--target", "sm89")
+    engine = model.parent / "tiny.tensorrt-rtx-sm89.engine"
+    assert done.code == 0
+    assert "TensorRT-RTX is installed; it builds without a GPU" in done.out
+    assert "BUILT, NOT RUN: backend tensorrt-rtx: no usable GPU here" in done.out
+    assert f"repq-build-engine --validate-only {engine}" in done.out
+    done = run("--validate-only", engine)
+    assert (done.code, done.out) == (3, "")
+    assert done.err == "repq-build-engine: error: backend tensorrt-rtx: no usable GPU here\n"
+
+
+def test_a_crashed_builder_exits_1_and_leaves_nothing(
+    run: Callable[..., Any], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(self: object, *arguments: object, **options: object) -> None:
+        raise BuildFailed("backend onnxruntime: the builder crashed (SIGSEGV)")
+
+    monkeypatch.setattr(type(select.BACKENDS["onnxruntime"]), "build", crash)
+    done = run(model, "--backend", "onnxruntime", "--json")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.splitlines()[-1] == "repq-build-engine: error: backend onnxruntime: the builder crashed (SIGSEGV)"
+    assert [path.name for path in model.parent.iterdir()] == ["tiny.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "expected either an ONNX file"),
+        (("{model}", "--validate-only", "x.engine"), "expected either an ONNX file"),
+        (("missing.onnx",), "model missing.onnx: no such file"),
+        (("{model}", "--backend", "tpu"), "backend 'tpu': expected one of"),
+        (("{model}", "--backend", "onnxruntime", "--precision", "int4"), "precision 'int4'"),
+        (("{model}", "--backend", "onnxruntime", "-o", "missing/folder/x"), "does not exist"),
+        (("{model}", "--min-batch", "9"), "expected 1 <= min <= opt <= max"),
+        (("{model}", "--backend", "onnxruntime", "--reference-data", "missing.npz"), "missing.npz: no such file"),
+        (("--validate-only", "missing.engine"), "engine missing.engine: no such file"),
+    ],
+)
+def test_bad_input_exits_2_with_one_line(
+    run: Callable[..., Any], model: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    done = run(*(argument.format(model=model) for argument in arguments))
+    assert (done.code, done.out) == (2, "")
+    assert words in done.err.splitlines()[-1]
+    assert [path.name for path in model.parent.iterdir()] == ["tiny.onnx"]
+
+
+def test_images_of_a_file_are_named_in_the_manifest(run: Callable[..., Any], model: Path) -> None:
+    images = model.parent / "images.npy"
+    np.save(images, np.random.default_rng(0).normal(size=(6, 3, SIDE, SIDE)).astype(np.float32))
+    done = run(model, "--backend", "onnxruntime", "--reference-data", images, "--json")
+    assert json.loads(done.out)["engines"][0]["manifest"]["reference_inputs"] == "file images.npy"

@@ -1,0 +1,91 @@
+"""The manifest survives JSON, and anything else in its place is refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repq_deploy.engines.batching import Profile
+from repq_deploy.engines.manifest import FileRecord, Manifest, PassCount, manifest_path, read_manifest
+from repq_deploy.engines.validate import PASSED, Figures, Tolerance, Validation
+from repq_deploy.errors import BadInput
+
+MANIFEST = Manifest(
+    backend="tensorrt-rtx",
+    target="sm80+sm89",
+    precision="fp16",
+    engine=FileRecord("vit.tensorrt-rtx-sm80-sm89.engine", "ab" * 32),
+    source=FileRecord("vit.onnx", "cd" * 32),
+    reference="vit.reference.npz",
+    reference_inputs="noise",
+    image_shape=(3, 224, 224),
+    classes=1000,
+    profile=Profile(1, 4, 16),
+    versions={"repq-deploy": "0.1.0", "tensorrt-rtx": "1.7.1"},
+    session={},
+    passes=(PassCount("ToHalf", 12),),
+    metadata={"repq.model": "vit", "repq.bits": "w4a4"},
+    validation=Validation(PASSED, "fine", Tolerance(22, 40.5), Figures(6, 0.1, 0.01, 0.999, 41, 39.5, 1)),
+    latency_ms={"1": 0.5},
+)
+
+
+def test_round_trip() -> None:
+    assert Manifest.from_json(MANIFEST.to_json(), name="m") == MANIFEST
+    plain = dataclasses.replace(MANIFEST, target=None, latency_ms=None)
+    assert Manifest.from_json(plain.to_json(), name="m") == plain
+    assert MANIFEST.bits == "w4a4"
+
+
+def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
+    def change(data: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            data = data[key]
+        data[path[-1]] = to
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_set("format", to=2), "format 2, expected 1"),
+        (lambda data: data.pop("classes"), "lacks classes"),
+        (_set("colour", to="red"), "unknown colour"),
+        (_set("classes", to="many"), "manifest.classes is 'many', expected int"),
+        (_set("classes", to=True), "manifest.classes is True, expected int"),
+        (_set("engine", to="x.engine"), "manifest.engine is 'x.engine', expected an object"),
+        (_set("engine", "sha256", to=None), "manifest.engine.sha256 is None"),
+        (_set("image_shape", to=[3, 224, "x"]), r"manifest.image_shape\[2\] is 'x'"),
+        (_set("versions", to={"onnx": 1}), "manifest.versions.onnx is 1, expected str"),
+        (_set("passes", to=[{"name": "x"}]), r"manifest.passes\[0\] lacks changed"),
+        (_set("validation", "verdict", to="FINE"), "unknown verdict 'FINE'"),
+        (_set("profile", "max", to=0), "expected 1 <= min <= opt <= max"),
+        (_set("reference", to="../../secret.npz"), "another folder"),
+    ],
+)
+def test_a_changed_manifest_is_refused_by_name(change: Callable[[dict[str, Any]], None], words: str) -> None:
+    data = json.loads(MANIFEST.to_json())
+    change(data)
+    with pytest.raises(BadInput, match=words):
+        Manifest.from_json(json.dumps(data), name="m")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", "[" * 100_000])
+def test_text_that_is_no_manifest_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match="manifest m: "):
+        Manifest.from_json(text, name="m")
+
+
+def test_a_missing_or_binary_manifest_is_named(tmp_path: Path) -> None:
+    engine = tmp_path / "vit.v2.onnxruntime.engine"
+    with pytest.raises(BadInput, match=r"vit\.v2\.onnxruntime\.json: no such file"):
+        read_manifest(engine)
+    manifest_path(engine).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadInput, match="cannot be read"):
+        read_manifest(engine)

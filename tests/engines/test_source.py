@@ -1,0 +1,76 @@
+"""Only a canonical ONNX file is taken, and what is wrong with another is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from repq_deploy.engines.source import read_source
+from repq_deploy.errors import BadInput
+from tests.engines.graphs import CLASSES, SIDE, tiny
+
+
+def test_reads_shapes_and_metadata(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.onnx"
+    path.write_bytes(tiny(bits="w4a4").SerializeToString())
+    source = read_source(path)
+    assert (source.image_shape, source.classes, source.bits) == ((3, SIDE, SIDE), CLASSES, "w4a4")
+    assert source.metadata["repq.model"] == "tiny"
+
+
+def _rename_input(model: onnx.ModelProto) -> None:
+    model.graph.input[0].name = "x"
+
+
+def _fix_batch(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+
+
+def _free_height(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+
+
+def _drop_shape(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+
+
+def _external_weights(model: onnx.ModelProto) -> None:
+    model.graph.initializer[5].data_location = onnx.TensorProto.EXTERNAL
+
+
+def _drop_metadata(model: onnx.ModelProto) -> None:
+    del model.metadata_props[:]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_rename_input, "expected the one tensor 'images', found x"),
+        (_fix_batch, "'images' must be float32 of rank 4 with a dynamic batch"),
+        (_free_height, "'images' must be float32 of rank 4"),
+        (_drop_shape, "'logits' must be float32 of rank 2"),
+        (_external_weights, "one self-contained file"),
+        (_drop_metadata, "not made by repq-export"),
+    ],
+)
+def test_another_graph_is_refused(tmp_path: Path, change: object, words: str) -> None:
+    model = tiny()
+    change(model)  # type: ignore[operator]
+    path = tmp_path / "tiny.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(BadInput, match=words):
+        read_source(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"hello, world", "not an ONNX file"), (b"", "not made by repq-export")]
+)
+def test_another_file_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "tiny.onnx"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=words):
+        read_source(path)
+    with pytest.raises(BadInput, match="no such file"):
+        read_source(tmp_path / "other.onnx")
