@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 from repq_deploy import __version__
 from repq_deploy.engines.batching import Profile, Runner
 from repq_deploy.engines.manifest import FileRecord, Manifest, PassCount, manifest_path
+from repq_deploy.engines.ort import open_reference
 from repq_deploy.engines.reference import Reference, make_reference, read_reference, run_batches
 from repq_deploy.engines.runner import load_engine, open_engine
 from repq_deploy.engines.select import Backend
 from repq_deploy.engines.source import SourceModel
-from repq_deploy.engines.validate import Tolerance, Validation, compare, not_run, tolerance
-from repq_deploy.errors import BackendMissing, BadInput
+from repq_deploy.engines.validate import Tolerance, Validation, compare, not_run, sqnr_db, tolerance
+from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
 from repq_deploy.files import atomic_output, check_writable, write_atomically
 
 if TYPE_CHECKING:
@@ -120,12 +121,13 @@ def build_engine(
         reference_file = outputs.enter_context(atomic_output(plan.reference))
         engine_file = outputs.enter_context(atomic_output(plan.engine))
         started = time.perf_counter()
-        lowered, passes = _lower(plan)
+        lowered, passes = _lower(plan, half=plan.precision == "fp16")
+        lowering_sqnr_db = _prove_lowering(plan, lowered, reference)
         plan.backend.build(lowered, engine_file, profile=plan.profile, targets=plan.targets, progress=progress)
         seconds = time.perf_counter() - started
         engine = engine_file.read_bytes()
         progress(1.0, "validating")
-        manifest = _manifest(plan, reference, engine, passes)
+        manifest = _manifest(plan, reference, engine, passes, lowering_sqnr_db)
         manifest = dataclasses.replace(manifest, validation=_validate(engine, manifest, reference))
         reference_file.write_bytes(reference.to_bytes())
         manifest_file.write_text(manifest.to_json(), encoding="utf-8")
@@ -156,14 +158,37 @@ def validate_engine(path: Path) -> Manifest:
     return manifest
 
 
-def _lower(plan: BuildPlan) -> tuple[onnx.ModelProto, tuple[PassCount, ...]]:
+def _lower(plan: BuildPlan, *, half: bool) -> tuple[onnx.ModelProto, tuple[PassCount, ...]]:
     from repq_deploy.export.lowering import lower  # noqa: PLC0415 (only a build needs the exporter's dependencies)
 
-    lowered, reports = lower(plan.source.model, backend=plan.backend.name, half=plan.precision == "fp16")
+    lowered, reports = lower(plan.source.model, backend=plan.backend.name, half=half)
     return lowered, tuple(PassCount(report.name, report.changed) for report in reports)
 
 
-def _manifest(plan: BuildPlan, reference: Reference, engine: bytes, passes: tuple[PassCount, ...]) -> Manifest:
+def _prove_lowering(plan: BuildPlan, lowered: onnx.ModelProto, reference: Reference) -> float:
+    """The SQNR in dB of the lowered graph against the canonical one, on the same runtime and in the same precision.
+
+    This is where a wrong rewrite shows: no kernels differ, so it has not the tolerance that an engine needs.
+
+    Raises:
+        BuildFailed: the passes changed what the graph computes.
+    """
+    if plan.precision == "fp16":
+        lowered, _ = _lower(plan, half=False)
+    logits = run_batches(open_reference(plan.source, data=lowered.SerializeToString()), reference.images)
+    found = sqnr_db(reference.logits, logits)
+    least = _tolerance(plan.source.bits, "fp32", reference).min_sqnr_db
+    if not found >= least:
+        raise BuildFailed(
+            f"lowering {plan.source.path.name} for {plan.backend.name} changed what it computes: SQNR {found:.1f} dB, "
+            f"expected at least {least:.1f}; please report this model"
+        )
+    return found
+
+
+def _manifest(
+    plan: BuildPlan, reference: Reference, engine: bytes, passes: tuple[PassCount, ...], lowering_sqnr_db: float
+) -> Manifest:
     return Manifest(
         backend=plan.backend.name,
         target=plan.target,
@@ -178,6 +203,7 @@ def _manifest(plan: BuildPlan, reference: Reference, engine: bytes, passes: tupl
         versions={"repq-deploy": __version__, plan.backend.name: plan.version},
         session=plan.backend.session_options(),
         passes=passes,
+        lowering_sqnr_db=lowering_sqnr_db,
         metadata=plan.source.metadata,
         validation=not_run("not validated yet", _tolerance(plan.source.bits, plan.precision, reference)),
     )

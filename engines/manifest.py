@@ -45,7 +45,8 @@ class Manifest:
     ``target`` is the GPU generation or generations it is for (``sm80+sm89``), None for the builder's own default.
     ``precision`` is what computes around the Q/DQ pairs. ``reference_inputs`` says where the images of the reference
     come from. ``versions`` holds this package's and the runtime's. ``metadata`` is the ``repq.*`` of the ONNX file.
-    ``latency_ms`` is by batch size, None until measured.
+    ``lowering_sqnr_db`` is how near the lowered graph, in float32, stays to the canonical one, both on ONNX Runtime
+    with all optimizations off; 200 is equal. ``latency_ms`` is by batch size, None until measured.
     """
 
     backend: str
@@ -61,6 +62,7 @@ class Manifest:
     versions: dict[str, str]
     session: dict[str, str]
     passes: tuple[PassCount, ...]
+    lowering_sqnr_db: float
     metadata: dict[str, str]
     validation: Validation
     latency_ms: dict[str, float] | None = None

@@ -70,10 +70,10 @@ def backend_named(name: str) -> Backend:
 
 
 def choose_backend() -> tuple[Backend, str]:
-    """The backend for this machine, and why."""
-    gpu = gpu_count() > 0
-    if gpu and tensorrt.BACKEND.is_installed():
-        return tensorrt.BACKEND, "a GPU is here and TensorRT is installed"
-    if tensorrt_rtx.BACKEND.is_installed():
-        return tensorrt_rtx.BACKEND, "TensorRT-RTX is installed" + ("" if gpu else "; it builds without a GPU")
+    """The backend whose engine this machine can also run, so that the build ends in a verdict; and why."""
+    if gpu_count() == 0:
+        return ort.BACKEND, "no GPU is here; for one elsewhere: --backend tensorrt-rtx"
+    for backend in (tensorrt.BACKEND, tensorrt_rtx.BACKEND):
+        if backend.is_installed():
+            return backend, f"a GPU is here and {backend.name} is installed"
     return ort.BACKEND, "no TensorRT is installed; it runs on any CPU"

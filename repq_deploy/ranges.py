@@ -1,7 +1,7 @@
 """Range searches: the scale and zero point a tensor is quantized with.
 
 All are vectorized over channels; none loops over them. The percentile search is RepQ-ViT's (arXiv 2212.08254, its
-published code): of three percentiles, keep per channel the one whose quantized tensor has the lowest squared error.
+published code): of a few percentiles, keep per channel the one whose quantized tensor has the lowest squared error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from repq_deploy.quantizers import UniformParameters
 
 __all__ = ["PERCENTILES", "log2_search", "minmax_search", "percentile_search", "quantiles"]
 
-PERCENTILES = (0.999, 0.9999, 0.99999)
+#: The published code lacks 1.0 and so clips even 8-bit tensors that need no clipping.
+PERCENTILES = (0.999, 0.9999, 0.99999, 1.0)
 _TINY = 1e-8
 
 

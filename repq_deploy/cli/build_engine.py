@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from repq_deploy.cli.common import DryRun, Json, Quiet, Seed, Verbose, console, entry_point, progress_bar, set_up, show
+from repq_deploy.cli.common import (
+    DryRun,
+    Json,
+    Quiet,
+    Seed,
+    Verbose,
+    console,
+    entry_point,
+    hardware_note,
+    progress_bar,
+    set_up,
+    show,
+)
 from repq_deploy.errors import BadInput
 
 if TYPE_CHECKING:
@@ -151,8 +163,8 @@ def _print_plans(entries: list[dict[str, Any]]) -> None:
             f"would build {entry['engine']}: backend {entry['backend']} {entry['version']} ({entry['why']})",
             f"  {entry['precision']} around {entry['bits']}, batch {smallest} to {largest}, tuned for {best}, "
             f"{_target_words(entry['target'], entry['backend'])}",
-            *_hardware_note(entry["bits"]),
         )
+        sys.stdout.write(hardware_note(entry["bits"]))
 
 
 def _print_engines(entries: list[dict[str, Any]]) -> None:
@@ -163,12 +175,13 @@ def _print_engines(entries: list[dict[str, Any]]) -> None:
             _write(f"backend {entry['backend']} {manifest['versions'][entry['backend']]}: {entry['why']}")
             passes = ", ".join(f"{one['name']} {one['changed']}" for one in manifest["passes"])
             _write(f"passes (places changed): {passes or 'none'}")
+            _write(f"lowered graph against canonical, both in float32: SQNR {manifest['lowering_sqnr_db']:.0f} dB")
             _write(
                 f"wrote {entry['engine']}: {entry['bytes'] / 1e6:.1f} MB in {entry['seconds']:.1f} s, "
                 f"{manifest['precision']} around {manifest['metadata'].get('repq.bits', 'unknown bits')}, "
                 f"{_target_words(manifest['target'], entry['backend'])}"
             )
-        _write(*_hardware_note(manifest["metadata"].get("repq.bits", "")))
+        sys.stdout.write(hardware_note(manifest["metadata"].get("repq.bits", "")))
         if figures is not None:
             _write(
                 f"against ONNX Runtime on {figures['images']} images ({manifest['reference_inputs']}): "
@@ -188,14 +201,6 @@ def _next(entry: dict[str, Any]) -> list[str]:
     if manifest["precision"] == "fp16":
         return [f"next: repq-build-engine {manifest['source']['name']} --backend {entry['backend']} --precision fp32"]
     return [f"next: repq-build-engine {manifest['source']['name']} --backend onnxruntime, to see if the graph is right"]
-
-
-def _hardware_note(bits: str) -> list[str]:
-    from repq_deploy.engines.validate import smallest_activation_bits
-
-    if smallest_activation_bits(bits) >= 8:
-        return []
-    return ["note: activations below 8 bits run on the INT8 grid: they buy accuracy studies and size, not speed"]
 
 
 def _target_words(target: str | None, backend: str) -> str:

@@ -16,7 +16,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from repq_deploy import __version__
 from repq_deploy.errors import RepqError
 
-__all__ = ["DryRun", "Json", "Quiet", "Seed", "Verbose", "console", "entry_point", "progress_bar", "set_up", "show"]
+__all__ = [
+    "DryRun",
+    "Json",
+    "Quiet",
+    "Seed",
+    "Verbose",
+    "console",
+    "entry_point",
+    "hardware_note",
+    "progress_bar",
+    "set_up",
+    "show",
+]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
@@ -46,6 +58,16 @@ def progress_bar() -> Progress:
         console=console,
         disable=console.quiet or not console.is_terminal,
     )
+
+
+def hardware_note(bits: str) -> str:
+    """What fewer than 8 activation bits mean on hardware, as a line of its own; empty where none has fewer.
+
+    ``bits`` is of the form ``w4a4,head=w8a8``.
+    """
+    if all(site.endswith("a8") for site in filter(None, bits.split(","))):
+        return ""
+    return "note: activations below 8 bits run on the INT8 grid: they buy accuracy studies and size, not speed\n"
 
 
 def show(result: dict[str, Any], *, as_json: bool, text: Callable[[], None]) -> None:

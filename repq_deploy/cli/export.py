@@ -10,7 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from repq_deploy.bits import PRESETS, BitWidths
-from repq_deploy.cli.common import DryRun, Json, Quiet, Seed, Verbose, console, entry_point, progress_bar, set_up, show
+from repq_deploy.cli.common import (
+    DryRun,
+    Json,
+    Quiet,
+    Seed,
+    Verbose,
+    console,
+    entry_point,
+    hardware_note,
+    progress_bar,
+    set_up,
+    show,
+)
 from repq_deploy.errors import ValidationFailed
 from repq_deploy.files import check_writable
 
@@ -167,13 +179,6 @@ def _print_result(result: dict[str, Any]) -> None:
         f"{hardware_note(result['bits'])}"
         f"next: repq-build-engine {result['output']}\n"
     )
-
-
-def hardware_note(bits: str) -> str:
-    """What fewer than 8 activation bits mean on hardware, as a line of its own; empty for 8 bits."""
-    if all(site.endswith("a8") for site in bits.split(",")):
-        return ""
-    return "note: activations below 8 bits run on the INT8 grid: they buy accuracy studies and size, not speed\n"
 
 
 def _plan(spec: Any, widths: BitWidths, method: str, output: Path) -> dict[str, Any]:

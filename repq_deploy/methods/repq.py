@@ -5,7 +5,8 @@ Calibrate with complex quantizers, run with simple ones: post-norm activations c
 for activations and per output channel for weights. One forward pass calibrates it.
 
 Mended against the published code: the folded zero point is whole, and there are 2^b levels, not 2^b + 1, both in the
-folded tensors and in the probabilities, whose masked zero counts as one. Where codes must fit INT8 without a zero
+folded tensors and in the probabilities, whose masked zero counts as one; the whole range is among the percentiles that
+the search tries, where 8 bits always clipped. Where codes must fit INT8 without a zero
 point, 8-bit weights and 8-bit q, k and v are symmetric.
 """
 

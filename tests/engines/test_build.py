@@ -7,13 +7,15 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from repq_deploy.engines import build, ort, tensorrt, tensorrt_rtx
 from repq_deploy.engines.batching import Profile
 from repq_deploy.engines.build import build_engine, output_stem, plan_build, validate_engine
 from repq_deploy.engines.gpu import gpu_count
-from repq_deploy.engines.manifest import Manifest, manifest_path, read_manifest
+from repq_deploy.engines.manifest import Manifest, PassCount, manifest_path, read_manifest
+from repq_deploy.engines.ort import OnnxRuntimeBackend
 from repq_deploy.engines.reference import make_reference, read_reference
 from repq_deploy.engines.runner import open_engine
 from repq_deploy.engines.source import SourceModel
@@ -65,19 +67,38 @@ def test_two_builds_give_equal_bytes(source: SourceModel, tmp_path: Path) -> Non
     assert built.seconds > 0
 
 
+def _lose_the_clip(model: onnx.ModelProto) -> onnx.ModelProto:
+    for tensor in model.graph.initializer:
+        if tensor.name in ("low", "high"):
+            tensor.raw_data = np.float32(-1e9 if tensor.name == "low" else 1e9).tobytes()
+    return model
+
+
+def _build_without_clip(self: object, model: onnx.ModelProto, output: Path, **options: object) -> None:
+    output.write_bytes(_lose_the_clip(model).SerializeToString())
+
+
+def test_a_wrong_lowering_is_no_engine(source: SourceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lower = build._lower
+
+    def wrong(plan: build.BuildPlan, *, half: bool) -> tuple[onnx.ModelProto, tuple[PassCount, ...]]:
+        model, passes = lower(plan, half=half)
+        return _lose_the_clip(model), passes
+
+    monkeypatch.setattr(build, "_lower", wrong)
+    with pytest.raises(BuildFailed, match="changed what it computes"):
+        made(source)
+    assert not list(tmp_path.glob("*.engine"))
+
+
+def test_a_right_lowering_is_proven_exact(source: SourceModel) -> None:
+    assert made(source).manifest.lowering_sqnr_db > 120
+
+
 def test_a_wrong_engine_fails_and_is_kept_with_its_verdict(
     source: SourceModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lower = build._lower
-
-    def lose_the_clip(plan: build.BuildPlan) -> tuple[object, object]:
-        model, passes = lower(plan)
-        for tensor in model.graph.initializer:
-            if tensor.name in ("low", "high"):
-                tensor.raw_data = np.float32(-1e9 if tensor.name == "low" else 1e9).tobytes()
-        return model, passes
-
-    monkeypatch.setattr(build, "_lower", lose_the_clip)
+    monkeypatch.setattr(OnnxRuntimeBackend, "build", _build_without_clip)
     built = made(source)
     assert built.manifest.validation.verdict == "FAILED"
     assert "is below" in built.manifest.validation.reason

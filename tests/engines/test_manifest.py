@@ -29,6 +29,7 @@ MANIFEST = Manifest(
     versions={"repq-deploy": "0.1.0", "tensorrt-rtx": "1.7.1"},
     session={},
     passes=(PassCount("ToHalf", 12),),
+    lowering_sqnr_db=200.0,
     metadata={"repq.model": "vit", "repq.bits": "w4a4"},
     validation=Validation(PASSED, "fine", Tolerance(22, 40.5), Figures(6, 0.1, 0.01, 0.999, 41, 39.5, 1)),
     latency_ms={"1": 0.5},

@@ -15,7 +15,7 @@ from repq_deploy.errors import BadInput
     ("gpus", "installed", "expected"),
     [
         (1, {"tensorrt", "tensorrt-rtx"}, "tensorrt"),
-        (0, {"tensorrt", "tensorrt-rtx"}, "tensorrt-rtx"),
+        (0, {"tensorrt", "tensorrt-rtx"}, "onnxruntime"),
         (1, {"tensorrt-rtx"}, "tensorrt-rtx"),
         (0, {"tensorrt"}, "onnxruntime"),
         (1, set(), "onnxruntime"),
