@@ -103,7 +103,11 @@ class QuantAttention(nn.Module):
         self.v_quantizer = UniformQuantizer(f"{name}.v", bits)
         self.p_quantizer = softmax_quantizer(softmax, f"{name}.p", bits)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, **ignored: object) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        if attn_mask is not None or is_causal:
+            raise ValueError("attention masks are quantized for Swin's windows only")
         batch, tokens, _ = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
