@@ -44,7 +44,8 @@ def test_a_wrong_scale_shows_in_the_agreement():
     agreement = compare_export(model, onnx_model, images_for("vit"))
     assert agreement.worst.site == "blocks.1.attn.q"
     assert agreement.worst.equal < 0.99
-    assert [site.site for site in agreement.failing] == ["blocks.1.attn.q"]
+    # PyTorch goes on with the right scale, so the product that reads q differs too, and nothing else.
+    assert [site.site for site in agreement.failing] == ["blocks.1.attn.q", "blocks.1.attn.p"]
 
 
 def test_the_graph_is_plain_integers_with_zero_point_zero(family):
