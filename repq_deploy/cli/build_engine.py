@@ -200,6 +200,8 @@ def _next(entry: dict[str, Any]) -> list[str]:
     manifest = entry["manifest"]
     if manifest["precision"] == "fp16":
         return [f"next: repq-build-engine {manifest['source']['name']} --backend {entry['backend']} --precision fp32"]
+    if entry["backend"] == "onnxruntime":
+        return []
     return [f"next: repq-build-engine {manifest['source']['name']} --backend onnxruntime, to see if the graph is right"]
 
 

@@ -95,11 +95,11 @@ def test_smallest_activation_bits(bits: str, expected: int) -> None:
 
 
 def test_tolerance_follows_the_bits_the_precision_and_the_model() -> None:
-    assert tolerance("w8a8", "fp32", rounding_sqnr_db=130).min_sqnr_db == 35
-    assert tolerance("w4a4", "fp32", rounding_sqnr_db=130).min_sqnr_db == 22
-    assert tolerance("w4a4", "fp32", rounding_sqnr_db=20).min_sqnr_db == 17
-    assert tolerance("w4a4", "fp16", rounding_sqnr_db=20).min_sqnr_db == 14
-    assert tolerance("w4a4", "fp16", rounding_sqnr_db=2).min_sqnr_db == 10
+    assert tolerance("w8a8", "fp32", rounding_sqnr_db=130).min_sqnr_db == 25
+    assert tolerance("w4a4", "fp32", rounding_sqnr_db=130).min_sqnr_db == 6
+    assert tolerance("w8a8", "fp32", rounding_sqnr_db=20).min_sqnr_db == 17
+    assert tolerance("w8a8", "fp16", rounding_sqnr_db=20).min_sqnr_db == 14
+    assert tolerance("w4a4", "fp16", rounding_sqnr_db=2).min_sqnr_db == 3
 
 
 def test_an_engine_that_did_not_run_never_passes() -> None:
