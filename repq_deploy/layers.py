@@ -13,22 +13,26 @@ from repq_deploy.quantizers import SoftmaxQuantizer, UniformQuantizer, softmax_q
 __all__ = ["QuantAttention", "QuantConv2d", "QuantLinear"]
 
 
-class QuantLinear(nn.Module):
+class _QuantLayer(nn.Module):
+    """What a linear and a convolution share: float parameters, an optional ``shift`` of the input, two quantizers."""
+
+    shift: Tensor | None
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, *, name: str, weight_bits: int, activation_bits: int) -> None:
+        super().__init__()
+        self.weight = layer.weight
+        self.bias = layer.bias
+        self.register_buffer("shift", None)
+        self.input_quantizer = UniformQuantizer(f"{name}.input", activation_bits)
+        self.weight_quantizer = UniformQuantizer(f"{name}.weight", weight_bits, axis=0)
+
+
+class QuantLinear(_QuantLayer):
     """``y = Q(x + shift) Q(W)^T + bias``, for ``x`` of shape [..., in].
 
     ``shift`` (shape []) centres an asymmetric 8-bit input on zero point 128; ``bias`` has it taken out again. It is
     None where the range needs no shift, or where the layer norm before it carries the shift.
     """
-
-    shift: Tensor | None
-
-    def __init__(self, linear: nn.Linear, *, name: str, weight_bits: int, activation_bits: int) -> None:
-        super().__init__()
-        self.weight = linear.weight
-        self.bias = linear.bias
-        self.register_buffer("shift", None)
-        self.input_quantizer = UniformQuantizer(f"{name}.input", activation_bits)
-        self.weight_quantizer = UniformQuantizer(f"{name}.weight", weight_bits, axis=0)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.shift is not None:
@@ -38,19 +42,12 @@ class QuantLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-class QuantConv2d(nn.Module):
+class QuantConv2d(_QuantLayer):
     """A patch embedding's convolution with quantized input [N, C, H, W] and weight [out, C, kh, kw]; no padding."""
 
-    shift: Tensor | None
-
     def __init__(self, conv: nn.Conv2d, *, name: str, weight_bits: int, activation_bits: int) -> None:
-        super().__init__()
-        self.weight = conv.weight
-        self.bias = conv.bias
+        super().__init__(conv, name=name, weight_bits=weight_bits, activation_bits=activation_bits)
         self.stride = conv.stride
-        self.register_buffer("shift", None)
-        self.input_quantizer = UniformQuantizer(f"{name}.input", activation_bits)
-        self.weight_quantizer = UniformQuantizer(f"{name}.weight", weight_bits, axis=0)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.shift is not None:
