@@ -80,3 +80,22 @@ def test_log2_search_keeps_the_candidate_with_the_lowest_error():
         for candidate in quantiles(p.reshape(1, -1), PERCENTILES, largest=True)[:, 0]
     }
     assert errors[float(scale)] == min(errors.values())
+
+
+@pytest.mark.parametrize("power", [1, 9])
+def test_long_rows_are_thinned_out_exactly(monkeypatch, power):
+    x = torch.rand(1, 400_001, dtype=torch.float64) ** power
+    expected = {largest: quantiles(x, PERCENTILES, largest=largest) for largest in (True, False)}
+    monkeypatch.setattr("repq_deploy.ranges._SAMPLE", 100_000)
+    for largest, values in expected.items():
+        assert torch.equal(quantiles(x, PERCENTILES, largest=largest), values)
+    flat = torch.full((1, 400_001), 0.5)
+    assert torch.equal(quantiles(flat, PERCENTILES, largest=True), torch.full((4, 1), 0.5))
+
+
+def test_a_sample_of_a_long_tensor_finds_nearly_the_same_scale(monkeypatch):
+    probabilities = torch.randn(64, 4, 30, 30, generator=torch.Generator().manual_seed(0)).mul_(4).softmax(-1)
+    whole = log2_search(4, 2)(probabilities), percentile_search(4)(probabilities).scale
+    monkeypatch.setattr("repq_deploy.ranges._SAMPLE", 20_000)
+    sampled = log2_search(4, 2)(probabilities), percentile_search(4)(probabilities).scale
+    assert sampled == whole
