@@ -5,17 +5,18 @@ Methods speak of sites and their roles; only this file knows timm's module names
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from timm.layers import Attention
+from timm.layers import Attention, LayerScale
 from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock, WindowAttention
 from timm.models.vision_transformer import Block, VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from repq_deploy.errors import BadInput
 
-__all__ = ["AttentionSite", "LinearSite", "Role", "Sites", "find_sites"]
+__all__ = ["AttentionSite", "LinearSite", "ResidualStream", "Role", "Sites", "Stage", "find_sites", "stages"]
 
 Role = Literal["patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head"]
 
@@ -25,12 +26,15 @@ class LinearSite:
     """A linear layer, or the patch embedding's convolution.
 
     ``norm`` names the layer norm whose output only this layer reads, where there is one: its scale and bias can be
-    folded with this layer's weight.
+    folded with this layer's weight. ``layer_scale`` names the LayerScale that multiplies this layer's output.
+    ``residual`` names the layer norm whose input, token by token, is what this layer's output is added to.
     """
 
     name: str
     role: Role
     norm: str | None = None
+    layer_scale: str | None = None
+    residual: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,37 @@ class AttentionSite:
 
 
 @dataclass(frozen=True)
+class ResidualStream:
+    """What writes to a ViT's residual stream and what reads it; only there, so that the stream can be rotated.
+
+    ``writers`` name linears (or the patch embedding's convolution), ``embeddings`` parameters of shape [..., channels],
+    ``readers`` pairs of a layer norm and the linears that read its output.
+    """
+
+    writers: tuple[str, ...]
+    embeddings: tuple[str, ...]
+    readers: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
 class Sites:
-    """Every site of a model, in the order of the forward pass."""
+    """Every site of a model, in the order of the forward pass. ``stream`` is None where it has no single form."""
 
     family: Literal["vit", "swin"]
     linears: tuple[LinearSite, ...]
     attentions: tuple[AttentionSite, ...]
+    stream: ResidualStream | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the forward pass: its output is the next stage's input. Its sites' names begin with ``name``."""
+
+    name: str
+    forward: Callable[[Tensor], Tensor]
+
+    def holds(self, site: str) -> bool:
+        return site.startswith(self.name)
 
 
 def find_sites(model: nn.Module) -> Sites:
@@ -76,9 +105,24 @@ def _vit(model: VisionTransformer) -> Sites:
         _require(getattr(block.attn, "gate", None) is None, "gated attention", "timm's plain Attention")
         _require(hasattr(block.mlp, "fc1"), type(block.mlp).__name__, "an MLP of fc1, activation, fc2")
         attentions.append(AttentionSite(f"{name}.attn"))
-        linears += _block(name)
+        linears += _block(name, block, proj_residual=f"{name}.norm1")
     linears += [LinearSite(head, "head") for head in ("head", "head_dist") if hasattr(model, head)]
-    return _checked(model, Sites("vit", tuple(linears), tuple(attentions)))
+    return _checked(model, Sites("vit", tuple(linears), tuple(attentions), _stream(model, linears)))
+
+
+def _stream(model: VisionTransformer, linears: Sequence[LinearSite]) -> ResidualStream | None:
+    final, unused = ("fc_norm", "norm") if isinstance(model.norm, nn.Identity) else ("norm", "fc_norm")
+    between = (model.norm_pre, model.patch_embed.norm, model.get_submodule(unused))
+    heads = tuple(site.name for site in linears if site.role == "head")
+    readable = all(isinstance(model.get_submodule(head), nn.Linear) for head in heads)
+    if not readable or not all(isinstance(module, nn.Identity) for module in between):
+        return None
+    embeddings = ("cls_token", "dist_token", "reg_token", "pos_embed")
+    return ResidualStream(
+        writers=tuple(site.name for site in linears if site.role in ("patch_embed", "proj", "fc2")),
+        embeddings=tuple(name for name in embeddings if getattr(model, name, None) is not None),
+        readers=(*((site.norm, (site.name,)) for site in linears if site.norm is not None), (final, heads)),
+    )
 
 
 def _swin(model: SwinTransformer) -> Sites:
@@ -96,18 +140,48 @@ def _swin(model: SwinTransformer) -> Sites:
             padded = any(side % window for side, window in zip(block.input_resolution, block.window_size, strict=True))
             _require(not padded, f"{path}: windows padded from {block.input_resolution}", "whole windows")
             attentions.append(AttentionSite(f"{path}.attn"))
-            linears += _block(path)
+            # Between qkv and proj the windows are shifted, so the tokens of proj are in another order than norm1's.
+            linears += _block(path, block, proj_residual=None)
     linears.append(LinearSite("head.fc", "head"))
     return _checked(model, Sites("swin", tuple(linears), tuple(attentions)))
 
 
-def _block(name: str) -> list[LinearSite]:
+def _block(name: str, block: nn.Module, *, proj_residual: str | None) -> list[LinearSite]:
+    def scale(part: str) -> str | None:
+        return f"{name}.{part}" if isinstance(getattr(block, part, None), LayerScale) else None
+
     return [
         LinearSite(f"{name}.attn.qkv", "qkv", norm=f"{name}.norm1"),
-        LinearSite(f"{name}.attn.proj", "proj"),
+        LinearSite(f"{name}.attn.proj", "proj", layer_scale=scale("ls1"), residual=proj_residual),
         LinearSite(f"{name}.mlp.fc1", "fc1", norm=f"{name}.norm2"),
-        LinearSite(f"{name}.mlp.fc2", "fc2"),
+        LinearSite(f"{name}.mlp.fc2", "fc2", layer_scale=scale("ls2"), residual=f"{name}.norm2"),
     ]
+
+
+def stages(model: nn.Module) -> tuple[Stage, ...]:
+    """The stages of a timm model, wrapped or not, whose forward passes one after the other are the model's.
+
+    The first maps images [N, 3, H, W] to tokens, the last tokens to logits [N, classes].
+    """
+    if isinstance(model, SwinTransformer):
+        found = [Stage("patch_embed", model.patch_embed)]
+        for index, stage in enumerate(model.layers):
+            found.append(Stage(f"layers.{index}.downsample", stage.downsample))  # type: ignore[arg-type]
+            found += [Stage(f"layers.{index}.blocks.{i}.", block) for i, block in enumerate(stage.blocks)]  # type: ignore[arg-type]
+    elif isinstance(model, VisionTransformer):
+
+        def embed(images: Tensor) -> Tensor:
+            return model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
+
+        found = [Stage("patch_embed", embed)]
+        found += [Stage(f"blocks.{index}.", block) for index, block in enumerate(model.blocks)]
+    else:
+        raise TypeError(f"{type(model).__name__} has no stages")
+
+    def classify(tokens: Tensor) -> Tensor:
+        return model.forward_head(model.norm(tokens))
+
+    return (*found, Stage("head", classify))
 
 
 def _checked(model: nn.Module, sites: Sites) -> Sites:
@@ -122,7 +196,7 @@ def _checked(model: nn.Module, sites: Sites) -> Sites:
             norm = modules[site.norm]
             affine = isinstance(norm, nn.LayerNorm) and norm.elementwise_affine
             _require(affine, f"{site.norm}: {type(norm).__name__}", "an affine LayerNorm")
-    return Sites(sites.family, linears, sites.attentions)
+    return replace(sites, linears=linears)
 
 
 def _require(condition: bool, found: str, expected: str) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from repq_deploy import __version__
 from repq_deploy.bits import BitWidths
+from repq_deploy.calibration import Calibration, Report
 from repq_deploy.errors import BadInput
 from repq_deploy.methods import find_method
 from repq_deploy.models import ModelSpec
@@ -28,7 +29,7 @@ def quantize(
     seed: int = 0,
     preprocess: str = "",
     calibration_sha256: str = "",
-    on_site: Callable[[int, int], None] = lambda done, total: None,
+    report: Report = lambda doing, done, total: None,
 ) -> QuantizedModel:
     """Quantize ``model``, in place, with the named method.
 
@@ -37,11 +38,11 @@ def quantize(
         spec: what it was created from; it is stored with the result.
         images: normalized calibration images [N, 3, H, W], float32.
         bits: bits of every site.
-        method: ``repq``, ``minmax`` or ``percentile``.
+        method: the name of one in ``repq_deploy.methods``.
         seed: of torch's generator, for methods that draw; stored with the result.
         preprocess: JSON of the preprocessing that made ``images``; stored with the result.
         calibration_sha256: hash of the images' source; stored with the result.
-        on_site: called with (calibrated, all) after each quantizer.
+        report: called with what is being done, how much of it is done, and how much there is.
 
     Raises:
         BadInput: an unsupported model or method, images that are not finite, or an override that matches no site.
@@ -51,20 +52,12 @@ def quantize(
     if not torch.isfinite(images).all():
         raise BadInput("calibration images hold NaN or infinite values")
     torch.manual_seed(seed)
+    reference = copy.deepcopy(model).requires_grad_(False)
     quantized = wrap(model, spec, bits, softmax=chosen.softmax)
+    run = Calibration(quantized, reference, images, seed, report)
+    for step in chosen.steps:
+        step(run)
     quantizers = quantized.quantizers()
-    done = 0
-
-    def count(*_: object) -> None:
-        nonlocal done
-        done = min(done + 1, len(quantizers))
-        on_site(done, len(quantizers))
-
-    handles = [quantizer.register_forward_hook(count) for quantizer in quantizers.values()]
-    with torch.no_grad():
-        chosen.calibrate(quantized, images)
-    for handle in handles:
-        handle.remove()
     if missing := [name for name, quantizer in quantizers.items() if not quantizer.calibrated]:
         raise ValueError(f"method {method} left {len(missing)} quantizers without a scale, first {missing[0]}")
     quantized.provenance = Provenance(

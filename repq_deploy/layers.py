@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from repq_deploy.quantizers import SoftmaxQuantizer, UniformQuantizer, softmax_quantizer
+from repq_deploy.quantizers import UniformQuantizer
+from repq_deploy.softmax import SoftmaxQuantizer, softmax_quantizer
 
 __all__ = ["QuantAttention", "QuantConv2d", "QuantLinear"]
 

@@ -6,6 +6,8 @@ decides what the node becomes. Both take the name of their site, which travels w
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -65,6 +67,29 @@ def _(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, axis: int | None,
     return torch.empty_like(x)
 
 
+def _save_uniform(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, scale, zero_point, ctx.bits, ctx.axis, _ = inputs
+    ctx.save_for_backward(x, scale, zero_point, output)
+
+
+def _uniform_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Straight through where x is not clipped; the scale's is LSQ's (arXiv 1902.08153): ``n - x / scale`` inside."""
+    x, scale, zero_point, output = ctx.saved_tensors
+    along = _along(scale, ctx.axis, x.ndim)
+    low = (-0.5 - _along(zero_point, ctx.axis, x.ndim)) * along
+    inside = (x >= low) & (x <= low + 2**ctx.bits * along)
+    of_x = gradient * inside
+    of_scale = None
+    if ctx.needs_input_grad[1]:
+        of_scale = (gradient * output - of_x * x) / along
+        others = [axis for axis in range(x.ndim) if ctx.axis is None or axis != ctx.axis % x.ndim]
+        of_scale = of_scale.sum(others)
+    return of_x, of_scale, None, None, None, None
+
+
+fake_quantize.register_autograd(_uniform_gradient, setup_context=_save_uniform)
+
+
 @torch.library.custom_op("repq::fake_quantize_log2", mutates_args=())
 def fake_quantize_log2(x: Tensor, scale: Tensor, bits: int, steps_per_octave: int, site: str) -> Tensor:
     """Logarithmic fake quantization of values in [0, 1] with 2^bits - 1 powers and zero: 2^bits levels."""
@@ -74,3 +99,11 @@ def fake_quantize_log2(x: Tensor, scale: Tensor, bits: int, steps_per_octave: in
 @fake_quantize_log2.register_fake
 def _(x: Tensor, scale: Tensor, bits: int, steps_per_octave: int, site: str) -> Tensor:
     return torch.empty_like(x)
+
+
+def _log2_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Straight through: probabilities are never clipped from above by more than the scale lets them."""
+    return gradient, None, None, None, None
+
+
+fake_quantize_log2.register_autograd(_log2_gradient)

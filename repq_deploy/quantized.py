@@ -21,7 +21,9 @@ from repq_deploy.errors import BadInput
 from repq_deploy.files import atomic_output, existing_file
 from repq_deploy.layers import QuantAttention, QuantConv2d, QuantLinear
 from repq_deploy.models import ModelSpec, build_architecture
-from repq_deploy.quantizers import Quantizer, SoftmaxQuantizer
+from repq_deploy.quantizers import Quantizer
+from repq_deploy.rotations import fold_layer_scales
+from repq_deploy.softmax import SoftmaxQuantizer
 
 __all__ = ["Provenance", "QuantizedModel", "load", "save", "wrap"]
 
@@ -81,6 +83,8 @@ class QuantizedModel(nn.Module):
 def wrap(model: nn.Module, spec: ModelSpec, bits: BitWidths, *, softmax: SoftmaxQuantizer) -> QuantizedModel:
     """Replace a timm model's layers by quantized ones, in place; their quantizers are not calibrated yet.
 
+    Each LayerScale is multiplied into the linear before it, whose weight is quantized per output channel anyway.
+
     Raises:
         BadInput: an unsupported model, or an override in ``bits`` that matches no site.
     """
@@ -90,6 +94,7 @@ def wrap(model: nn.Module, spec: ModelSpec, bits: BitWidths, *, softmax: Softmax
         roles = sorted({role for _, role in named})
         raise BadInput(f"bits override {unmatched[0]!r} matches no site; roles are {', '.join(roles)}")
     model.requires_grad_(False)
+    fold_layer_scales(model, sites)
     for site in sites.linears:
         widths = bits.of(site.name, site.role)
         kind = QuantConv2d if site.role == "patch_embed" else QuantLinear

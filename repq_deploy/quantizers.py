@@ -2,13 +2,13 @@
 
 A quantizer starts *pending*, with a search that maps a tensor to parameters. Its first call runs the search, then
 quantizes, so one forward pass calibrates a whole model with every upstream site already quantized, as RepQ-ViT does.
+One that is not ``enabled`` passes its input through: a method's way to leave weights in float for a while.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +19,9 @@ __all__ = [
     "Log2Quantizer",
     "Quantizer",
     "Search",
-    "SoftmaxQuantizer",
     "UniformParameters",
     "UniformQuantizer",
-    "softmax_quantizer",
 ]
-
-#: How attention probabilities are quantized.
-SoftmaxQuantizer = Literal["uniform", "log2", "log_sqrt2"]
-
 
 @dataclass(frozen=True)
 class UniformParameters:
@@ -55,6 +49,7 @@ class Quantizer(nn.Module):
         self.site = site
         self.bits = bits
         self.search: Search | None = None
+        self.enabled = True
         self.register_buffer("scale", torch.tensor(float("nan")))
 
     @property
@@ -106,6 +101,8 @@ class UniformQuantizer(Quantizer):
         return ops.uniform_values(codes.float(), self.scale, self.axis)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.enabled:
+            return x
         self._calibrate_once(x)
         return ops.fake_quantize(x, self.scale, self.zero_point, self.bits, self.axis, self.site)
 
@@ -132,12 +129,7 @@ class Log2Quantizer(Quantizer):
         return ops.log2_values(codes.float(), self.scale, self.bits, self.steps_per_octave)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.enabled:
+            return x
         self._calibrate_once(x)
         return ops.fake_quantize_log2(x, self.scale, self.bits, self.steps_per_octave, self.site)
-
-
-def softmax_quantizer(kind: SoftmaxQuantizer, site: str, bits: int) -> Quantizer:
-    """The quantizer of attention probabilities of one ``kind``."""
-    if kind == "uniform":
-        return UniformQuantizer(site, bits)
-    return Log2Quantizer(site, bits, steps_per_octave=1 if kind == "log2" else 2)

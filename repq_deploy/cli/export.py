@@ -123,7 +123,9 @@ def _run(
             seed=seed,
             preprocess=preprocess.to_json(),
             calibration_sha256=sample.source.sha256,
-            on_site=lambda done, total: progress.update(task, completed=done, total=total),
+            report=lambda doing, done, total: progress.update(
+                task, description=f"{spec.name} {widths} {method}: {doing}", completed=done, total=total
+            ),
         )
     calibrated = time.monotonic()
     with console.status("exporting to ONNX"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from repq_deploy.methods import minmax, percentile, repq
+from repq_deploy.methods.erq import ERQ
+from repq_deploy.methods.minmax import MINMAX
+from repq_deploy.methods.percentile import PERCENTILE
 from repq_deploy.methods.registry import METHODS, Method, find_method
+from repq_deploy.methods.repq import REPQ
 
-__all__ = ["METHODS", "Method", "find_method", "minmax", "percentile", "repq"]
+__all__ = ["ERQ", "METHODS", "MINMAX", "PERCENTILE", "REPQ", "Method", "find_method"]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from repq_deploy.methods.per_tensor import calibrate_per_tensor
 from repq_deploy.methods.registry import register
-from repq_deploy.quantized import QuantizedModel
-from repq_deploy.ranges import minmax_search
+from repq_deploy.steps import step
 
-__all__ = ["minmax"]
+__all__ = ["MINMAX"]
 
-
-@register("minmax", softmax="uniform")
-def minmax(model: QuantizedModel, images: Tensor) -> None:
-    """Calibrate ``model`` with minimum and maximum from normalized ``images`` [N, 3, H, W]."""
-    calibrate_per_tensor(model, images, minmax_search)
+MINMAX = register(
+    "minmax",
+    softmax="uniform",
+    steps=(step("ranges", search="minmax", post_norm="tensor"), step("fold")),
+)

@@ -1,44 +1,34 @@
-"""The registry of methods: the name a user types, and what it stands for."""
+"""The registry of methods: the name a user types, and the steps it stands for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from repq_deploy.errors import BadInput
-from repq_deploy.quantized import QuantizedModel
-from repq_deploy.quantizers import SoftmaxQuantizer
+from repq_deploy.softmax import SoftmaxQuantizer
+from repq_deploy.steps import Step
 
-__all__ = ["METHODS", "Calibrate", "Method", "find_method", "register"]
-
-#: Calibrates a wrapped model in place from normalized images [N, 3, H, W].
-Calibrate = Callable[[QuantizedModel, Tensor], None]
+__all__ = ["METHODS", "Method", "find_method", "register"]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method: its function, and how it quantizes attention probabilities."""
+    """A method: how it quantizes attention probabilities, and its steps in order."""
 
     name: str
-    calibrate: Calibrate
     softmax: SoftmaxQuantizer
+    steps: tuple[Step, ...]
 
 
 METHODS: dict[str, Method] = {}
 
 
-def register(name: str, *, softmax: SoftmaxQuantizer) -> Callable[[Calibrate], Calibrate]:
-    """Enter a function under ``name``."""
-
-    def enter(function: Calibrate) -> Calibrate:
-        if name in METHODS:
-            raise ValueError(f"method {name!r} is registered twice")
-        METHODS[name] = Method(name, function, softmax)
-        return function
-
-    return enter
+def register(name: str, *, softmax: SoftmaxQuantizer, steps: tuple[Step, ...]) -> Method:
+    """Enter a method under ``name``."""
+    if name in METHODS:
+        raise ValueError(f"method {name!r} is registered twice")
+    METHODS[name] = Method(name, softmax, steps)
+    return METHODS[name]
 
 
 def find_method(name: str) -> Method:

@@ -1,9 +1,10 @@
 import pytest
 import timm
+import torch
 
-from repq_deploy.adapter import find_sites
+from repq_deploy.adapter import find_sites, stages
 from repq_deploy.errors import BadInput
-from tests.conftest import float_model
+from tests.conftest import SPECS, float_model
 
 
 def test_vit_sites():
@@ -53,3 +54,16 @@ def test_what_the_reading_does_not_fit_is_refused(name, kwargs, message):
         return
     with pytest.raises(BadInput, match=message):
         find_sites(model)
+
+
+@pytest.mark.parametrize("family", sorted(SPECS))
+def test_stages_are_the_forward_pass_and_hold_every_site(family):
+    model = float_model(family)
+    images = torch.randn(2, 3, *[model.patch_embed.img_size[0]] * 2)
+    expected = model(images)
+    x = images
+    for stage in stages(model):
+        x = stage.forward(x)
+    assert torch.equal(x, expected)
+    for site in find_sites(model).linears:
+        assert sum(stage.holds(site.name) for stage in stages(model)) == 1

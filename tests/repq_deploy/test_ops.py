@@ -57,3 +57,28 @@ def test_parity_is_exact(steps):
         whole = -(-q // steps)
         factor = root if whole * steps > q else np.float32(1)
         assert value == np.float32(factor * np.float64(2.0) ** -whole), q
+
+
+@pytest.mark.parametrize("axis", [None, 0, -1])
+def test_gradients_are_straight_through_and_lsq(axis):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 5, generator=generator).mul_(3).requires_grad_()
+    count = {None: (), 0: (4,), -1: (5,)}[axis]
+    scale = (torch.rand(count, generator=generator) + 0.5).requires_grad_()
+    zero_point = torch.full(count, 3.0)
+    upstream = torch.randn(4, 5, generator=generator)
+    ops.fake_quantize(x, scale, zero_point, 3, axis, "site").backward(upstream)
+    along = scale.detach().numpy().reshape({None: (), 0: (4, 1), -1: (1, 5)}[axis])
+    ratio = x.detach().numpy() / along
+    codes = np.clip(np.rint(ratio), -3, 4)
+    inside = (ratio >= -3.5) & (ratio <= 4.5)
+    np.testing.assert_allclose(x.grad.numpy(), upstream.numpy() * inside)
+    terms = upstream.numpy() * (codes - np.where(inside, ratio, 0))
+    expected = {None: terms.sum(), 0: terms.sum(1), -1: terms.sum(0)}[axis]
+    np.testing.assert_allclose(scale.grad.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_of_log2_is_straight_through():
+    x = torch.rand(6, requires_grad=True)
+    ops.fake_quantize_log2(x, torch.tensor(1.0), 4, 2, "site").backward(torch.arange(6.0))
+    assert torch.equal(x.grad, torch.arange(6.0))

@@ -1,0 +1,103 @@
+"""What the steps of a method work on: the model, its float reference, the images, and a walk through both models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from repq_deploy.adapter import LinearSite, Stage, stages
+from repq_deploy.layers import QuantConv2d, QuantLinear
+from repq_deploy.quantized import QuantizedModel
+
+__all__ = ["BATCH", "Calibration", "Position", "Report", "captured_inputs", "walk"]
+
+#: Images that go through a model at once.
+BATCH = 32
+
+#: Called with what is being done, how much of it is done, and how much there is.
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A calibration under way.
+
+    Attributes:
+        model: being quantized, in place.
+        reference: the float model it started from, with the same module names; rotated like ``model``, never quantized.
+        images: normalized, [N, 3, H, W], float32.
+        seed: of everything random.
+        report: for the progress bar.
+    """
+
+    model: QuantizedModel
+    reference: nn.Module
+    images: Tensor
+    seed: int
+    report: Report
+
+
+@dataclass(frozen=True)
+class Position:
+    """A stage of the walk: of both models, each with its inputs [N, ...], computed by the stages before it."""
+
+    stage: Stage
+    reference: Stage
+    inputs: Tensor
+    reference_inputs: Tensor
+
+    def linears(self, model: QuantizedModel) -> list[tuple[LinearSite, QuantLinear | QuantConv2d]]:
+        """The linear sites of this stage, in the order of its forward pass, with their layers."""
+        return [(site, layer) for site, layer, _ in model.linears() if self.stage.holds(site.name)]
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Both inputs, a batch at a time."""
+        return zip(self.inputs.split(BATCH), self.reference_inputs.split(BATCH), strict=True)
+
+
+@torch.no_grad()
+def walk(run: Calibration, doing: str) -> Iterator[Position]:
+    """The stages in order. The next one's inputs are computed with what the caller has made of the stages so far.
+
+    So a step that changes each stage in turn sees the error of all it changed before. Only the inputs of one stage are
+    held at a time, of all images.
+    """
+    theirs = stages(run.reference)
+    inputs = reference_inputs = run.images
+    for index, (stage, reference) in enumerate(zip(stages(run.model.model), theirs, strict=True)):
+        run.report(doing, index, len(theirs))
+        yield Position(stage, reference, inputs, reference_inputs)
+        inputs = _forward(stage, inputs)
+        reference_inputs = _forward(reference, reference_inputs)
+    run.report(doing, len(theirs), len(theirs))
+
+
+def _forward(stage: Stage, inputs: Tensor) -> Tensor:
+    return torch.cat([stage.forward(batch) for batch in inputs.split(BATCH)])
+
+
+class _Captured(Exception):
+    """Everything asked for was seen; the rest of the stage need not run."""
+
+
+def captured_inputs(stage: Stage, x: Tensor, modules: Sequence[nn.Module]) -> list[Tensor]:
+    """What the ``modules`` of a stage, in the order of its forward pass, get as input when it is given ``x``."""
+    captured: list[Tensor] = []
+
+    def capture(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        captured.append(inputs[0])
+        if module is modules[-1]:
+            raise _Captured
+
+    handles = [module.register_forward_pre_hook(capture) for module in modules]
+    try:
+        stage.forward(x)
+    except _Captured:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return captured

@@ -1,0 +1,41 @@
+"""Ridge regression: the change of a layer's weight and bias that best undoes the error of its quantized input.
+
+ERQ (Zhong et al., ICML 2024; the "activation quantization error reduction" of its published code), with one change:
+the regularization is relative to the inputs' power, so that it depends neither on the number of images nor on the scale
+that a folded layer norm happens to have.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from repq_deploy.statistics import Statistics
+
+__all__ = ["ridge_update", "solve"]
+
+
+def solve(moment: Tensor, right: Tensor) -> Tensor:
+    """``moment^-1 right`` for a symmetric, positive semidefinite ``moment``; as much jitter as Cholesky needs."""
+    jitter = 0.0
+    identity = torch.eye(len(moment), dtype=moment.dtype)
+    unit = torch.diagonal(moment).mean().clamp_min(torch.finfo(moment.dtype).tiny)
+    for _ in range(12):
+        factor, failed = torch.linalg.cholesky_ex(moment + jitter * unit * identity)
+        if not failed:
+            return torch.cholesky_solve(right, factor)
+        jitter = max(10 * jitter, 1e-12)
+    raise ValueError("a matrix of second moments is not positive semidefinite, even with jitter 0.1")
+
+
+def ridge_update(statistics: Statistics, strength: float) -> tuple[Tensor, Tensor]:
+    """The change of weight [out, in] and bias [out] that minimizes ``|error|^2 + strength * power * |change|^2``.
+
+    ``power`` is the inputs' mean square, ``strength`` > 0. The bias is regularized next to nothing: it has as many
+    observations as there are rows.
+    """
+    moment = statistics.moment
+    penalty = torch.full((len(moment),), strength, dtype=moment.dtype) * torch.diagonal(statistics.inputs).mean()
+    penalty[-1] = 1e-6
+    change = solve(moment + torch.diag(penalty), statistics.error)
+    return change[:-1].T, change[-1]

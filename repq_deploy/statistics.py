@@ -1,0 +1,111 @@
+"""Second moments of a layer's input and of its error: all that ridge regression and rounding need of the images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from repq_deploy.adapter import LinearSite
+from repq_deploy.calibration import Calibration, Position, captured_inputs
+from repq_deploy.layers import QuantConv2d, QuantLinear
+
+__all__ = ["Prefix", "Statistics", "gather"]
+#: Whether the layers before the one in question are float or quantized.
+Prefix = Literal["float", "quantized"]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Means over all rows (images times tokens), float64, with ``a = [x, 1]`` for a layer's quantized input x.
+
+    Attributes:
+        moment: mean of ``a a^T``, [in + 1, in + 1].
+        error: mean of ``a (y - W x - b)^T``, [in + 1, out]: y is the output that the layer should have.
+    """
+
+    moment: Tensor
+    error: Tensor
+
+    @property
+    def inputs(self) -> Tensor:
+        """Mean of ``x x^T``, [in, in]."""
+        return self.moment[:-1, :-1]
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of x, [in]."""
+        return self.moment[-1, :-1]
+
+    @property
+    def covariance(self) -> Tensor:
+        """Covariance of x, [in, in]."""
+        return self.inputs - torch.outer(self.mean, self.mean)
+
+
+@torch.no_grad()
+def gather(
+    run: Calibration,
+    position: Position,
+    site: LinearSite,
+    layer: QuantLinear | QuantConv2d,
+    *,
+    prefix: Prefix = "quantized",
+    residual: bool = False,
+) -> Statistics:
+    """Statistics of ``layer`` where it stands in the walk; y is what the float model has there.
+
+    With ``residual``, behind a quantized prefix, a layer that writes to the residual stream should also make up for the
+    error that the stream already has: y is moved by it.
+    """
+    pairs = _behind_float if prefix == "float" else _behind_quantized
+    weight = layer.weight.double().flatten(1)
+    bias = torch.zeros(len(weight), dtype=torch.float64) if layer.bias is None else layer.bias.double()
+    rows, moment, error = 0, torch.zeros(()), torch.zeros(())
+    for x, y in pairs(run, position, site, layer, residual):
+        x = layer.input_quantizer(x if layer.shift is None else x + layer.shift)
+        if isinstance(layer, QuantConv2d):
+            x = nn.functional.unfold(x, layer.weight.shape[-2:], stride=layer.stride).mT
+            y = y.flatten(2).mT
+        x, y = x.flatten(0, -2).double(), y.flatten(0, -2).double()
+        augmented = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
+        moment = moment + augmented.T @ augmented
+        error = error + augmented.T @ (y - x @ weight.T - bias)
+        rows += len(x)
+    return Statistics(moment / rows, error / rows)
+
+
+def _behind_quantized(
+    run: Calibration, position: Position, site: LinearSite, layer: nn.Module, residual: bool
+) -> Iterable[tuple[Tensor, Tensor]]:
+    reference = run.reference.get_submodule(site.name)
+    stream = site.residual if residual else None
+    extra = [] if stream is None else [run.model.model.get_submodule(stream)]
+    reference_extra = [] if stream is None else [run.reference.get_submodule(stream)]
+    for inputs, reference_inputs in position.batches():
+        *before, x = captured_inputs(position.stage, inputs, [*extra, layer])
+        *reference_before, reference_x = captured_inputs(
+            position.reference, reference_inputs, [*reference_extra, reference]
+        )
+        y = reference(reference_x)
+        yield x, y + (reference_before[0] - before[0]) if before else y
+
+
+def _behind_float(
+    run: Calibration, position: Position, site: LinearSite, layer: nn.Module, residual: bool
+) -> Iterable[tuple[Tensor, Tensor]]:
+    reference = run.reference.get_submodule(site.name)
+    if residual:
+        raise ValueError("behind a float prefix the residual stream has no error")
+    for _, reference_inputs in position.batches():
+        if site.norm is None:
+            (x,) = captured_inputs(position.reference, reference_inputs, [reference])
+            yield x, reference(x)
+            continue
+        # Only the quantized model's norm may be folded.
+        reference_norm = run.reference.get_submodule(site.norm)
+        (x,) = captured_inputs(position.reference, reference_inputs, [reference_norm])
+        yield run.model.model.get_submodule(site.norm)(x), reference(reference_norm(x))

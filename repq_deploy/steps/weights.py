@@ -1,0 +1,73 @@
+"""The step that makes weights integers: ridge regression first, then rounding, layer by layer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from repq_deploy.calibration import Calibration, walk
+from repq_deploy.layers import QuantConv2d, QuantLinear
+from repq_deploy.quantizers import UniformParameters
+from repq_deploy.ranges import mse_search, percentile_search
+from repq_deploy.refinement import refined
+from repq_deploy.ridge import ridge_update
+from repq_deploy.rounding import Rounding, gptq, nearest
+from repq_deploy.statistics import Prefix, Statistics, gather
+
+__all__ = ["weights"]
+
+ROUNDINGS: dict[str, Rounding] = {"nearest": nearest, "gptq": gptq, "refined": refined}
+SEARCHES = {"percentile": percentile_search, "mse": mse_search}
+
+
+def weights(
+    run: Calibration,
+    *,
+    ridge: float = 0.0,
+    rounding: Literal["nearest", "gptq", "refined"] = "nearest",
+    search: Literal["percentile", "mse"] = "percentile",
+    prefix: Prefix = "quantized",
+    residual: bool = False,
+) -> None:
+    """Quantize every weight; activations have been calibrated and folded before.
+
+    Args:
+        ridge: strength of the ridge regression that goes before the rounding; 0 for none.
+        rounding: ``nearest``, GPTQ, or ERQ's refinement.
+        search: how the scale of each output channel is found.
+        prefix: whether a layer sees the error of the layers before it.
+        residual: whether layers that write to the residual stream also undo the error it has; for a quantized prefix.
+    """
+    for position in walk(run, "quantizing weights"):
+        for site, layer in position.linears(run.model):
+            statistics = gather(run, position, site, layer, prefix=prefix, residual=residual)
+            _quantize(run, layer, statistics, ridge, ROUNDINGS[rounding], search)
+
+
+@torch.no_grad()
+def _quantize(
+    run: Calibration,
+    layer: QuantLinear | QuantConv2d,
+    statistics: Statistics,
+    ridge: float,
+    rounding: Rounding,
+    search: str,
+) -> None:
+    quantizer = layer.weight_quantizer
+    weight = layer.weight.double().flatten(1)
+    bias = torch.zeros(len(weight), dtype=weight.dtype) if layer.bias is None else layer.bias.double()
+    if ridge > 0:
+        of_weight, of_bias = ridge_update(statistics, ridge)
+        weight, bias = weight + of_weight, bias + of_bias
+    symmetric = run.model.bits.symmetric_weights(quantizer.bits)
+    found = SEARCHES[search](quantizer.bits, axis=0, symmetric=symmetric)(weight.float())
+    grid = UniformParameters(found.scale.double(), found.zero_point.double())
+    # The bias takes up the mean error, so only the inputs' deviation from their mean counts.
+    rounded = rounding(weight, statistics.covariance, grid, quantizer.bits)
+    bias = bias + (weight - rounded) @ statistics.mean
+    layer.weight = nn.Parameter(rounded.float().view_as(layer.weight), requires_grad=False)
+    layer.bias = nn.Parameter(bias.float(), requires_grad=False)
+    quantizer.adopt(found)
+    quantizer.enabled = True
