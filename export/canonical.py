@@ -1,6 +1,6 @@
 """The canonical ONNX: one file that says exactly what was calibrated, for every backend to lower.
 
-Standard Q/DQ with zero point 0, integer weights, logarithmic quantizers as nodes of the domain ``repq`` with function
+Standard Q/DQ with zero point 0, integer weights, non-uniform quantizers as nodes of the domain ``repq`` with function
 bodies, and ``repq.*`` metadata. Plain ONNX Runtime runs it. Two runs give identical bytes: no time, no path, no
 address goes in.
 """
@@ -14,11 +14,12 @@ import onnx
 
 from repq_deploy import __version__
 from repq_deploy.errors import BadInput
-from repq_deploy.export.domain import DOMAIN, DOMAIN_VERSION, log2_functions
+from repq_deploy.export.domain import DOMAIN, DOMAIN_VERSION, functions
 from repq_deploy.export.passes.activation_qdq import ActivationQDQ
 from repq_deploy.export.passes.base import run_passes
 from repq_deploy.export.passes.integer_weights import IntegerWeights
 from repq_deploy.export.passes.log2_nodes import Log2Nodes
+from repq_deploy.export.passes.table_nodes import TableNodes
 from repq_deploy.export.trace import OPSET, trace
 from repq_deploy.files import write_atomically
 from repq_deploy.quantized import QuantizedModel
@@ -33,13 +34,13 @@ def canonical_onnx(quantized: QuantizedModel, input_shape: tuple[int, int, int])
     """Export ``quantized`` for images [batch, *input_shape] named ``images``; output ``logits`` [batch, classes]."""
     traced = trace(quantized, input_shape)
     _strip(traced)
-    model, _ = run_passes(traced, [IntegerWeights(), ActivationQDQ(), Log2Nodes()])
-    used = {node.domain for node in model.graph.node}
+    model, _ = run_passes(traced, [IntegerWeights(), ActivationQDQ(), Log2Nodes(), TableNodes()])
+    operators = {(node.domain, node.op_type) for node in model.graph.node}
     del model.opset_import[:]
     model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
-    if DOMAIN in used:
+    if DOMAIN in {domain for domain, _ in operators}:
         model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
-        model.functions.extend(log2_functions(OPSET))
+        model.functions.extend(f for f in functions(OPSET) if (DOMAIN, f.name) in operators)
     model.graph.name = "repq"
     model.producer_name, model.producer_version = "repq-deploy", __version__
     onnx.helper.set_model_props(model, _metadata(quantized))

@@ -5,6 +5,10 @@ and ``steps_per_octave`` (1: log2, 2: log-sqrt2). Codes are uint8: code q below 
 ``scale * 2^(-q / steps_per_octave)``, code ``2^bits - 1`` is zero. ``scale`` is a float32 scalar, ``x`` and the values
 are float32 of one shape.
 
+``TanQuantizeLinear(x, scale, angle) -> codes`` and ``AdaLogQuantizeLinear(x, scale, steps) -> codes``, with the attribute
+``bits``, give uint8 codes of a tangent, and of a logarithm with a real number of steps per octave. Their values are
+read from a table: ``TableDequantizeLinear(codes, table) -> values``, ``table`` float32 [2^bits].
+
 A runtime that knows the nodes may run them as it likes; any other inlines the bodies, which are standard ONNX.
 """
 
@@ -15,23 +19,42 @@ import math
 import onnx
 from onnx import FunctionProto, TensorProto, helper
 
-__all__ = ["DEQUANTIZE_LOG2", "DOMAIN", "DOMAIN_VERSION", "QUANTIZE_LOG2", "log2_functions"]
+__all__ = [
+    "DEQUANTIZE_LOG2",
+    "DEQUANTIZE_TABLE",
+    "DOMAIN",
+    "DOMAIN_VERSION",
+    "QUANTIZE_ADALOG",
+    "QUANTIZE_LOG2",
+    "QUANTIZE_TAN",
+    "functions",
+]
 
 DOMAIN = "repq"
 DOMAIN_VERSION = 1
 QUANTIZE_LOG2 = "Log2QuantizeLinear"
 DEQUANTIZE_LOG2 = "Log2DequantizeLinear"
+QUANTIZE_TAN = "TanQuantizeLinear"
+QUANTIZE_ADALOG = "AdaLogQuantizeLinear"
+DEQUANTIZE_TABLE = "TableDequantizeLinear"
 _ATTRIBUTES = ["bits", "steps_per_octave"]
 
 
-def log2_functions(opset: int) -> list[FunctionProto]:
-    """The two functions, with bodies in the standard ``opset``."""
-    imports = [helper.make_opsetid("", opset)]
+def functions(opset: int) -> list[FunctionProto]:
+    """All functions of the domain, with bodies in the standard ``opset``."""
+
+    def function(
+        name: str, inputs: list[str], output: str, body: list[onnx.NodeProto], attributes: list[str]
+    ) -> FunctionProto:
+        imports = [helper.make_opsetid("", opset)]
+        return helper.make_function(DOMAIN, name, inputs, [output], body, imports, attributes)
+
     return [
-        helper.make_function(DOMAIN, QUANTIZE_LOG2, ["x", "scale"], ["codes"], _quantize_body(), imports, _ATTRIBUTES),
-        helper.make_function(
-            DOMAIN, DEQUANTIZE_LOG2, ["codes", "scale"], ["values"], _dequantize_body(), imports, _ATTRIBUTES
-        ),
+        function(QUANTIZE_LOG2, ["x", "scale"], "codes", _quantize_body(), _ATTRIBUTES),
+        function(DEQUANTIZE_LOG2, ["codes", "scale"], "values", _dequantize_body(), _ATTRIBUTES),
+        function(QUANTIZE_TAN, ["x", "scale", "angle"], "codes", _quantize_tan_body(), ["bits"]),
+        function(QUANTIZE_ADALOG, ["x", "scale", "steps"], "codes", _logarithm_body(), ["bits"]),
+        function(DEQUANTIZE_TABLE, ["codes", "table"], "values", _table_body(), []),
     ]
 
 
@@ -58,19 +81,49 @@ def _last_code() -> list[onnx.NodeProto]:
 
 
 def _quantize_body() -> list[onnx.NodeProto]:
-    """codes = clip(round(-steps_per_octave * log2(x / scale)), 0, last); log2(0) is -inf and clips to zero's code."""
+    return [*_attribute("steps_per_octave", "steps"), *_logarithm_body()]
+
+
+def _logarithm_body() -> list[onnx.NodeProto]:
+    """codes = clip(round(-steps * log2(x / scale)), 0, last); log2(0) is -inf and clips to zero's code."""
     return [
         *_last_code(),
-        *_attribute("steps_per_octave", "steps"),
         _constant("nats_to_octaves", -1 / math.log(2)),
-        _constant("first", 0.0),
         helper.make_node("Div", ["x", "scale"], ["ratio"]),
         helper.make_node("Log", ["ratio"], ["nats"]),
         helper.make_node("Mul", ["steps", "nats_to_octaves"], ["factor"]),
         helper.make_node("Mul", ["nats", "factor"], ["exact"]),
+        *_to_codes(),
+    ]
+
+
+def _quantize_tan_body() -> list[onnx.NodeProto]:
+    """codes = clip(round(last * atan(x * tan(angle) / scale) / angle), 0, last)."""
+    return [
+        *_last_code(),
+        helper.make_node("Tan", ["angle"], ["tangent"]),
+        helper.make_node("Div", ["tangent", "scale"], ["slope"]),
+        helper.make_node("Mul", ["x", "slope"], ["stretched"]),
+        helper.make_node("Atan", ["stretched"], ["angles"]),
+        helper.make_node("Div", ["last", "angle"], ["factor"]),
+        helper.make_node("Mul", ["angles", "factor"], ["exact"]),
+        *_to_codes(),
+    ]
+
+
+def _to_codes() -> list[onnx.NodeProto]:
+    return [
+        _constant("first", 0.0),
         helper.make_node("Round", ["exact"], ["rounded"]),
         helper.make_node("Clip", ["rounded", "first", "last"], ["clipped"]),
         helper.make_node("Cast", ["clipped"], ["codes"], to=TensorProto.UINT8),
+    ]
+
+
+def _table_body() -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("Cast", ["codes"], ["indices"], to=TensorProto.INT32),
+        helper.make_node("Gather", ["table", "indices"], ["values"]),
     ]
 
 

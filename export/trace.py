@@ -1,7 +1,7 @@
 """Torch's exporter: a quantized model becomes an ONNX graph whose quantizers are still single nodes of our domain.
 
-``repq.FakeQuantize`` and ``repq.FakeQuantizeLog2`` stand for the operators of ``repq_deploy.ops``, with the site's name
-as an attribute. They exist only between this file and the passes that replace them.
+``repq.FakeQuantize``, ``repq.FakeQuantizeLog2`` and their like stand for the operators of ``repq_deploy.ops``, with the
+site's name as an attribute. They exist only between this file and the passes that replace them.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ def trace(quantized: QuantizedModel, input_shape: tuple[int, int, int]) -> onnx.
             custom_translation_table={
                 torch.ops.repq.fake_quantize.default: _fake_quantize,
                 torch.ops.repq.fake_quantize_log2.default: _fake_quantize_log2,
+                torch.ops.repq.fake_quantize_tan.default: _fake_quantize_tan,
+                torch.ops.repq.fake_quantize_adalog.default: _fake_quantize_adalog,
             },
             verbose=False,
         )
@@ -67,6 +69,10 @@ _FAKE_QUANTIZE = _operator("FakeQuantize", ("x", "scale", "zero_point"), {"bits"
 _FAKE_QUANTIZE_LOG2 = _operator(
     "FakeQuantizeLog2", ("x", "scale"), {"bits": _INT, "steps_per_octave": _INT, "site": _STRING}
 )
+_FAKE_QUANTIZE_TAN, _FAKE_QUANTIZE_ADALOG = (
+    _operator(name, ("x", "scale", "shape", "table"), {"bits": _INT, "site": _STRING})
+    for name in ("FakeQuantizeTan", "FakeQuantizeAdaLog")
+)
 
 
 def _fake_quantize(x: Any, scale: Any, zero_point: Any, bits: int, axis: int | None = None, site: str = "") -> Any:
@@ -76,6 +82,14 @@ def _fake_quantize(x: Any, scale: Any, zero_point: Any, bits: int, axis: int | N
 
 def _fake_quantize_log2(x: Any, scale: Any, bits: int, steps_per_octave: int, site: str) -> Any:
     return _FAKE_QUANTIZE_LOG2(x, scale, bits=bits, steps_per_octave=steps_per_octave, site=site)
+
+
+def _fake_quantize_tan(x: Any, scale: Any, angle: Any, table: Any, bits: int, site: str) -> Any:
+    return _FAKE_QUANTIZE_TAN(x, scale, angle, table, bits=bits, site=site)
+
+
+def _fake_quantize_adalog(x: Any, scale: Any, steps: Any, table: Any, bits: int, site: str) -> Any:
+    return _FAKE_QUANTIZE_ADALOG(x, scale, steps, table, bits=bits, site=site)
 
 
 @contextlib.contextmanager

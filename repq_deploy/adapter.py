@@ -5,6 +5,7 @@ Methods speak of sites and their roles; only this file knows timm's module names
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,7 +17,17 @@ from torch import Tensor, nn
 
 from repq_deploy.errors import BadInput
 
-__all__ = ["AttentionSite", "LinearSite", "ResidualStream", "Role", "Sites", "Stage", "find_sites", "stages"]
+__all__ = [
+    "AttentionSite",
+    "LinearSite",
+    "ResidualStream",
+    "Role",
+    "Sites",
+    "Stage",
+    "find_sites",
+    "forward_through",
+    "stages",
+]
 
 Role = Literal["patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head"]
 
@@ -76,6 +87,11 @@ class Stage:
 
     def holds(self, site: str) -> bool:
         return site.startswith(self.name)
+
+    @property
+    def is_head(self) -> bool:
+        """Whether this is the last stage, whose output are logits."""
+        return self.name == "head"
 
 
 def find_sites(model: nn.Module) -> Sites:
@@ -156,6 +172,11 @@ def _block(name: str, block: nn.Module, *, proj_residual: str | None) -> list[Li
         LinearSite(f"{name}.mlp.fc1", "fc1", norm=f"{name}.norm2"),
         LinearSite(f"{name}.mlp.fc2", "fc2", layer_scale=scale("ls2"), residual=f"{name}.norm2"),
     ]
+
+
+def forward_through(stages: Sequence[Stage], x: Tensor) -> Tensor:
+    """The output of the last of some consecutive ``stages``, given the first one's input."""
+    return functools.reduce(lambda value, stage: stage.forward(value), stages, x)
 
 
 def stages(model: nn.Module) -> tuple[Stage, ...]:

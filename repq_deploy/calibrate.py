@@ -15,6 +15,7 @@ from repq_deploy.errors import BadInput
 from repq_deploy.methods import find_method
 from repq_deploy.models import ModelSpec
 from repq_deploy.quantized import Provenance, QuantizedModel, wrap
+from repq_deploy.rotations import fold_layer_scales
 
 __all__ = ["quantize"]
 
@@ -54,6 +55,8 @@ def quantize(
     torch.manual_seed(seed)
     reference = copy.deepcopy(model).requires_grad_(False)
     quantized = wrap(model, spec, bits, softmax=chosen.softmax)
+    # What wrapping multiplies into the weights must be in the reference's too, for the linears' outputs to compare.
+    fold_layer_scales(reference, quantized.sites)
     run = Calibration(quantized, reference, images, seed, report)
     for step in chosen.steps:
         step(run)

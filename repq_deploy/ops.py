@@ -1,7 +1,7 @@
-"""Fake quantization as two operators of the torch library ``repq``.
+"""Fake quantization as operators of the torch library ``repq``.
 
 They are opaque to ``torch.export``, so that a trace keeps each quantizer as one node with its scale, and the ONNX side
-decides what the node becomes. Both take the name of their site, which travels with the node.
+decides what the node becomes. All take the name of their site, which travels with the node.
 """
 
 from __future__ import annotations
@@ -11,7 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["fake_quantize", "fake_quantize_log2", "log2_codes", "log2_values", "uniform_codes", "uniform_values"]
+__all__ = [
+    "fake_quantize",
+    "fake_quantize_adalog",
+    "fake_quantize_log2",
+    "fake_quantize_tan",
+    "log2_codes",
+    "log2_values",
+    "tan_codes",
+    "uniform_codes",
+    "uniform_values",
+]
 
 
 def _along(parameter: Tensor, axis: int | None, ndim: int) -> Tensor:
@@ -38,7 +48,7 @@ def uniform_values(codes: Tensor, scale: Tensor, axis: int | None = None) -> Ten
     return codes * _along(scale, axis, codes.ndim)
 
 
-def log2_codes(x: Tensor, scale: Tensor, bits: int, steps_per_octave: int) -> Tensor:
+def log2_codes(x: Tensor, scale: Tensor, bits: int, steps_per_octave: int | Tensor) -> Tensor:
     """Codes 0 .. 2^bits - 1, as floats: code q means ``scale * 2^(-q / steps_per_octave)``, the last one zero."""
     codes = (x / scale).log_().mul_(-steps_per_octave / 0.6931471805599453).round_()
     return codes.clamp_(0, 2**bits - 1)
@@ -54,6 +64,13 @@ def log2_values(codes: Tensor, scale: Tensor, bits: int, steps_per_octave: int) 
     parity = exponent * steps_per_octave - codes
     values = torch.exp2(-exponent) * torch.where(parity > 0, 2 ** (1 / steps_per_octave), 1.0) * scale
     return torch.where(codes == 2**bits - 1, 0.0, values)
+
+
+def tan_codes(x: Tensor, scale: Tensor, angle: Tensor, bits: int) -> Tensor:
+    """Codes 0 .. L = 2^bits - 1, as floats: ``round(L atan(x / scale * tan(angle)) / angle)``, clipped."""
+    levels = 2**bits - 1
+    codes = (x * (torch.tan(angle) / scale)).atan_().mul_(levels / angle).round_()
+    return codes.clamp_(0, levels)
 
 
 @torch.library.custom_op("repq::fake_quantize", mutates_args=())
@@ -107,3 +124,33 @@ def _log2_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 
 fake_quantize_log2.register_autograd(_log2_gradient)
+
+
+@torch.library.custom_op("repq::fake_quantize_tan", mutates_args=())
+def fake_quantize_tan(x: Tensor, scale: Tensor, angle: Tensor, table: Tensor, bits: int, site: str) -> Tensor:
+    """Fake quantization of values in [0, 1] to the 2^bits values of ``table``, by ``tan_codes``."""
+    return table[tan_codes(x, scale, angle, bits).long()]
+
+
+@fake_quantize_tan.register_fake
+def _(x: Tensor, scale: Tensor, angle: Tensor, table: Tensor, bits: int, site: str) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("repq::fake_quantize_adalog", mutates_args=())
+def fake_quantize_adalog(x: Tensor, scale: Tensor, steps: Tensor, table: Tensor, bits: int, site: str) -> Tensor:
+    """Fake quantization of values in [0, 1] to the 2^bits values of ``table``, by ``log2_codes`` with real steps."""
+    return table[log2_codes(x, scale, bits, steps).long()]
+
+
+@fake_quantize_adalog.register_fake
+def _(x: Tensor, scale: Tensor, steps: Tensor, table: Tensor, bits: int, site: str) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _table_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    return gradient, None, None, None, None, None
+
+
+fake_quantize_tan.register_autograd(_table_gradient)
+fake_quantize_adalog.register_autograd(_table_gradient)

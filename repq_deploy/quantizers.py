@@ -17,11 +17,14 @@ from repq_deploy import ops
 
 __all__ = [
     "Log2Quantizer",
+    "Parameters",
     "Quantizer",
     "Search",
+    "TableParameters",
     "UniformParameters",
     "UniformQuantizer",
 ]
+
 
 @dataclass(frozen=True)
 class UniformParameters:
@@ -31,7 +34,17 @@ class UniformParameters:
     zero_point: Tensor
 
 
-Search = Callable[[Tensor], UniformParameters | Tensor]
+@dataclass(frozen=True)
+class TableParameters:
+    """Scale and shape (an angle, or steps per octave), both [], of a quantizer whose values stand in a table."""
+
+    scale: Tensor
+    shape: Tensor
+
+
+#: What a search finds; a bare tensor is a scale.
+Parameters = UniformParameters | TableParameters | Tensor
+Search = Callable[[Tensor], Parameters]
 
 
 class Quantizer(nn.Module):
@@ -56,7 +69,7 @@ class Quantizer(nn.Module):
     def calibrated(self) -> bool:
         return bool(torch.isfinite(self.scale).all())
 
-    def adopt(self, found: UniformParameters | Tensor) -> None:
+    def adopt(self, found: Parameters) -> None:
         """Take over what a search found."""
         raise TypeError(f"{type(self).__name__} has no parameters")
 
@@ -89,7 +102,7 @@ class UniformQuantizer(Quantizer):
         self.axis = axis
         self.register_buffer("zero_point", torch.tensor(0.0))
 
-    def adopt(self, found: UniformParameters | Tensor) -> None:
+    def adopt(self, found: Parameters) -> None:
         assert isinstance(found, UniformParameters)  # noqa: S101 - for the type checker
         self.scale = found.scale.detach().clone()
         self.zero_point = found.zero_point.detach().clone()
@@ -118,7 +131,7 @@ class Log2Quantizer(Quantizer):
         super().__init__(site, bits)
         self.steps_per_octave = steps_per_octave
 
-    def adopt(self, found: UniformParameters | Tensor) -> None:
+    def adopt(self, found: Parameters) -> None:
         assert isinstance(found, Tensor)  # noqa: S101 - for the type checker
         self.scale = found.detach().clone()
 

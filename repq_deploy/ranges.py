@@ -15,7 +15,7 @@ from torch import Tensor
 from repq_deploy import ops
 from repq_deploy.quantizers import UniformParameters
 
-__all__ = ["PERCENTILES", "log2_search", "minmax_search", "mse_search", "percentile_search", "quantiles"]
+__all__ = ["PERCENTILES", "log2_search", "minmax_search", "mse_search", "percentile_search", "quantiles", "sample"]
 
 #: The published code lacks 1.0 and so clips even 8-bit tensors that need no clipping.
 PERCENTILES = (0.999, 0.9999, 0.99999, 1.0)
@@ -61,7 +61,7 @@ def _tail(x: Tensor, size: int, *, largest: bool) -> Tensor:
     return x.topk(size, dim=1, largest=largest).values
 
 
-def _sample(rows: Tensor) -> Tensor:
+def sample(rows: Tensor) -> Tensor:
     """At most 2^24 elements of [rows, elements], the same of each row; an odd step meets every row of a matrix."""
     step = max(1, math.ceil(rows.numel() / _SAMPLE))
     return rows[:, :: step | 1]
@@ -119,7 +119,7 @@ def percentile_search(
     def search(x: Tensor) -> UniformParameters:
         rows = _rows(x, axis)
         lows, highs = quantiles(rows, percentiles, largest=False), quantiles(rows, percentiles, largest=True)
-        rows = _sample(rows)
+        rows = sample(rows)
         best: UniformParameters | None = None
         best_error = torch.full((len(rows),), math.inf, device=x.device)
         for low, high in zip(lows, highs, strict=True):
@@ -147,7 +147,7 @@ def log2_search(
 
     def search(x: Tensor) -> Tensor:
         candidates = quantiles(x.reshape(1, -1), percentiles, largest=True).clamp_min(_TINY)[:, 0]
-        x = _sample(x.reshape(1, -1))
+        x = sample(x.reshape(1, -1))
         errors = []
         for scale in candidates:
             codes = ops.log2_codes(x, scale, bits, steps_per_octave)
@@ -167,7 +167,7 @@ def mse_search(
     """
 
     def search(x: Tensor) -> UniformParameters:
-        rows = _sample(_rows(x, axis))
+        rows = sample(_rows(x, axis))
         low, high = torch.aminmax(rows, dim=1)
         centre = torch.zeros_like(low)
         if spans_zero:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from repq_deploy import ops
+from repq_deploy.linear_algebra import solve
 from repq_deploy.quantizers import UniformParameters
-from repq_deploy.ridge import solve
 from repq_deploy.rounding import nearest
 
 __all__ = ["refined"]

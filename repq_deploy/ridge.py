@@ -10,22 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from repq_deploy.linear_algebra import solve
 from repq_deploy.statistics import Statistics
 
-__all__ = ["ridge_update", "solve"]
-
-
-def solve(moment: Tensor, right: Tensor) -> Tensor:
-    """``moment^-1 right`` for a symmetric, positive semidefinite ``moment``; as much jitter as Cholesky needs."""
-    jitter = 0.0
-    identity = torch.eye(len(moment), dtype=moment.dtype)
-    unit = torch.diagonal(moment).mean().clamp_min(torch.finfo(moment.dtype).tiny)
-    for _ in range(12):
-        factor, failed = torch.linalg.cholesky_ex(moment + jitter * unit * identity)
-        if not failed:
-            return torch.cholesky_solve(right, factor)
-        jitter = max(10 * jitter, 1e-12)
-    raise ValueError("a matrix of second moments is not positive semidefinite, even with jitter 0.1")
+__all__ = ["ridge_update"]
 
 
 def ridge_update(statistics: Statistics, strength: float) -> tuple[Tensor, Tensor]:

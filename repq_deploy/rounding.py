@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from repq_deploy import ops
+from repq_deploy.linear_algebra import cholesky
 from repq_deploy.quantizers import UniformParameters
 
 __all__ = ["Rounding", "gptq", "nearest"]
@@ -36,8 +37,8 @@ def gptq(weight: Tensor, inputs: Tensor, grid: UniformParameters, bits: int, *, 
     order = torch.argsort(torch.diagonal(inputs), descending=True)
     hessian = inputs[order][:, order] + damping * torch.diagonal(inputs).mean() * torch.eye(size, dtype=inputs.dtype)
     # The upper Cholesky factor of the inverse: its row i says how an error in column i moves the columns after it.
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-    factor = torch.linalg.cholesky(inverse, upper=True).float()
+    inverse = torch.cholesky_inverse(cholesky(hessian))
+    factor = cholesky(inverse).T.float()
     factor = factor / torch.diagonal(factor)[:, None]
     # Transposed, a column of the weight is contiguous; float32 is enough once the factor is known.
     left = weight.T[order].float()

@@ -1,23 +1,117 @@
-"""How attention probabilities are quantized: the kinds of quantizer, and how each finds its scale."""
+"""How attention probabilities are quantized: the kinds of quantizer, and how each finds its parameters."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
-from repq_deploy.quantizers import Log2Quantizer, Quantizer, Search, UniformQuantizer
-from repq_deploy.ranges import log2_search
+import torch
+from torch import Tensor
 
-__all__ = ["SoftmaxQuantizer", "softmax_quantizer", "softmax_search"]
+from repq_deploy import ops
+from repq_deploy.quantizers import (
+    Log2Quantizer,
+    Parameters,
+    Quantizer,
+    Search,
+    TableParameters,
+    UniformQuantizer,
+)
+from repq_deploy.ranges import PERCENTILES, log2_search, quantiles, sample
 
-#: Uniform; logarithmic (FQ-ViT's log2, RepQ-ViT's log-sqrt2).
-SoftmaxQuantizer = Literal["uniform", "log2", "log_sqrt2"]
+__all__ = [
+    "AdaLogQuantizer",
+    "SoftmaxQuantizer",
+    "TanQuantizer",
+    "softmax_quantizer",
+    "softmax_search",
+]
+
+#: Uniform; logarithmic (FQ-ViT's log2, RepQ-ViT's log-sqrt2); AdaLog's adaptive base; DopQ-ViT's tangent.
+SoftmaxQuantizer = Literal["uniform", "log2", "log_sqrt2", "adalog", "tan"]
+
+
+class _TableQuantizer(Quantizer):
+    """A quantizer of [0, 1] whose codes follow from ``scale`` and ``shape``, and whose values are read from a table.
+
+    The table [2^bits] is computed once in float64, so that every runtime has the same values to the last bit.
+    """
+
+    shape: Tensor
+    table: Tensor
+
+    def __init__(self, site: str, bits: int) -> None:
+        super().__init__(site, bits)
+        self.register_buffer("shape", torch.tensor(1.0))
+        self.register_buffer("table", torch.zeros(2**bits))
+
+    def adopt(self, found: Parameters) -> None:
+        assert isinstance(found, TableParameters)  # noqa: S101 - for the type checker
+        self.scale, self.shape = found.scale.detach().clone(), found.shape.detach().clone()
+        self.table = self.levels(found).float()
+
+    def levels(self, parameters: TableParameters) -> Tensor:
+        """The value of each code, [2^bits], float64."""
+        raise NotImplementedError
+
+    def values(self, codes: Tensor) -> Tensor:
+        return self.table[codes.long()]
+
+
+class TanQuantizer(_TableQuantizer):
+    """DopQ-ViT's TanQ (arXiv 2408.03291), our reconstruction: its formula could not be read.
+
+    With L = 2^bits - 1, code q is ``scale * tan(angle q / L) / tan(angle)``: dense near zero, where most probabilities
+    are, the denser the nearer the angle is to a right one, and exact at the largest, which matter most.
+    """
+
+    def levels(self, parameters: TableParameters) -> Tensor:
+        last = 2**self.bits - 1
+        scale, angle = parameters.scale.double(), parameters.shape.double()
+        return scale * torch.tan(angle * torch.arange(last + 1, dtype=torch.float64) / last) / torch.tan(angle)
+
+    def codes(self, x: Tensor) -> Tensor:
+        return ops.tan_codes(x, self.scale, self.shape, self.bits).to(torch.int16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.enabled:
+            return x
+        self._calibrate_once(x)
+        return ops.fake_quantize_tan(x, self.scale, self.shape, self.table, self.bits, self.site)
+
+
+class AdaLogQuantizer(_TableQuantizer):
+    """AdaLog's adaptive-base logarithmic quantizer (ECCV 2024): code q is ``scale * 2^(-q / steps)``, the last zero.
+
+    ``steps`` per octave are real; the published code searches 37 / n for n = 10 .. 138, with the scale 1. Its zero is
+    one level too many, ours is the last of the 2^bits codes.
+    """
+
+    def levels(self, parameters: TableParameters) -> Tensor:
+        steps = parameters.shape.double()
+        values = parameters.scale.double() * torch.exp2(-torch.arange(2**self.bits, dtype=torch.float64) / steps)
+        values[-1] = 0
+        return values
+
+    def codes(self, x: Tensor) -> Tensor:
+        return ops.log2_codes(x, self.scale, self.bits, self.shape).to(torch.int16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.enabled:
+            return x
+        self._calibrate_once(x)
+        return ops.fake_quantize_adalog(x, self.scale, self.shape, self.table, self.bits, self.site)
 
 
 def softmax_quantizer(kind: SoftmaxQuantizer, site: str, bits: int) -> Quantizer:
     """The quantizer of attention probabilities of one ``kind``."""
     if kind == "uniform":
         return UniformQuantizer(site, bits)
+    if kind == "adalog":
+        return AdaLogQuantizer(site, bits)
+    if kind == "tan":
+        return TanQuantizer(site, bits)
     return Log2Quantizer(site, bits, steps_per_octave=1 if kind == "log2" else 2)
 
 
@@ -25,5 +119,28 @@ def softmax_search(quantizer: Quantizer, uniform: Callable[..., Search]) -> Sear
     """The search for ``quantizer``: ``uniform(bits, symmetric=...)`` for a uniform one, otherwise its own."""
     if isinstance(quantizer, Log2Quantizer):
         return log2_search(quantizer.bits, quantizer.steps_per_octave)
+    if isinstance(quantizer, TanQuantizer):
+        return _table_search(quantizer, PERCENTILES, [0.3, 0.6, 0.9, 1.2, 1.3, 1.4, 1.45, 1.5, 1.53, 1.55])
+    if isinstance(quantizer, AdaLogQuantizer):
+        return _table_search(quantizer, (1.0,), [37 / n for n in range(10, 139, 4)])
     # An 8-bit operand of a product has no bias that could take its zero point.
     return uniform(quantizer.bits, symmetric=quantizer.bits == 8)
+
+
+def _table_search(quantizer: _TableQuantizer, percentiles: tuple[float, ...], shapes: list[float]) -> Search:
+    """The scale (an upper quantile) and the shape with the lowest squared error."""
+
+    def search(x: Tensor) -> TableParameters:
+        x = sample(x.reshape(1, -1))
+        best, best_error = None, math.inf
+        for scale in quantiles(x, percentiles, largest=True)[:, 0]:
+            for shape in shapes:
+                found = TableParameters(scale, torch.tensor(shape))
+                quantizer.adopt(found)
+                error = float((quantizer.values(quantizer.codes(x)) - x).square().mean())
+                if error < best_error:
+                    best, best_error = found, error
+        assert best is not None  # noqa: S101 - there is at least one candidate, with a finite error
+        return best
+
+    return search

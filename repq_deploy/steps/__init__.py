@@ -10,12 +10,15 @@ from typing import Any
 from repq_deploy.calibration import Calibration
 from repq_deploy.errors import BadInput
 from repq_deploy.steps.ranges import fold, ranges
+from repq_deploy.steps.reconstruct import reconstruct
 from repq_deploy.steps.rotate import rotate
 from repq_deploy.steps.weights import weights
 
 __all__ = ["STEPS", "Step", "step"]
 
-STEPS: dict[str, Callable[..., None]] = {function.__name__: function for function in (rotate, ranges, fold, weights)}
+STEPS: dict[str, Callable[..., None]] = {
+    function.__name__: function for function in (rotate, ranges, fold, weights, reconstruct)
+}
 
 
 @dataclass(frozen=True)

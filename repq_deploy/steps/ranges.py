@@ -77,7 +77,7 @@ def fold(run: Calibration) -> None:
         if layer.input_quantizer.axis is None:
             center_zero_point(layer, norm)
             continue
-        assert norm is not None and isinstance(layer, QuantLinear)  # noqa: S101, PT018 - only they are channel-wise
+        assert norm is not None and isinstance(layer, QuantLinear)  # noqa: S101 - only they are channel-wise
         fold_post_norm(norm, layer)
         quantizer = layer.weight_quantizer
         if quantizer.enabled:

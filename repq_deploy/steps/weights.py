@@ -67,7 +67,10 @@ def _quantize(
     # The bias takes up the mean error, so only the inputs' deviation from their mean counts.
     rounded = rounding(weight, statistics.covariance, grid, quantizer.bits)
     bias = bias + (weight - rounded) @ statistics.mean
-    layer.weight = nn.Parameter(rounded.float().view_as(layer.weight), requires_grad=False)
+    # Stored is not the rounded value but the nearest to the unrounded that is rounded to it: training goes on from there.
+    slack = 0.49 * grid.scale[:, None]
+    weight = rounded + torch.clamp(weight - rounded, -slack, slack)
+    layer.weight = nn.Parameter(weight.float().view_as(layer.weight), requires_grad=False)
     layer.bias = nn.Parameter(bias.float(), requires_grad=False)
     quantizer.adopt(found)
     quantizer.enabled = True

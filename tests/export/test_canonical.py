@@ -10,7 +10,7 @@ import torch
 
 from repq_deploy.export import canonical_onnx, compare_export, reference_session, write_canonical
 from repq_deploy.export.agreement import SiteAgreement
-from repq_deploy.export.domain import DEQUANTIZE_LOG2, DOMAIN, QUANTIZE_LOG2, log2_functions
+from repq_deploy.export.domain import DEQUANTIZE_LOG2, DOMAIN, QUANTIZE_LOG2, functions
 from repq_deploy.ops import log2_codes, log2_values
 from tests.conftest import images_for, quantized_model
 
@@ -126,7 +126,7 @@ def test_function_bodies_equal_torch(bits, steps):
         [onnx.numpy_helper.from_array(np.float32(0.83), "s")],
     )
     imports = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid(DOMAIN, 1)]
-    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=imports, functions=log2_functions(21))
+    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=imports, functions=functions(21))
     onnx.checker.check_model(model, full_check=True)
     scale = torch.tensor(0.83)
     every_code = log2_values(torch.arange(2.0**bits), scale, bits, steps)

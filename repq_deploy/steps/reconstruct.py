@@ -1,0 +1,162 @@
+"""The step that trains a quantized model to give the float model's outputs again, from unlabelled images.
+
+One unit of consecutive stages after the other (a block as in BRECQ and QDrop, or the whole model at once): its weights,
+biases, norms and scales move, by straight-through gradients, so that its output behind a quantized prefix is that of
+the float model. Zero points stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from repq_deploy.adapter import Stage, forward_through, stages
+from repq_deploy.calibration import BATCH, Calibration
+from repq_deploy.layers import QuantConv2d, QuantLinear
+from repq_deploy.losses import LOSSES, Loss
+from repq_deploy.quantizers import Quantizer, UniformQuantizer
+
+__all__ = ["reconstruct"]
+
+
+def reconstruct(
+    run: Calibration,
+    *,
+    unit: Literal["block", "model"] = "model",
+    loss: Literal["mse", "fisher", "feature"] = "feature",
+    epochs: float = 10,
+    batch: int = BATCH,
+    micro_batch: int = 16,
+    weight_rate: float = 4e-3,
+    scale_rate: float = 2e-3,
+    drop: float = 0.0,
+) -> None:
+    """Train every unit.
+
+    Args:
+        unit: what is trained at once: a stage of the model, or all of it.
+        loss: see ``repq_deploy.losses``.
+        epochs: passes over the images, for each unit.
+        batch: images a step of the optimizer (Adam, cosine decay).
+        micro_batch: images that go through the unit at once; bounds the memory.
+        weight_rate: step of a weight, in units of its grid.
+        scale_rate: step of a scale, relative to it; of a bias or norm, relative to its mean size.
+        drop: probability that an element skips its activation quantizer while training (QDrop).
+    """
+    ours, theirs = stages(run.model.model), stages(run.reference)
+    groups = [range(len(ours))] if unit == "model" else [range(i, i + 1) for i in range(len(ours))]
+    generator = torch.Generator().manual_seed(run.seed)
+    inputs = reference_inputs = run.images
+    for group in groups:
+        ours_here, theirs_here = [ours[i] for i in group], [theirs[i] for i in group]
+        measure = LOSSES[loss](theirs_here, theirs[group.stop :], reference_inputs)
+        _train(
+            run,
+            ours_here,
+            measure,
+            inputs,
+            generator,
+            steps=max(1, round(epochs * len(inputs) / batch)),
+            batch=batch,
+            micro_batch=micro_batch,
+            weight_rate=weight_rate,
+            scale_rate=scale_rate,
+            drop=drop,
+            doing="reconstructing" if unit == "model" else f"reconstructing {ours_here[0].name.rstrip('.')}",
+        )
+        if group.stop < len(ours):
+            with torch.no_grad():
+                inputs = torch.cat([forward_through(ours_here, x) for x in inputs.split(BATCH)])
+                reference_inputs = torch.cat([forward_through(theirs_here, x) for x in reference_inputs.split(BATCH)])
+
+
+def _train(
+    run: Calibration,
+    unit: Sequence[Stage],
+    measure: Loss,
+    inputs: Tensor,
+    generator: torch.Generator,
+    *,
+    steps: int,
+    batch: int,
+    micro_batch: int,
+    weight_rate: float,
+    scale_rate: float,
+    drop: float,
+    doing: str,
+) -> None:
+    groups = _groups(run.model.model, unit, weight_rate, scale_rate)
+    if not groups:  # a stage without parameters of its own
+        return
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
+    order = torch.empty(0, dtype=torch.long)
+    with contextlib.ExitStack() as stack:
+        if drop > 0:
+            stack.enter_context(_dropping(run.model.model, unit, drop, generator))
+        for step in range(steps):
+            run.report(doing, step, steps)
+            if len(order) < batch:
+                order = torch.cat([order, torch.randperm(len(inputs), generator=generator)])
+            chosen, order = order[:batch], order[batch:]
+            optimizer.zero_grad()
+            for part in chosen.split(micro_batch):
+                x = inputs[part]
+                outputs = []
+                for stage in unit:
+                    x = stage.forward(x)
+                    outputs.append(x)
+                (measure(outputs, part) * (len(part) / len(chosen))).backward()
+            optimizer.step()
+            schedule.step()
+    run.report(doing, steps, steps)
+    for group in groups:
+        group["params"][0].requires_grad_(False).grad = None
+
+
+def _groups(model: nn.Module, unit: Sequence[Stage], weight_rate: float, scale_rate: float) -> list[dict[str, Any]]:
+    """One parameter group for each tensor that is trained, its learning rate in proportion to what it holds."""
+    groups: list[dict[str, Any]] = []
+
+    def train(parameter: Tensor, rate: float) -> None:
+        groups.append({"params": [parameter.requires_grad_()], "lr": rate})
+
+    for name, module in model.named_modules():
+        if not any(stage.holds(name) for stage in unit):
+            continue
+        if isinstance(module, UniformQuantizer):
+            train(module.scale, scale_rate * float(module.scale.mean()))
+        elif isinstance(module, QuantLinear | QuantConv2d):
+            train(module.weight, weight_rate * float(module.weight_quantizer.scale.mean()))
+            if module.bias is not None:
+                train(module.bias, scale_rate * float(module.bias.abs().mean()))
+        elif isinstance(module, nn.LayerNorm):
+            for parameter in (module.weight, module.bias):
+                train(parameter, scale_rate * float(parameter.abs().mean()))
+    return groups
+
+
+@contextlib.contextmanager
+def _dropping(model: nn.Module, unit: Sequence[Stage], drop: float, generator: torch.Generator) -> Iterator[None]:
+    """QDrop (arXiv 2203.05740): each element skips its activation quantizer with probability ``drop``."""
+
+    def mix(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return torch.where(torch.rand(output.shape, generator=generator) < drop, inputs[0], output)
+
+    handles = [
+        module.register_forward_hook(mix)
+        for name, module in model.named_modules()
+        if isinstance(module, Quantizer)
+        and not name.endswith("weight_quantizer")
+        and any(stage.holds(name) for stage in unit)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
