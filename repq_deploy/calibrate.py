@@ -25,6 +25,7 @@ def quantize(
     *,
     bits: BitWidths,
     method: str = "repq",
+    float_attention: bool = False,
     seed: int = 0,
     preprocess: str = "",
     calibration_sha256: str = "",
@@ -38,6 +39,7 @@ def quantize(
         images: normalized calibration images [N, 3, H, W], float32.
         bits: bits of every site.
         method: ``repq``, ``minmax`` or ``percentile``.
+        float_attention: leave the two products of attention in float, whatever the method would do.
         seed: of torch's generator, for methods that draw; stored with the result.
         preprocess: JSON of the preprocessing that made ``images``; stored with the result.
         calibration_sha256: hash of the images' source; stored with the result.
@@ -51,7 +53,7 @@ def quantize(
     if not torch.isfinite(images).all():
         raise BadInput("calibration images hold NaN or infinite values")
     torch.manual_seed(seed)
-    quantized = wrap(model, spec, bits, softmax=chosen.softmax)
+    quantized = wrap(model, spec, bits, softmax="float" if float_attention else chosen.softmax)
     quantizers = quantized.quantizers()
     done = 0
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_graphsurgeon as gs
 
-__all__ = ["constant_of", "dequantize", "nodes_of", "replace_output"]
+__all__ = ["append", "constant_of", "dequantize", "is_constant", "nodes_of", "producer", "replace_output", "sole_reader"]
 
 
 def nodes_of(graph: gs.Graph, op: str, domain: str = "") -> Iterator[gs.Node]:
@@ -42,3 +42,37 @@ def dequantize(
     node = gs.Node("DequantizeLinear", f"{site}/dequantize", attributes, [codes, scale, zero_point], [values])
     graph.nodes.append(node)
     return values
+
+
+def producer(tensor: gs.Tensor, op: str, domain: str = "") -> gs.Node | None:
+    """The node that computes ``tensor``, if it is one of operator ``op``."""
+    for node in tensor.inputs:
+        if node.op == op and (node.domain or "") == domain:
+            return node
+    return None
+
+
+def sole_reader(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
+    """The node that reads ``tensor``, if there is one only and the graph does not give it out."""
+    if len(tensor.outputs) != 1 or any(tensor is output for output in graph.outputs):
+        return None
+    return tensor.outputs[0]
+
+
+def is_constant(tensor: gs.Tensor, values: object = None) -> bool:
+    """Whether ``tensor`` is a constant, and holds ``values`` where they are given."""
+    return isinstance(tensor, gs.Constant) and (values is None or np.array_equal(tensor.values, values))
+
+
+def append(
+    graph: gs.Graph, op: str, name: str, inputs: list[gs.Tensor | np.ndarray], *,
+    dtype: object = np.float32, shape: object = None, domain: str | None = None, **attributes: object,
+) -> gs.Variable:
+    """Append a node called ``name``; arrays among ``inputs`` become constants. Its output is ``<name>/output``."""
+    tensors = [
+        gs.Constant(f"{name}/{index}", value) if isinstance(value, np.ndarray) else value
+        for index, value in enumerate(inputs)
+    ]
+    output = gs.Variable(f"{name}/output", dtype=dtype, shape=shape)
+    graph.nodes.append(gs.Node(op, name, dict(attributes), tensors, [output], domain=domain))
+    return output

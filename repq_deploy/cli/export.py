@@ -38,6 +38,9 @@ def export(
     bits: Annotated[str, typer.Option(help="Bits, as in w6a6 or w4a4,head=w8a8; 2 to 8.")] = "w8a8",
     method: Annotated[str, typer.Option(help="repq, or the baselines percentile and minmax.")] = "repq",
     preset: Annotated[str, typer.Option(help=f"What is quantized: {' or '.join(PRESETS)}.")] = "deploy",
+    float_attention: Annotated[
+        bool, typer.Option("--float-attention", help="Leave the products of attention in float: faster on a CPU.")
+    ] = False,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights: .safetensors, or a .pt of tensors only.")] = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes of the checkpoint.")] = None,
     img_size: Annotated[int | None, typer.Option(help="Image height and width in pixels.")] = None,
@@ -74,7 +77,7 @@ def export(
         plan = _plan(spec, widths, method, output)
         show(plan, as_json=as_json, text=lambda: _print_plan(plan))
         return
-    result = _run(spec, widths, method, checkpoint, calib_data, num_calib, output, save_quantized, seed)
+    result = _run(spec, widths, method, float_attention, checkpoint, calib_data, num_calib, output, save_quantized, seed)
     show(result, as_json=as_json, text=lambda: _print_result(result))
 
 
@@ -82,6 +85,7 @@ def _run(
     spec: Any,
     widths: BitWidths,
     method: str,
+    float_attention: bool,
     checkpoint: Path | None,
     calib_data: str | None,
     num_calib: int,
@@ -120,6 +124,7 @@ def _run(
             images,
             bits=widths,
             method=method,
+            float_attention=float_attention,
             seed=seed,
             preprocess=preprocess.to_json(),
             calibration_sha256=sample.source.sha256,
@@ -146,6 +151,7 @@ def _run(
         "bits": str(widths),
         "preset": widths.preset,
         "method": method,
+        "float_attention": float_attention,
         "calibration_images": len(images),
         "preprocess": preprocess.to_json(),
         "bytes": output.stat().st_size,
