@@ -6,6 +6,7 @@ import onnx
 
 from repq_deploy.errors import BadInput
 from repq_deploy.export.passes.base import Pass, PassReport, run_passes
+from repq_deploy.export.passes.fused_attention import FusedAttention
 from repq_deploy.export.passes.integer_products import IntegerProducts
 from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
 from repq_deploy.export.passes.log2_softmax import Log2Softmax
@@ -56,6 +57,7 @@ def _onnxruntime_passes() -> list[Pass]:
         UnsignedCodes(),
         PatchProduct(),
         Log2Softmax(),
+        FusedAttention(),
         QuantizeEarly(),
         IntegerProducts(),
         Log2PlainOps(),

@@ -6,7 +6,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from repq_deploy.export.passes.base import Pass
-from repq_deploy.export.passes.graph import append, constant_of, is_constant, nodes_of, producer, replace_output, sole_reader
+from repq_deploy.export.passes.graph import (
+    append,
+    constant_of,
+    is_constant,
+    nodes_of,
+    producer,
+    replace_output,
+    sole_reader,
+)
 
 __all__ = ["IntegerProducts"]
 
@@ -17,8 +25,8 @@ class IntegerProducts(Pass):
     1. A bias [columns] added to the product, with no other reader in between, becomes the kernel's own.
     2. A product multiplied by one constant, as attention's logits are: the constant joins the scale of ``a``.
 
-    Requires unsigned codes ``a`` with one scale (``UnsignedCodes``); ``b`` has one scale or one a column. Exact to float
-    rounding: sums are whole numbers where the float product rounded each.
+    Requires unsigned codes ``a`` with one scale (``UnsignedCodes``); ``b`` has one scale or one a column. Exact to
+    float rounding: sums are whole numbers where the float product rounded each.
     """
 
     def call(self, graph: gs.Graph) -> int:
@@ -37,7 +45,7 @@ def _rewrite(graph: gs.Graph, product: gs.Node) -> bool:
     if reader is not None and (other := _other_input(reader, product.outputs[0])) is not None:
         if reader.op == "Mul" and other.size == 1:
             last, scale = reader, np.asarray(scale * other.reshape(()), np.float32)
-        elif reader.op == "Add" and other.ndim == 1 and other.size == product.outputs[0].shape[-1]:
+        elif reader.op == "Add" and is_constant(b.inputs[0]) and other.shape == b.inputs[0].values.shape[-1:]:
             last, bias = reader, [other]
     y = append(
         graph,

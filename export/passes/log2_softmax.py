@@ -37,14 +37,19 @@ class Log2Softmax(Pass):
 
 def _rewrite(graph: gs.Graph, quantize: gs.Node) -> bool:
     x, scale = quantize.inputs[0], float(constant_of(quantize.inputs[1]))
-    softmax, dequantize = producer(x, "Softmax"), sole_reader(graph, quantize.outputs[0])
+    softmax = producer(x, "Softmax")
+    dequantize = sole_reader(graph, quantize.outputs[0])
     if softmax is None or sole_reader(graph, x) is not quantize or dequantize is None:
         return False
     product = sole_reader(graph, dequantize.outputs[0])
     if dequantize.op != DEQUANTIZE_LOG2 or product is None or product.op != "MatMul":
         return False
     values = producer(product.inputs[1], "DequantizeLinear")
-    if values is None or sole_reader(graph, values.outputs[0]) is not product or constant_of(values.inputs[1]).size != 1:
+    if (
+        values is None
+        or sole_reader(graph, values.outputs[0]) is not product
+        or constant_of(values.inputs[1]).size != 1
+    ):
         return False
     steps, last = quantize.attrs["steps_per_octave"], 2 ** quantize.attrs["bits"] - 1
     name = quantize.name.removesuffix("/quantize")

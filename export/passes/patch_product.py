@@ -6,7 +6,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from repq_deploy.export.passes.base import Pass
-from repq_deploy.export.passes.graph import append, constant_of, is_constant, nodes_of, producer, replace_output, sole_reader
+from repq_deploy.export.passes.graph import (
+    append,
+    constant_of,
+    is_constant,
+    nodes_of,
+    producer,
+    replace_output,
+    sole_reader,
+)
 
 __all__ = ["PatchProduct"]
 
@@ -14,8 +22,8 @@ __all__ = ["PatchProduct"]
 class PatchProduct(Pass):
     """``DQ(codes [B, C, H, W]) -> Conv -> tokens last`` becomes ``DQ(patches of codes [B, h w, C k k]) W + b``.
 
-    Patches do not overlap (stride equal to kernel, no padding), so cutting them out is a Transpose of the codes, and the
-    integer kernels for products, which give floats, serve; those for convolutions give codes only.
+    Patches do not overlap (stride equal to kernel, no padding), so cutting them out is a Transpose of the codes, and
+    the integer kernels for products, which give floats, serve; those for convolutions give codes only.
 
     Fires where the weight is a DequantizeLinear of constants and the output only goes on with channels last:
     ``Reshape [B, O, h w] -> Transpose`` (ViT) or ``Transpose`` (Swin). Exact to float summation.
@@ -29,7 +37,13 @@ def _rewrite(graph: gs.Graph, conv: gs.Node) -> bool:
     image, weight = (producer(tensor, "DequantizeLinear") for tensor in conv.inputs[:2])
     kernel = list(conv.attrs.get("kernel_shape", ()))
     plain = conv.attrs.get("strides") == kernel and not any(conv.attrs.get("pads", ())) and conv.attrs["group"] == 1
-    if image is None or weight is None or not is_constant(weight.inputs[0]) or not plain:
+    if (
+        image is None
+        or image.inputs[0].shape is None
+        or weight is None
+        or not is_constant(weight.inputs[0])
+        or not plain
+    ):
         return False
     batch, channels, height, width = image.inputs[0].shape
     rows, columns = height // kernel[0], width // kernel[1]
@@ -54,7 +68,13 @@ def _rewrite(graph: gs.Graph, conv: gs.Node) -> bool:
     if len(conv.inputs) > 2:
         y = append(graph, "Add", f"{name}/bias", [y, constant_of(conv.inputs[2])], shape=tokens)
     if shape is not None:
-        y = append(graph, "Reshape", f"{name}/grid", [y, np.array([-1, *shape, outputs], np.int64)], shape=[batch, *shape, outputs])
+        y = append(
+            graph,
+            "Reshape",
+            f"{name}/grid",
+            [y, np.array([-1, *shape, outputs], np.int64)],
+            shape=[batch, *shape, outputs],
+        )
     replace_output(target, y, graph)
     return True
 

@@ -14,9 +14,9 @@ _MOVES = frozenset({"Gather", "Reshape", "Slice", "Squeeze", "Transpose"})
 
 
 class QuantizeEarly(Pass):
-    """``Transpose -> [Clip] -> QuantizeLinear`` becomes ``[Clip] -> QuantizeLinear -> Transpose``; likewise Reshape etc.
+    """``Transpose -> [Clip] -> QuantizeLinear`` becomes ``[Clip] -> QuantizeLinear -> Transpose``; so for Reshape etc.
 
-    1. A quantizer with one scale changes places with each node above it that only moves elements and that it alone reads.
+    1. A quantizer with one scale changes places with each node above it that only moves elements, for it alone.
     2. Two Transposes in a row become one.
 
     Exact.
@@ -40,7 +40,8 @@ def _swap(graph: gs.Graph, quantize: gs.Node) -> bool:
         above = first.inputs[0].inputs
     if not above or above[0].op not in _MOVES or sole_reader(graph, above[0].outputs[0]) is not first:
         return False
-    move, codes = above[0], quantize.outputs[0]
+    move = above[0]
+    codes = quantize.outputs[0]
     source, moved = move.inputs[0], move.outputs[0]
     first.inputs[0] = source
     if first is not quantize:

@@ -6,7 +6,14 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from repq_deploy.export.passes.base import Pass
-from repq_deploy.export.passes.graph import append, constant_of, is_constant, nodes_of, producer, replace_output, sole_reader
+from repq_deploy.export.passes.graph import (
+    append,
+    constant_of,
+    is_constant,
+    nodes_of,
+    producer,
+    replace_output,
+)
 
 __all__ = ["SeparateProjections"]
 
@@ -37,7 +44,13 @@ def _separate(graph: gs.Graph, transpose: gs.Node) -> bool:
         projected, bias = add.inputs[0], constant_of(add.inputs[1])
     product = producer(projected, "MatMul")
     weight = None if product is None else producer(product.inputs[1], "DequantizeLinear")
-    if weight is None or not is_constant(weight.inputs[0]) or weight.attrs.get("axis") != 1 or shape[2] != 3:
+    if (
+        product is None
+        or weight is None
+        or not is_constant(weight.inputs[0])
+        or weight.attrs.get("axis") != 1
+        or shape[2] != 3
+    ):
         return False
     codes, scale, zero_point = (constant_of(tensor) for tensor in weight.inputs)
     batch_shape = transpose.inputs[0].shape
@@ -55,7 +68,9 @@ def _separate(graph: gs.Graph, transpose: gs.Node) -> bool:
         target = np.array([-1, *heads[1:]], np.int64)
         y = append(graph, "Reshape", f"{name}/heads", [y, target], shape=heads)
         turned = [heads[0], heads[2], heads[1], heads[3]]
-        replace_output(node, append(graph, "Transpose", f"{name}/transpose", [y], shape=turned, perm=[0, 2, 1, 3]), graph)
+        replace_output(
+            node, append(graph, "Transpose", f"{name}/transpose", [y], shape=turned, perm=[0, 2, 1, 3]), graph
+        )
     return True
 
 

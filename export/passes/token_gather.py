@@ -31,7 +31,7 @@ class TokenGather(Pass):
         for node in list(graph.nodes):
             if node.op in _MOVES and not all(reader.op in _MOVES for reader in node.outputs[0].outputs):
                 changed += _gather(graph, node)
-        for node in list(graph.nodes):
+        for node in list(graph.cleanup().nodes):
             if node.op == "Pad" and is_constant(node.inputs[1]) and not constant_of(node.inputs[1]).any():
                 replace_output(node, node.inputs[0], graph)
                 changed += 1
@@ -58,7 +58,9 @@ def _gather(graph: gs.Graph, end: gs.Node) -> bool:
     if not np.array_equal(moved.reshape(tokens, channels), order[:, :1] * channels + np.arange(channels)):
         return False
     name, batch = end.name, graph.inputs[0].shape[0]
-    y = append(graph, "Reshape", f"{name}/tokens", [source, np.array([-1, tokens, channels])], shape=[batch, tokens, channels])
+    y = append(
+        graph, "Reshape", f"{name}/tokens", [source, np.array([-1, tokens, channels])], shape=[batch, tokens, channels]
+    )
     y = append(graph, "Gather", f"{name}/gather", [y, order[:, 0].copy()], shape=[batch, tokens, channels], axis=1)
     target = np.array([-1, *moved.shape[1:]])
     replace_output(end, append(graph, "Reshape", f"{name}/shape", [y, target], shape=end.outputs[0].shape), graph)
@@ -81,7 +83,7 @@ def _chain(node: gs.Node) -> Iterator[gs.Node]:
             yield from _chain(tensor.inputs[0])
 
 
-def _run(tensor: gs.Tensor, known: dict[int, np.ndarray]) -> np.ndarray | None:
+def _run(tensor: gs.Tensor, known: dict[int, np.ndarray]) -> np.ndarray | None:  # noqa: PLR0911 - one an operator
     """The value of ``tensor`` from those ``known`` by id; None where a node is not of constant arguments."""
     if id(tensor) in known:
         return known[id(tensor)]

@@ -12,11 +12,11 @@ __all__ = ["UnsignedCodes"]
 
 
 class UnsignedCodes(Pass):
-    """``QuantizeLinear -> DequantizeLinear`` in INT8 becomes the same in UINT8, where it is the first factor of a product.
+    """``QuantizeLinear -> DequantizeLinear`` in INT8 becomes UINT8, where it is the first factor of a product.
 
     1. Codes from ``-z`` to ``2^bits - 1 - z`` (a Clip says so; without one they are 8 bits, z = 128) are stored plus z:
-       x86 multiplies unsigned by signed bytes. Fewer than 8 bits fill fewer than 8 bits of the byte, so that the pairs of
-       products that CPUs without VNNI sum in 16 bits cannot saturate.
+       x86 multiplies unsigned by signed bytes. Fewer than 8 bits stay small, so that pairs of products, which CPUs
+       without VNNI sum in 16 bits, cannot saturate.
     2. Both factors 8-bit activations: the second becomes unsigned too, because that kernel is exact on every CPU.
     3. A constant added right before the quantizer that is a multiple of its scale moves into its zero point: only
        DequantizeLinear still subtracts z.
@@ -41,7 +41,9 @@ class UnsignedCodes(Pass):
 def _quantized(graph: gs.Graph, tensor: gs.Tensor) -> tuple[gs.Node, gs.Node] | None:
     """The signed quantizer and dequantizer that give ``tensor``, if nothing else reads the codes."""
     dequantize = producer(tensor, "DequantizeLinear")
-    quantize = None if dequantize is None else producer(dequantize.inputs[0], "QuantizeLinear")
+    if dequantize is None:
+        return None
+    quantize = producer(dequantize.inputs[0], "QuantizeLinear")
     if quantize is None or sole_reader(graph, quantize.outputs[0]) is not dequantize:
         return None
     return (quantize, dequantize) if is_constant(quantize.inputs[2], np.zeros((), np.int8)) else None
