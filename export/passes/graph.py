@@ -38,13 +38,14 @@ def constant_of(tensor: gs.Tensor) -> np.ndarray:
 def replace_output(node: gs.Node, replacement: gs.Tensor, graph: gs.Graph) -> None:
     """Let every reader of ``node``'s first output read ``replacement``; ``node`` then falls to the cleanup.
 
-    An output of the graph keeps its name.
+    An output of the graph keeps its name and shape.
     """
     old = node.outputs[0]
     for reader in list(old.outputs):
         reader.inputs = [replacement if tensor is old else tensor for tensor in reader.inputs]
     if any(tensor is old for tensor in graph.outputs):
         old.name, replacement.name = f"{old.name}/replaced", old.name
+        replacement.shape = old.shape
     graph.outputs = [replacement if tensor is old else tensor for tensor in graph.outputs]
     node.outputs.clear()
 

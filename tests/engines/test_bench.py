@@ -68,7 +68,7 @@ def test_what_cannot_be_measured_is_named(tmp_path):
     with pytest.raises(BadInput, match="no such file"):
         plan(("broken", path))
     path.write_bytes(b"not a model")
-    with pytest.raises(BuildFailed, match="model .*broken"):
+    with pytest.raises(BuildFailed, match="model"):
         measure(plan(("broken", path)))
     with pytest.raises(BadInput, match="two have one name"):
         plan(("a", path), ("a", path))
