@@ -6,6 +6,7 @@ model-optimizations/graph-optimizations.html
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,18 @@ from repq_deploy.engines.batching import BatchedRunner, Profile, Runner
 from repq_deploy.engines.source import INPUT, OUTPUT, SourceModel
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
 
-__all__ = ["BACKEND", "OnnxRuntimeBackend", "open_reference"]
+__all__ = ["BACKEND", "THREADS", "OnnxRuntimeBackend", "open_onnx", "open_reference"]
 
 _OPTIMIZATION = "optimization"
 _DISABLED = "disabled_optimizers"
+_EXACT = "exact_int8"
+
+#: Session option: how many threads an operator may use; ONNX Runtime's own choice where it is not given.
+THREADS = "threads"
+
+#: ``MatMulAddFusion`` would turn a quantized MatMul with a bias into a Gemm in float; the two others make kernels that
+#: are slower than the two they replace (LayerNormalization 9 times, Gelu twice, ONNX Runtime 1.31).
+_HARMFUL = "MatMulAddFusion,SkipLayerNormFusion,BiasGeluFusion"
 
 
 @dataclass(frozen=True)
@@ -42,8 +51,8 @@ class OnnxRuntimeBackend:
             raise BadInput(f"--target {','.join(targets)}: backend {self.name} builds for any CPU; leave --target out")
 
     def session_options(self) -> dict[str, str]:
-        """``MatMulAddFusion`` would turn a quantized MatMul with a bias into a Gemm that ONNX Runtime runs in float."""
-        return {_OPTIMIZATION: "all", _DISABLED: "MatMulAddFusion"}
+        """The optimizations that serve the lowered graph, and integer kernels that cannot saturate."""
+        return {_OPTIMIZATION: "all", _DISABLED: _HARMFUL, _EXACT: "1"}
 
     def build(
         self,
@@ -61,13 +70,14 @@ class OnnxRuntimeBackend:
 
     def open(
         self,
-        engine: bytes,
+        engine: bytes | Path,
         *,
         profile: Profile,
         image_shape: tuple[int, ...],
         session: Mapping[str, str],
     ) -> Runner:
-        return BatchedRunner(_session(engine, session, what="engine"), profile, image_shape)
+        model = str(engine) if isinstance(engine, Path) else engine
+        return BatchedRunner(_session(model, session, what="engine"), profile, image_shape)
 
 
 BACKEND = OnnxRuntimeBackend()
@@ -82,7 +92,34 @@ def open_reference(source: SourceModel, *, data: bytes | None = None) -> Runner:
     return BatchedRunner(run, Profile(), source.image_shape)
 
 
-def _session(data: bytes, options: Mapping[str, str], *, what: str) -> Callable[[NDArray[np.float32]], Any]:
+def open_onnx(path: Path, *, threads: int) -> tuple[Callable[[NDArray[np.float32]], Any], tuple[int | str | None, ...]]:
+    """Any ONNX file of one input, with ONNX Runtime's own optimizations: what runs it, and the shape of its input.
+
+    Raises:
+        BadInput: it has more inputs than one, or another type than float32.
+    """
+    session = _load(str(path), {_OPTIMIZATION: "all", THREADS: str(threads)}, what=f"model {path}")
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or inputs[0].type != "tensor(float)":
+        found = ", ".join(f"{one.name} {one.type}" for one in inputs)
+        raise BadInput(f"model {path}: has the inputs {found}; expected one, images in float32")
+    return lambda images: session.run(None, {inputs[0].name: images})[0], tuple(inputs[0].shape)
+
+
+def _session(data: bytes | str, options: Mapping[str, str], *, what: str) -> Callable[[NDArray[np.float32]], Any]:
+    session = _load(data, options, what=what)
+
+    def run(images: NDArray[np.float32]) -> Any:
+        try:
+            return session.run([OUTPUT], {INPUT: images})[0]
+        except Exception as error:
+            version = _onnxruntime().__version__
+            raise BuildFailed(f"{what}: ONNX Runtime {version} fails to run: {_one_line(error)}") from error
+
+    return run
+
+
+def _load(model: bytes | str, options: Mapping[str, str], *, what: str) -> Any:
     ort = _onnxruntime()
     levels = {
         "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
@@ -93,21 +130,31 @@ def _session(data: bytes, options: Mapping[str, str], *, what: str) -> Callable[
     session_options = ort.SessionOptions()
     session_options.graph_optimization_level = levels[options[_OPTIMIZATION]]
     session_options.log_severity_level = 3  # its warnings are about optimizations; errors are raised
+    if THREADS in options:
+        session_options.intra_op_num_threads = int(options[THREADS])
+    if options.get(_EXACT) == "1" and not _sums_in_32_bits():
+        session_options.add_session_config_entry("session.x64quantprecision", "1")
     disabled = [name for name in options.get(_DISABLED, "").split(",") if name]
     try:
-        session = ort.InferenceSession(
-            data, session_options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
+        return ort.InferenceSession(
+            model, session_options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
         )
     except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
         raise BuildFailed(f"{what}: ONNX Runtime {ort.__version__} refuses the graph: {_one_line(error)}") from error
 
-    def run(images: NDArray[np.float32]) -> Any:
-        try:
-            return session.run([OUTPUT], {INPUT: images})[0]
-        except Exception as error:
-            raise BuildFailed(f"{what}: ONNX Runtime {ort.__version__} fails to run: {_one_line(error)}") from error
 
-    return run
+def _sums_in_32_bits() -> bool:
+    """Whether this CPU multiplies bytes without saturating: VNNI, or not x86.
+
+    Without it ONNX Runtime can multiply unsigned bytes only, more slowly; it would do so on CPUs with VNNI as well.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):
+        return True
+    try:
+        cpu = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False  # not Linux: slower, and right everywhere
+    return "avx512_vnni" in cpu or "avx_vnni" in cpu
 
 
 def _one_line(error: Exception) -> str:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
+from repq_deploy.engines import ort
 from repq_deploy.engines.batching import Runner
 from repq_deploy.engines.manifest import Manifest, manifest_path, read_manifest
 from repq_deploy.engines.select import backend_named
 from repq_deploy.errors import BadInput
-from repq_deploy.files import existing_file
+from repq_deploy.files import existing_file, sha256_of
 
 __all__ = ["Runner", "load_engine", "open_engine"]
 
 
-def open_engine(path: Path) -> tuple[Runner, Manifest]:
+def open_engine(path: Path, *, session: Mapping[str, str] | None = None) -> tuple[Runner, Manifest]:
     """The engine file ``path``, ready to run, and its manifest.
+
+    ``session`` holds options beside those of the manifest, such as the number of threads.
 
     Raises:
         BadInput: the engine or its manifest is missing, altered, truncated, or of another runtime version.
@@ -24,19 +27,22 @@ def open_engine(path: Path) -> tuple[Runner, Manifest]:
     existing_file(path, "engine")
     manifest = read_manifest(path)
     try:
-        engine = path.read_bytes()
+        content = sha256_of(path)
     except OSError as error:
         raise BadInput(f"engine {path}: cannot be read: {error.strerror or error}") from error
-    if hashlib.sha256(engine).hexdigest() != manifest.engine.sha256:
+    if content != manifest.engine.sha256:
         raise BadInput(
-            f"engine {path}: its content ({len(engine)} bytes) is not what {manifest_path(path).name} describes: "
+            f"engine {path}: its content ({path.stat().st_size} bytes) is not what {manifest_path(path).name} "
+            "describes: "
             "truncated, altered or of another build; copy both again, or rebuild with repq-build-engine"
         )
-    return load_engine(engine, manifest), manifest
+    # ONNX Runtime reads the file itself: it would keep bytes it is given for as long as the session lives.
+    engine = path if manifest.backend == ort.BACKEND.name else path.read_bytes()
+    return load_engine(engine, manifest, session=session), manifest
 
 
-def load_engine(engine: bytes, manifest: Manifest) -> Runner:
-    """Load an engine that is known to be the manifest's."""
+def load_engine(engine: bytes | Path, manifest: Manifest, *, session: Mapping[str, str] | None = None) -> Runner:
+    """Load an engine that is known to be the manifest's, from its bytes, or for ONNX Runtime from its file."""
     backend = backend_named(manifest.backend)
     built, found = manifest.versions.get(backend.name), backend.version()
     if not backend.portable and built != found:
@@ -44,4 +50,7 @@ def load_engine(engine: bytes, manifest: Manifest) -> Runner:
             f"engine {manifest.engine.name}: built with {backend.name} {built}, found {found}, which cannot load it; "
             f"rebuild with: repq-build-engine {manifest.source.name} --backend {backend.name}"
         )
-    return backend.open(engine, profile=manifest.profile, image_shape=manifest.image_shape, session=manifest.session)
+    options = {**manifest.session, **(session or {})}
+    if isinstance(engine, Path):
+        return ort.BACKEND.open(engine, profile=manifest.profile, image_shape=manifest.image_shape, session=options)
+    return backend.open(engine, profile=manifest.profile, image_shape=manifest.image_shape, session=options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from repq_deploy.export.agreement import compare_export, reference_session
 from repq_deploy.export.canonical import canonical_onnx, write_canonical
+from repq_deploy.export.float_model import float_onnx
 from repq_deploy.export.lowering import BACKENDS, PassReport, lower
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "PassReport",
     "canonical_onnx",
     "compare_export",
+    "float_onnx",
     "lower",
     "reference_session",
     "write_canonical",

@@ -5,9 +5,9 @@ and ``steps_per_octave`` (1: log2, 2: log-sqrt2). Codes are uint8: code q below 
 ``scale * 2^(-q / steps_per_octave)``, code ``2^bits - 1`` is zero. ``scale`` is a float32 scalar, ``x`` and the values
 are float32 of one shape.
 
-``TanQuantizeLinear(x, scale, angle) -> codes`` and ``AdaLogQuantizeLinear(x, scale, steps) -> codes``, with the attribute
-``bits``, give uint8 codes of a tangent, and of a logarithm with a real number of steps per octave. Their values are
-read from a table: ``TableDequantizeLinear(codes, table) -> values``, ``table`` float32 [2^bits].
+``TanQuantizeLinear(x, scale, angle) -> codes`` and ``AdaLogQuantizeLinear(x, scale, steps) -> codes``, with the
+attribute ``bits``, give uint8 codes of a tangent, and of a logarithm with a real number of steps per octave. Their
+values are read from a table: ``TableDequantizeLinear(codes, table) -> values``, ``table`` float32 [2^bits].
 
 A runtime that knows the nodes may run them as it likes; any other inlines the bodies, which are standard ONNX.
 """

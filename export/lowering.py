@@ -6,9 +6,17 @@ import onnx
 
 from repq_deploy.errors import BadInput
 from repq_deploy.export.passes.base import Pass, PassReport, run_passes
+from repq_deploy.export.passes.fused_attention import FusedAttention
+from repq_deploy.export.passes.integer_products import IntegerProducts
 from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
+from repq_deploy.export.passes.log2_softmax import Log2Softmax
+from repq_deploy.export.passes.patch_product import PatchProduct
+from repq_deploy.export.passes.quantize_early import QuantizeEarly
+from repq_deploy.export.passes.separate_projections import SeparateProjections
 from repq_deploy.export.passes.to_half import ToHalf
+from repq_deploy.export.passes.token_gather import TokenGather
 from repq_deploy.export.passes.unpack_int4 import UnpackInt4
+from repq_deploy.export.passes.unsigned_codes import UnsignedCodes
 
 __all__ = ["BACKENDS", "PassReport", "lower"]
 
@@ -33,13 +41,37 @@ def lower(model: onnx.ModelProto, *, backend: str, half: bool) -> tuple[onnx.Mod
         raise BadInput(
             "backend onnxruntime: fp16 was asked for, but its CPU kernels compute in fp32; use --precision fp32"
         )
-    passes: list[Pass] = [UnpackInt4(), Log2PlainOps()]
-    if half:
-        passes.append(ToHalf())
+    passes = _onnxruntime_passes() if backend == "onnxruntime" else _tensorrt_passes(half=half)
     lowered, reports = run_passes(model, passes)
-    # Graph-surgeon keeps the import of a domain that no node uses any more.
-    standard = [entry for entry in lowered.opset_import if entry.domain == ""]
-    del lowered.opset_import[:]
-    lowered.opset_import.extend(standard)
+    _import_used_domains(lowered)
     onnx.checker.check_model(lowered, full_check=True)
     return lowered, reports
+
+
+def _onnxruntime_passes() -> list[Pass]:
+    """Bytes where the canonical graph has Q/DQ, each product in the integer kernel, in the layout it is needed."""
+    return [
+        UnpackInt4(),
+        TokenGather(),
+        SeparateProjections(),
+        UnsignedCodes(),
+        PatchProduct(),
+        Log2Softmax(),
+        FusedAttention(),
+        QuantizeEarly(),
+        IntegerProducts(),
+        Log2PlainOps(),
+    ]
+
+
+def _tensorrt_passes(*, half: bool) -> list[Pass]:
+    passes: list[Pass] = [UnpackInt4(), Log2PlainOps()]
+    return [*passes, ToHalf()] if half else passes
+
+
+def _import_used_domains(model: onnx.ModelProto) -> None:
+    """Import the domains that nodes are of: graph-surgeon keeps those no longer used, and knows no new ones."""
+    standard = [entry for entry in model.opset_import if entry.domain == ""]
+    used = sorted({node.domain for node in model.graph.node} - {""})
+    del model.opset_import[:]
+    model.opset_import.extend([*standard, *(onnx.helper.make_opsetid(domain, 1) for domain in used)])

@@ -20,7 +20,7 @@ from onnxscript.values import Op, Opset
 from repq_deploy.export.domain import DOMAIN
 from repq_deploy.quantized import QuantizedModel
 
-__all__ = ["OPSET", "trace"]
+__all__ = ["OPSET", "quiet", "trace"]
 
 #: The first opset with INT4 tensors.
 OPSET = 21
@@ -30,7 +30,7 @@ def trace(quantized: QuantizedModel, input_shape: tuple[int, int, int]) -> onnx.
     """Trace ``quantized`` for images [batch, *input_shape] with a dynamic ``batch``; output ``logits``."""
     # A batch of one would be specialized to a constant.
     images = torch.zeros(2, *input_shape)
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             quantized.eval(),
             (images,),
@@ -93,7 +93,7 @@ def _fake_quantize_adalog(x: Any, scale: Any, steps: Any, table: Any, bits: int,
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the exporter's advice to its own developers off our users' screens."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]

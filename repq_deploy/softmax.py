@@ -29,7 +29,8 @@ __all__ = [
 ]
 
 #: Uniform; logarithmic (FQ-ViT's log2, RepQ-ViT's log-sqrt2); AdaLog's adaptive base; DopQ-ViT's tangent.
-SoftmaxQuantizer = Literal["uniform", "log2", "log_sqrt2", "adalog", "tan"]
+#: "float": nothing between the projections qkv and proj is quantized.
+SoftmaxQuantizer = Literal["uniform", "log2", "log_sqrt2", "adalog", "tan", "float"]
 
 
 class _TableQuantizer(Quantizer):
@@ -105,7 +106,7 @@ class AdaLogQuantizer(_TableQuantizer):
 
 
 def softmax_quantizer(kind: SoftmaxQuantizer, site: str, bits: int) -> Quantizer:
-    """The quantizer of attention probabilities of one ``kind``."""
+    """The quantizer of attention probabilities of one ``kind``, which is not "float"."""
     if kind == "uniform":
         return UniformQuantizer(site, bits)
     if kind == "adalog":

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-__all__ = ["constant_of", "dequantize", "nodes_of", "replace_output"]
+__all__ = [
+    "append",
+    "constant_of",
+    "dequantize",
+    "is_constant",
+    "nodes_of",
+    "producer",
+    "replace_output",
+    "sole_reader",
+]
 
 
 def nodes_of(graph: gs.Graph, op: str, domain: str = "") -> Iterator[gs.Node]:
@@ -25,10 +36,16 @@ def constant_of(tensor: gs.Tensor) -> np.ndarray:
 
 
 def replace_output(node: gs.Node, replacement: gs.Tensor, graph: gs.Graph) -> None:
-    """Let every reader of ``node``'s first output read ``replacement``; ``node`` then falls to the cleanup."""
+    """Let every reader of ``node``'s first output read ``replacement``; ``node`` then falls to the cleanup.
+
+    An output of the graph keeps its name and shape.
+    """
     old = node.outputs[0]
     for reader in list(old.outputs):
         reader.inputs = [replacement if tensor is old else tensor for tensor in reader.inputs]
+    if any(tensor is old for tensor in graph.outputs):
+        old.name, replacement.name = f"{old.name}/replaced", old.name
+        replacement.shape = old.shape
     graph.outputs = [replacement if tensor is old else tensor for tensor in graph.outputs]
     node.outputs.clear()
 
@@ -42,3 +59,44 @@ def dequantize(
     node = gs.Node("DequantizeLinear", f"{site}/dequantize", attributes, [codes, scale, zero_point], [values])
     graph.nodes.append(node)
     return values
+
+
+def producer(tensor: gs.Tensor, op: str, domain: str = "") -> Any:
+    """The node that computes ``tensor``, if it is one of operator ``op``; else None."""
+    for node in tensor.inputs:
+        if node.op == op and (node.domain or "") == domain:
+            return node
+    return None
+
+
+def sole_reader(graph: gs.Graph, tensor: gs.Tensor) -> Any:
+    """The node that reads ``tensor``, if there is one only and the graph does not give it out; else None."""
+    if len(tensor.outputs) != 1 or any(tensor is output for output in graph.outputs):
+        return None
+    return tensor.outputs[0]
+
+
+def is_constant(tensor: gs.Tensor, values: npt.ArrayLike | None = None) -> bool:
+    """Whether ``tensor`` is a constant, and holds ``values`` where they are given."""
+    return isinstance(tensor, gs.Constant) and (values is None or np.array_equal(tensor.values, values))
+
+
+def append(
+    graph: gs.Graph,
+    op: str,
+    name: str,
+    inputs: list[gs.Tensor | np.ndarray],
+    *,
+    dtype: object = np.float32,
+    shape: object = None,
+    domain: str | None = None,
+    **attributes: object,
+) -> gs.Variable:
+    """Append a node called ``name``; arrays among ``inputs`` become constants. Its output is ``<name>/output``."""
+    tensors = [
+        gs.Constant(f"{name}/{index}", value) if isinstance(value, np.ndarray) else value
+        for index, value in enumerate(inputs)
+    ]
+    output = gs.Variable(f"{name}/output", dtype=dtype, shape=shape)
+    graph.nodes.append(gs.Node(op, name, dict(attributes), tensors, [output], domain=domain))
+    return output

@@ -38,6 +38,12 @@ def export(
     bits: Annotated[str, typer.Option(help="Bits, as in w6a6 or w4a4,head=w8a8; 2 to 8.")] = "w8a8",
     method: Annotated[str, typer.Option(help="repq, or the baselines percentile and minmax.")] = "repq",
     preset: Annotated[str, typer.Option(help=f"What is quantized: {' or '.join(PRESETS)}.")] = "deploy",
+    float_attention: Annotated[
+        bool, typer.Option("--float-attention", help="Leave the products of attention in float: faster on a CPU.")
+    ] = False,
+    float_model: Annotated[
+        bool, typer.Option("--float", help="Write the float model instead, to compare with; nothing is calibrated.")
+    ] = False,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights: .safetensors, or a .pt of tensors only.")] = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes of the checkpoint.")] = None,
     img_size: Annotated[int | None, typer.Option(help="Image height and width in pixels.")] = None,
@@ -70,11 +76,17 @@ def export(
     spec = models.resolve(
         model, checkpoint=checkpoint, num_classes=num_classes, img_size=img_size, pretrained=pretrained
     )
+    if float_model:
+        written = _write_float(spec, checkpoint, output, seed, dry_run=dry_run)
+        show(written, as_json=as_json, text=lambda: _print_float(written))
+        return
     if dry_run:
         plan = _plan(spec, widths, method, output)
         show(plan, as_json=as_json, text=lambda: _print_plan(plan))
         return
-    result = _run(spec, widths, method, checkpoint, calib_data, num_calib, output, save_quantized, seed)
+    result = _run(
+        spec, widths, method, float_attention, checkpoint, calib_data, num_calib, output, save_quantized, seed
+    )
     show(result, as_json=as_json, text=lambda: _print_result(result))
 
 
@@ -82,6 +94,7 @@ def _run(
     spec: Any,
     widths: BitWidths,
     method: str,
+    float_attention: bool,
     checkpoint: Path | None,
     calib_data: str | None,
     num_calib: int,
@@ -120,6 +133,7 @@ def _run(
             images,
             bits=widths,
             method=method,
+            float_attention=float_attention,
             seed=seed,
             preprocess=preprocess.to_json(),
             calibration_sha256=sample.source.sha256,
@@ -148,6 +162,7 @@ def _run(
         "bits": str(widths),
         "preset": widths.preset,
         "method": method,
+        "float_attention": float_attention,
         "calibration_images": len(images),
         "preprocess": preprocess.to_json(),
         "bytes": output.stat().st_size,
@@ -165,6 +180,25 @@ def _run(
             "prove": time.monotonic() - exported,
         },
     }
+
+
+def _write_float(spec: Any, checkpoint: Path | None, output: Path, seed: int, *, dry_run: bool) -> dict[str, Any]:
+    from repq_deploy import models
+    from repq_deploy.calib_data import Preprocess
+    from repq_deploy.export import float_onnx, write_canonical
+
+    if not dry_run:
+        network = models.create(spec, checkpoint, seed)
+        preprocess = Preprocess.from_model(network)
+        with console.status("exporting to ONNX"):
+            model = float_onnx(network, (3, *preprocess.size))
+        write_canonical(model, output)
+    return {"output": str(output), "model": spec.name, "bits": "float", "dry_run": dry_run}
+
+
+def _print_float(result: dict[str, Any]) -> None:
+    verb = "would write" if result["dry_run"] else "wrote"
+    sys.stdout.write(f"{verb} {result['output']}: {result['model']} in float\n")
 
 
 def _print_result(result: dict[str, Any]) -> None:

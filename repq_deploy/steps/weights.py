@@ -67,7 +67,7 @@ def _quantize(
     # The bias takes up the mean error, so only the inputs' deviation from their mean counts.
     rounded = rounding(weight, statistics.covariance, grid, quantizer.bits)
     bias = bias + (weight - rounded) @ statistics.mean
-    # Stored is not the rounded value but the nearest to the unrounded that is rounded to it: training goes on from there.
+    # Stored is the nearest value to the unrounded one that is rounded to this: where training goes on from.
     slack = 0.49 * grid.scale[:, None]
     weight = rounded + torch.clamp(weight - rounded, -slack, slack)
     layer.weight = nn.Parameter(weight.float().view_as(layer.weight), requires_grad=False)

@@ -159,8 +159,9 @@ def test_a_channel_wise_activation_is_a_defect():
 def test_lowering_leaves_standard_onnx(family, backend, half):
     model = canonical_onnx(quantized_model(family, "w8a8"), tuple(images_for(family).shape[1:]))
     lowered, reports = lower(model, backend=backend, half=half)
-    assert [entry.domain for entry in lowered.opset_import] == [""]
+    assert {entry.domain for entry in lowered.opset_import} <= {"", "com.microsoft"}
     assert {report.name for report in reports} >= {"UnpackInt4", "Log2PlainOps"}
+    assert backend == "onnxruntime" or len(lowered.opset_import) == 1
     assert {e.key: e.value for e in lowered.metadata_props} == {e.key: e.value for e in model.metadata_props}
     images = {"images": images_for(family).numpy()}
     (ours,), (expected,) = (reference_session(m).run(None, images) for m in (lowered, model))

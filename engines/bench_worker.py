@@ -1,0 +1,89 @@
+"""The process that measures one model: ``python -m repq_deploy.engines.bench_worker REQUEST`` with a JSON request.
+
+It prints one JSON object a line: for each batch size, in rising order, the milliseconds of every run and the megabytes
+that the model has added to the process so far at their peak; or an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repq_deploy.engines.ort import THREADS, open_onnx
+from repq_deploy.engines.runner import open_engine
+from repq_deploy.errors import BadInput, RepqError
+
+__all__ = ["main", "timed"]
+
+Run = Callable[[NDArray[np.float32]], Any]
+
+
+def main(argv: list[str]) -> int:
+    """Measure as ``argv[0]`` says; exit status 1 after an error line."""
+    request = json.loads(argv[0])
+    os.sched_setaffinity(0, request["cpus"])
+    try:
+        before = _resident_mb()
+        run, shape, only_batch = _open(Path(request["path"]), len(request["cpus"]))
+        for batch in request["batches"]:
+            if only_batch not in (None, batch):
+                raise BadInput(f"model {request['path']}: takes batches of {only_batch} only; use --batch {only_batch}")
+            images = np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32)
+            milliseconds = timed(run, images, warmup=request["warmup"], seconds=request["seconds"])
+            _say(batch=batch, milliseconds=milliseconds, memory_mb=_peak_mb() - before)
+    except RepqError as error:
+        _say(error=str(error), exit_code=error.exit_code)
+        return 1
+    return 0
+
+
+def timed(run: Run, images: NDArray[np.float32], *, warmup: int, seconds: float) -> list[float]:
+    """Milliseconds of single runs, after ``warmup`` ones that are not counted: for ``seconds``, but at least five."""
+    for _ in range(warmup):
+        run(images)
+    found: list[float] = []
+    started = time.perf_counter()
+    while len(found) < 5 or time.perf_counter() - started < seconds:
+        before = time.perf_counter()
+        run(images)
+        found.append(1e3 * (time.perf_counter() - before))
+    return found
+
+
+def _open(path: Path, threads: int) -> tuple[Run, tuple[int, ...], int | None]:
+    """What runs the model, the shape of an image, and the one batch size it takes, if it is only one."""
+    if path.suffix == ".engine":
+        runner, manifest = open_engine(path, session={THREADS: str(threads)})
+        return runner, manifest.image_shape, None
+    run, shape = open_onnx(path, threads=threads)
+    if len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
+        raise BadInput(f"model {path}: input of shape {list(shape)}; expected images [batch, C, H, W] of a fixed size")
+    batch, *image = shape
+    return run, tuple(size for size in image if isinstance(size, int)), batch if isinstance(batch, int) else None
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def _say(**message: Any) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

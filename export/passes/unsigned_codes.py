@@ -1,0 +1,75 @@
+"""Activations of products as unsigned codes, with what is added to them in their zero point."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from repq_deploy.export.passes.base import Pass
+from repq_deploy.export.passes.graph import constant_of, is_constant, nodes_of, producer, sole_reader
+
+__all__ = ["UnsignedCodes"]
+
+
+class UnsignedCodes(Pass):
+    """``QuantizeLinear -> DequantizeLinear`` in INT8 becomes UINT8, where it is the first factor of a product.
+
+    1. Codes from ``-z`` to ``2^bits - 1 - z`` (a Clip says so; without one they are 8 bits, z = 128) are stored plus z:
+       x86 multiplies unsigned by signed bytes. Fewer than 8 bits stay small, so that pairs of products, which CPUs
+       without VNNI sum in 16 bits, cannot saturate.
+    2. Both factors 8-bit activations: the second becomes unsigned too, because that kernel is exact on every CPU.
+    3. A constant added right before the quantizer that is a multiple of its scale moves into its zero point: only
+       DequantizeLinear still subtracts z.
+
+    Exact, save for rounding ties in rule 3, where the sum was rounded before it was quantized.
+    """
+
+    def call(self, graph: gs.Graph) -> int:
+        changed = 0
+        for op in ("MatMul", "Conv"):
+            for product in nodes_of(graph, op):
+                first, second = (_quantized(graph, tensor) for tensor in product.inputs[:2])
+                if first is None:
+                    continue
+                eight_bits = [pair is not None and _zero_point(pair[0]) is None for pair in (first, second)]
+                for pair in (first, second) if all(eight_bits) else (first,):
+                    assert pair is not None  # noqa: S101 - for the type checker
+                    changed += _to_unsigned(graph, *pair)
+        return changed
+
+
+def _quantized(graph: gs.Graph, tensor: gs.Tensor) -> tuple[gs.Node, gs.Node] | None:
+    """The signed quantizer and dequantizer that give ``tensor``, if nothing else reads the codes."""
+    dequantize = producer(tensor, "DequantizeLinear")
+    if dequantize is None:
+        return None
+    quantize = producer(dequantize.inputs[0], "QuantizeLinear")
+    if quantize is None or sole_reader(graph, quantize.outputs[0]) is not dequantize:
+        return None
+    return (quantize, dequantize) if is_constant(quantize.inputs[2], np.zeros((), np.int8)) else None
+
+
+def _zero_point(quantize: gs.Node) -> int | None:
+    """What makes the clipped codes start at 0; None where there is no Clip, and codes are 8 bits."""
+    clip = producer(quantize.inputs[0], "Clip")
+    if clip is None:
+        return None
+    return -round(float(constant_of(clip.inputs[1]) / constant_of(quantize.inputs[1])))
+
+
+def _to_unsigned(graph: gs.Graph, quantize: gs.Node, dequantize: gs.Node) -> bool:
+    scale, offset = quantize.inputs[1], _zero_point(quantize)
+    stored = 128 if offset is None else offset
+    added = stored
+    add = producer(quantize.inputs[0], "Add")
+    if add is not None and is_constant(add.inputs[1]) and sole_reader(graph, add.outputs[0]) is quantize:
+        shift = constant_of(add.inputs[1])
+        steps = float(shift.reshape(-1)[0]) / float(constant_of(scale)) if shift.size == 1 else np.inf
+        if abs(steps - round(steps)) < 1e-3 and 0 <= stored + round(steps) <= 255:
+            added += round(steps)
+            quantize.inputs[0] = add.inputs[0]
+    name = quantize.name.removesuffix("/quantize")
+    quantize.inputs[2] = gs.Constant(f"{name}/added_zero_point", np.array(added, np.uint8))
+    dequantize.inputs[2] = gs.Constant(f"{name}/unsigned_zero_point", np.array(stored, np.uint8))
+    quantize.outputs[0].dtype = np.uint8
+    return True

@@ -1,0 +1,108 @@
+"""``repq-bench``: engines and ONNX files side by side: latency, throughput, memory, size."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from repq_deploy.cli.common import DryRun, Json, Quiet, Verbose, console, entry_point, set_up, show
+from repq_deploy.errors import BadInput
+from repq_deploy.files import check_writable
+
+if TYPE_CHECKING:
+    from repq_deploy.engines.bench import Measured
+
+__all__ = ["main"]
+
+
+def bench(
+    models: Annotated[
+        list[str], typer.Argument(help="Engines and ONNX files with one image input, as FILE or NAME=FILE.")
+    ],
+    batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8",
+    threads: Annotated[int, typer.Option(min=0, help="CPUs to pin to. Default: all that this process may use.")] = 0,
+    rounds: Annotated[int, typer.Option(min=1, help="How often to go over all models.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0, help="Time a model, batch size and round.")] = 2.0,
+    plot: Annotated[Path | None, typer.Option(help="Also draw a picture: .png, .svg or .pdf.")] = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure models in turn, each in its own process, and compare them with the first."""
+    set_up(verbose=verbose, quiet=quiet)
+    # NumPy takes a moment to import; a typing error should not.
+    from repq_deploy.engines.bench import BenchPlan, describe_machine, measure
+    from repq_deploy.engines.bench_plot import check_plot, write_plot
+
+    if plot is not None:
+        if plot.suffix not in (".png", ".svg", ".pdf"):
+            raise BadInput(f"--plot {plot}: expected a file ending in .png, .svg or .pdf")
+        check_writable(plot)
+        check_plot()
+    cpus = _cpus(threads)
+    plan = BenchPlan(tuple(_subject(text) for text in models), _batches(batch), cpus, rounds, seconds)
+    if dry_run:
+        names = [f"{label} ({path})" for label, path in plan.subjects]
+        described = {"models": names, "batches": list(plan.batches), "cpus": list(cpus), "rounds": rounds}
+        show(described, as_json=as_json, text=lambda: _write(f"would measure {', '.join(names)} on CPUs {cpus}"))
+        return
+    with console.status("measuring") as status:
+        results = measure(plan, progress=status.update)
+    machine = describe_machine(cpus)
+    if plot is not None:
+        write_plot(results, plot, title=machine)
+    found: dict[str, Any] = {"machine": machine, "rounds": rounds, "results": [one.to_dict() for one in results]}
+    show(found, as_json=as_json, text=lambda: _print(results, machine, rounds))
+
+
+def _cpus(threads: int) -> tuple[int, ...]:
+    import os
+
+    if not hasattr(os, "sched_getaffinity"):
+        raise BadInput(f"repq-bench pins threads, which {sys.platform} does not let it; run it on Linux")
+    usable = sorted(os.sched_getaffinity(0))
+    if threads > len(usable):
+        raise BadInput(f"--threads {threads}: this process may use {len(usable)} CPUs")
+    return tuple(usable[: threads or None])
+
+
+def _subject(text: str) -> tuple[str, Path]:
+    label, equals, file = text.partition("=")
+    return (label, Path(file)) if equals else (Path(text).name, Path(text))
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    sizes = [part.strip() for part in text.split(",")]
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise BadInput(f"--batch {text!r}: expected sizes as in 1,8")
+    return tuple(int(size) for size in sizes)
+
+
+def _print(results: list[Measured], machine: str, rounds: int) -> None:
+    _write(f"{machine}; medians of {rounds} rounds in turn, ratios to {results[0].label}")
+    width = max(len(one.label) for one in results)
+    head = ("median ms", "p90", "p99", "images/s", "speed", "memory MB", "ratio", "file MB")
+    _write(f"{'batch':>5}  {'model':{width}}" + "".join(f"  {name:>9}" for name in head))
+    for one in results:
+        cells = (
+            f"{one.median_ms:.2f}",
+            f"{one.p90_ms:.2f}",
+            f"{one.p99_ms:.2f}",
+            f"{one.images_per_s:.1f}",
+            f"{one.speedup:.2f}x",
+            f"{one.memory_mb:.0f}",
+            f"{one.memory_ratio:.2f}",
+            f"{one.size_mb:.1f}",
+        )
+        _write(f"{one.batch:>5}  {one.label:{width}}" + "".join(f"  {cell:>9}" for cell in cells))
+
+
+def _write(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+main = entry_point(bench, "repq-bench")

@@ -1,0 +1,56 @@
+"""``repq-bench``: what it prints, and its errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from repq_deploy.cli.bench import main
+from tests.engines.graphs import write_tiny
+
+
+def bench(monkeypatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["repq-bench", *map(str, arguments)])
+    main()
+
+
+OPTIONS = ("--batch", "1", "--rounds", "1", "--seconds", "0", "--threads", "1")
+
+
+def test_table_and_json(tmp_path, monkeypatch, capsys):
+    path = write_tiny(tmp_path).path
+    with pytest.raises(SystemExit, match="0"):
+        bench(monkeypatch, path, f"again={path}", *OPTIONS)
+    lines = capsys.readouterr().out.splitlines()
+    assert "ratios to tiny.onnx" in lines[0]
+    assert [line.split()[1] for line in lines[2:]] == ["tiny.onnx", "again"]
+    with pytest.raises(SystemExit, match="0"):
+        bench(monkeypatch, path, "--json", *OPTIONS)
+    found = json.loads(capsys.readouterr().out)
+    assert found["results"][0]["speedup"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("missing.onnx",), "no such file"),
+        (("model.onnx", "--batch", "one"), "expected sizes as in 1,8"),
+        (("model.onnx", "--plot", "plot.txt"), "ending in .png"),
+        (("model.onnx", "--threads", "9999"), "CPUs"),
+    ],
+)
+def test_usage_errors(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        bench(monkeypatch, *arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_plot(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    path = write_tiny(tmp_path).path
+    with pytest.raises(SystemExit, match="0"):
+        bench(monkeypatch, path, "--plot", tmp_path / "plot.svg", *OPTIONS)
+    assert "<svg" in (tmp_path / "plot.svg").read_text()

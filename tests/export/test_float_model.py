@@ -1,0 +1,15 @@
+"""The float model as ONNX computes what PyTorch computes."""
+
+import numpy as np
+import torch
+
+from repq_deploy.export import float_onnx, reference_session
+from tests.conftest import float_model, images_for
+
+
+def test_float_onnx(family):
+    model, images = float_model(family), images_for(family)
+    exported = float_onnx(model, tuple(images.shape[1:]))
+    (found,) = reference_session(exported).run(None, {"images": images.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model(images).numpy(), rtol=1e-4, atol=1e-4)
