@@ -13,6 +13,7 @@ from repq_deploy.export.passes.log2_softmax import Log2Softmax
 from repq_deploy.export.passes.patch_product import PatchProduct
 from repq_deploy.export.passes.quantize_early import QuantizeEarly
 from repq_deploy.export.passes.separate_projections import SeparateProjections
+from repq_deploy.export.passes.table_plain_ops import TablePlainOps
 from repq_deploy.export.passes.to_half import ToHalf
 from repq_deploy.export.passes.token_gather import TokenGather
 from repq_deploy.export.passes.unpack_int4 import UnpackInt4
@@ -60,12 +61,13 @@ def _onnxruntime_passes() -> list[Pass]:
         FusedAttention(),
         QuantizeEarly(),
         IntegerProducts(),
+        TablePlainOps(),
         Log2PlainOps(),
     ]
 
 
 def _tensorrt_passes(*, half: bool) -> list[Pass]:
-    passes: list[Pass] = [UnpackInt4(), Log2PlainOps()]
+    passes: list[Pass] = [UnpackInt4(), TablePlainOps(), Log2PlainOps()]
     return [*passes, ToHalf()] if half else passes
 
 

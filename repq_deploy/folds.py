@@ -6,6 +6,8 @@ is stored has the model's own type.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,7 @@ __all__ = ["center_zero_point", "fold_post_norm"]
 
 
 @torch.no_grad()
-def fold_post_norm(norm: nn.LayerNorm, linear: QuantLinear) -> None:
+def fold_post_norm(norm: nn.LayerNorm, linear: QuantLinear, *, target: Literal["mean", "median"] = "mean") -> None:
     """RepQ-ViT's scale reparameterization (arXiv 2212.08254, section 3.2) of a channel-wise input quantizer.
 
     The norm's output x, [..., D], is quantized per channel with (s_d, z_d). For any target scale t and any whole
@@ -28,14 +30,15 @@ def fold_post_norm(norm: nn.LayerNorm, linear: QuantLinear) -> None:
         bias'     = bias + sum_d W_{:,d} s_d (c - z_d)  of the linear
 
     gives the same codes with one scale t and zero point c for the tensor, and the same product. As in the paper t is
-    the mean of s_d; it is a gauge, any other choice gives the same result. The paper's c is the mean of z_d, which is
-    not whole and adds a level; c = 2^(bits - 1) is, and makes the signed code symmetric, with ONNX zero point 0.
+    the mean of s_d; DopQ-ViT takes the median. It is a gauge: any choice gives the same result. The paper's c is the
+    mean of z_d, which is not whole and adds a level; c = 2^(bits - 1) is, and makes the signed code symmetric, with
+    ONNX zero point 0.
 
     The linear's weight quantizer has to be calibrated again afterwards.
     """
     quantizer = linear.input_quantizer
     scale, zero_point = quantizer.scale.double(), quantizer.zero_point.double()
-    target_scale = scale.mean()
+    target_scale = scale.mean() if target == "mean" else scale.median()
     target_zero_point = 2.0 ** (quantizer.bits - 1)
     ratio = scale / target_scale
     weight = linear.weight.double()

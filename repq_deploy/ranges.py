@@ -91,13 +91,16 @@ def _shaped(found: UniformParameters, axis: int | None) -> UniformParameters:
 
 
 def minmax_search(
-    bits: int, *, axis: int | None = None, symmetric: bool = False
+    bits: int, *, axis: int | None = None, symmetric: bool = False, spans_zero: bool = True
 ) -> Callable[[Tensor], UniformParameters]:
-    """A search that takes the whole range of the tensor, or of each channel along ``axis``."""
+    """A search that takes the whole range of the tensor, or of each channel along ``axis``.
+
+    ``spans_zero`` is that of ``percentile_search``.
+    """
 
     def search(x: Tensor) -> UniformParameters:
         low, high = torch.aminmax(_rows(x, axis), dim=1)
-        return _shaped(_parameters(low, high, bits, symmetric=symmetric, spans_zero=True), axis)
+        return _shaped(_parameters(low, high, bits, symmetric=symmetric, spans_zero=spans_zero), axis)
 
     return search
 

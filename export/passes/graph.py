@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 __all__ = [
+    "Emitter",
     "append",
     "constant_of",
     "dequantize",
@@ -100,3 +101,21 @@ def append(
     output = gs.Variable(f"{name}/output", dtype=dtype, shape=shape)
     graph.nodes.append(gs.Node(op, name, dict(attributes), tensors, [output], domain=domain))
     return output
+
+
+class Emitter:
+    """Appends nodes named after one site; numbers become float32 scalars."""
+
+    def __init__(self, graph: gs.Graph, site: str, like: gs.Tensor) -> None:
+        self.graph, self.site, self.like, self.count = graph, site, like, 0
+
+    def __call__(self, op: str, *inputs: gs.Tensor | float, dtype: type = np.float32, **attributes: Any) -> gs.Variable:
+        self.count += 1
+        name = f"{self.site}/{op.lower()}_{self.count}"
+        tensors = [
+            gs.Constant(f"{name}/{index}", np.array(value, np.float32)) if isinstance(value, float) else value
+            for index, value in enumerate(inputs)
+        ]
+        output = gs.Variable(f"{name}/output", dtype=dtype, shape=self.like.shape)
+        self.graph.nodes.append(gs.Node(op, name, attributes, tensors, [output]))
+        return output

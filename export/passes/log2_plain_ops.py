@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from repq_deploy.export.domain import DEQUANTIZE_LOG2, DOMAIN, QUANTIZE_LOG2
 from repq_deploy.export.passes.base import Pass, PassError
-from repq_deploy.export.passes.graph import constant_of, nodes_of, replace_output
+from repq_deploy.export.passes.graph import Emitter, constant_of, nodes_of, replace_output
 
 __all__ = ["Log2PlainOps"]
 
@@ -31,7 +31,7 @@ class Log2PlainOps(Pass):
                 raise PassError(f"{quantize.name}: expected one {DEQUANTIZE_LOG2} as its reader, found {len(readers)}")
             x, scale = quantize.inputs
             steps, last = quantize.attrs["steps_per_octave"], 2 ** quantize.attrs["bits"] - 1
-            emit = _Emitter(graph, quantize.name.removesuffix("/quantize"), x)
+            emit = Emitter(graph, quantize.name.removesuffix("/quantize"), x)
             ratio = emit("Div", x, scale)
             exact = emit("Mul", emit("Log", ratio), -steps / math.log(2))
             codes = emit("Clip", emit("Round", exact), 0.0, float(last))
@@ -52,21 +52,3 @@ class Log2PlainOps(Pass):
         left = [node.name for node in graph.nodes if node.domain == DOMAIN]
         if left:
             raise PassError(f"{len(left)} nodes of domain {DOMAIN} are left, first {left[0]}")
-
-
-class _Emitter:
-    """Appends nodes named after one site; numbers become float32 scalars."""
-
-    def __init__(self, graph: gs.Graph, site: str, like: gs.Tensor) -> None:
-        self.graph, self.site, self.like, self.count = graph, site, like, 0
-
-    def __call__(self, op: str, *inputs: gs.Tensor | float, dtype: type = np.float32) -> gs.Variable:
-        self.count += 1
-        name = f"{self.site}/{op.lower()}_{self.count}"
-        tensors = [
-            gs.Constant(f"{name}/{index}", np.array(value, np.float32)) if isinstance(value, float) else value
-            for index, value in enumerate(inputs)
-        ]
-        output = gs.Variable(f"{name}/output", dtype=dtype, shape=self.like.shape)
-        self.graph.nodes.append(gs.Node(op, name, {}, tensors, [output]))
-        return output

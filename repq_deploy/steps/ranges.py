@@ -68,7 +68,7 @@ def ranges(
             handle.remove()
 
 
-def fold(run: Calibration) -> None:
+def fold(run: Calibration, *, target: Literal["mean", "median"] = "mean") -> None:
     """Fold channel-wise inputs into their layer norms, and centre the zero points of 8-bit inputs (see ``folds``).
 
     Weights that were quantized before a fold are searched again after it, as their columns have changed.
@@ -78,7 +78,7 @@ def fold(run: Calibration) -> None:
             center_zero_point(layer, norm)
             continue
         assert norm is not None and isinstance(layer, QuantLinear)  # noqa: S101 - only they are channel-wise
-        fold_post_norm(norm, layer)
+        fold_post_norm(norm, layer, target=target)
         quantizer = layer.weight_quantizer
         if quantizer.enabled:
             symmetric = run.model.bits.symmetric_weights(quantizer.bits)

@@ -1,0 +1,25 @@
+"""DopQ-ViT (arXiv 2408.03291): a tangent quantizer of probabilities, and the median as the folded scale.
+
+TanQ (``repq_deploy.softmax.TanQuantizer``) is our reconstruction, as its formula could not be read. MOSF, the scale
+with the least mean absolute deviation from the channels' scales, is their median; behind an exact fold and weights
+quantized after it, it is a gauge and changes nothing (a test shows it). The paper then reconstructs by training; its
+settings could not be read either, ours is block by block with the squared error of the block's output.
+"""
+
+from __future__ import annotations
+
+from repq_deploy.methods.registry import register
+from repq_deploy.steps import step
+
+__all__ = ["DOPQ"]
+
+DOPQ = register(
+    "dopq",
+    softmax="tan",
+    steps=(
+        step("ranges", weights=False),
+        step("fold", target="median"),
+        step("weights"),
+        step("reconstruct", unit="block", loss="mse"),
+    ),
+)

@@ -1,0 +1,79 @@
+"""RepQuant's learnable dual clipping (arXiv 2402.05628) of post-norm activations, before the fold. Our reconstruction.
+
+The paper's losses and settings could not be read. Here both ends of each channel's range move, by straight-through
+gradients, so that the linear behind the norm gives what it gave: outliers of a channel are cut where that costs the
+product least.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from repq_deploy.calibration import Calibration, captured_inputs, walk
+from repq_deploy.layers import QuantLinear
+from repq_deploy.quantizers import UniformParameters
+
+__all__ = ["dual_clip"]
+
+#: Rows (tokens of images) that are looked at in one step.
+ROWS = 1024
+
+
+def dual_clip(run: Calibration, *, steps: int = 150, rate: float = 5e-3) -> None:
+    """Move the clipping points of every channel-wise input quantizer.
+
+    Args:
+        steps: of Adam, for each layer.
+        rate: its learning rate, in units of half a channel's range.
+    """
+    generator = torch.Generator().manual_seed(run.seed)
+    for position in walk(run, "dual clipping"):
+        for _, layer in position.linears(run.model):
+            if layer.input_quantizer.axis is None or not isinstance(layer, QuantLinear):
+                continue
+            batches = (captured_inputs(position.stage, x, [layer])[0] for x, _ in position.batches())
+            x = torch.cat([batch.flatten(0, -2) for batch in batches])
+            with torch.enable_grad():
+                layer.input_quantizer.adopt(_clip(layer, x, steps, rate, generator))
+
+
+def _clip(layer: QuantLinear, x: Tensor, steps: int, rate: float, generator: torch.Generator) -> UniformParameters:
+    """The range of each channel of ``x`` [rows, channels] with the least error of the layer's output."""
+    found = layer.input_quantizer
+    last = 2**found.bits - 1
+    low, high = -found.zero_point * found.scale, (last - found.zero_point) * found.scale
+    centre, half = (low + high) / 2, (high - low) / 2
+    ends = nn.Parameter(torch.ones(2, x.shape[1]))
+    optimizer = torch.optim.Adam([ends], lr=rate)
+    best, best_error = _parameters(centre, half, ends.detach(), last), float("inf")
+    for _ in range(steps):
+        rows = x[torch.randint(len(x), (ROWS,), generator=generator)]
+        optimizer.zero_grad()
+        grid = _parameters(centre, half, ends, last)
+        codes = torch.clamp(_round(rows / grid.scale) + grid.zero_point, 0, last) - grid.zero_point
+        error = ((codes * grid.scale - rows) @ layer.weight.T).square().mean()
+        error.backward()
+        optimizer.step()
+        with torch.no_grad():
+            ends.clamp_(0.1, 1.2)
+    # Straight-through gradients need not lead downhill: keep what is better on all rows.
+    for candidate in (ends.detach(), torch.ones_like(ends)):
+        with torch.no_grad():
+            grid = _parameters(centre, half, candidate, last)
+            codes = torch.clamp(torch.round(x / grid.scale), -grid.zero_point, last - grid.zero_point)
+            final = float(((codes * grid.scale - x) @ layer.weight.T).square().mean())
+        if final < best_error:
+            best, best_error = grid, final
+    return best
+
+
+def _parameters(centre: Tensor, half: Tensor, ends: Tensor, last: int) -> UniformParameters:
+    low, high = centre - ends[0] * half, centre + ends[1] * half
+    scale = (high - low) / last
+    return UniformParameters(scale, _round(-low / scale))
+
+
+def _round(x: Tensor) -> Tensor:
+    """Rounding whose gradient is straight through."""
+    return x + (torch.round(x) - x).detach()

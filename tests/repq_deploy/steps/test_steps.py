@@ -1,0 +1,153 @@
+import copy
+
+import pytest
+import torch
+
+from repq_deploy.bits import BitWidths
+from repq_deploy.calibration import Calibration, captured_inputs, walk
+from repq_deploy.errors import BadInput
+from repq_deploy.quantized import wrap
+from repq_deploy.rotations import fold_layer_scales
+from repq_deploy.statistics import gather
+from repq_deploy.steps import step
+from tests.conftest import SPECS, float_model, images_for
+
+
+def calibration(family: str, bits: str = "w4a4", count: int = 8, softmax: str = "log_sqrt2") -> Calibration:
+    model = float_model(family)
+    reference = copy.deepcopy(model).requires_grad_(False)
+    quantized = wrap(model, SPECS[family], BitWidths.parse(bits), softmax=softmax)
+    fold_layer_scales(reference, quantized.sites)
+    return Calibration(quantized, reference, images_for(family, count), 0, lambda *_: None)
+
+
+@torch.no_grad()
+def error(run: Calibration) -> float:
+    exact = run.reference(run.images)
+    return float((run.model(run.images) - exact).norm() / exact.norm())
+
+
+def test_a_walk_gives_each_stage_the_inputs_of_both_models(family):
+    run = calibration(family)
+    for name in ("ranges", "fold"):
+        step(name)(run)
+    reached = list(walk(run, "walking"))
+    assert torch.equal(reached[0].inputs, run.images)
+    with torch.no_grad():
+        theirs = reached[-1].reference.forward(reached[-1].reference_inputs)
+        torch.testing.assert_close(theirs, run.reference(run.images))
+        assert torch.isfinite(reached[-1].stage.forward(reached[-1].inputs)).all()
+    held = [site.name for position in reached for site, _ in position.linears(run.model)]
+    assert sorted(held) == sorted(site.name for site in run.model.sites.linears)
+
+
+def test_statistics_equal_the_plain_sums(family):
+    run = calibration(family)
+    step("ranges", weights=False)(run)
+    step("fold")(run)
+    for position in walk(run, "walking"):
+        for site, layer in position.linears(run.model):
+            if site.role != "fc2":
+                continue
+            statistics = gather(run, position, site, layer, residual=True)
+            norm = run.model.model.get_submodule(site.residual)
+            stream, x = captured_inputs(position.stage, position.inputs, [norm, layer])
+            reference, reference_norm = (run.reference.get_submodule(name) for name in (site.name, site.residual))
+            theirs = captured_inputs(position.reference, position.reference_inputs, [reference_norm, reference])
+            x = layer.input_quantizer(x if layer.shift is None else x + layer.shift).flatten(0, -2).double()
+            wanted = (reference(theirs[1]) + theirs[0] - stream).flatten(0, -2).double()
+            missing = wanted - x @ layer.weight.double().T - layer.bias.double()
+            ones = torch.cat([x, torch.ones(len(x), 1)], dim=1)
+            torch.testing.assert_close(statistics.moment, ones.T @ ones / len(x), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(statistics.error, ones.T @ missing / len(x), rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(statistics.mean, x.mean(0), rtol=1e-4, atol=1e-5)
+            covariance = torch.cov(x.T, correction=0)
+            torch.testing.assert_close(statistics.covariance, covariance, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("rounding", ["gptq", "refined"])
+def test_compensated_weights_beat_plain_rounding(rounding):
+    errors = {}
+    for name, options in {"plain": {}, "better": {"ridge": 0.3, "rounding": rounding}}.items():
+        run = calibration("vit", count=32)
+        step("ranges", weights=False)(run)
+        step("fold")(run)
+        step("weights", **options)(run)
+        errors[name] = error(run)
+    assert errors["better"] < errors["plain"]
+
+
+def test_behind_a_float_prefix_each_layer_is_compensated_by_itself():
+    run = calibration("vit", count=32)
+    step("ranges", weights=False)(run)
+    step("fold")(run)
+    checked = 0
+    for position in walk(run, "walking"):
+        for site, layer in position.linears(run.model):
+            statistics = gather(run, position, site, layer, prefix="float")
+            if site.norm is not None:
+                # The folded norm and the folded weight give the float output, but for the input's quantization.
+                assert statistics.error[-1].abs().max() < 0.3
+                checked += 1
+    assert checked == 4
+
+
+def test_the_folded_scale_is_a_gauge():
+    """DopQ-ViT's median and RepQ-ViT's mean give the same model (methods that quantize weights after the fold)."""
+    outputs = []
+    for target in ("mean", "median"):
+        run = calibration("vit")
+        step("ranges", weights=False)(run)
+        step("fold", target=target)(run)
+        step("weights")(run)
+        outputs.append(run.model(run.images))
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-3, atol=1e-4)
+
+
+def test_dual_clipping_lowers_the_error_of_every_post_norm_linear():
+    errors = []
+    for clip in (False, True):
+        run = calibration("vit", "w8a3", count=32)
+        step("ranges", search="minmax", weights=False)(run)
+        if clip:
+            step("dual_clip", steps=60, rate=2e-2)(run)
+        position = next(position for position in walk(run, "walking") if position.stage.name == "blocks.0.")
+        layer = run.model.model.get_submodule("blocks.0.mlp.fc1")
+        (x,) = captured_inputs(position.stage, position.inputs, [layer])
+        errors.append(float(((layer.input_quantizer(x) - x) @ layer.weight.T).square().mean()))
+    assert errors[1] < 0.9 * errors[0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"unit": "model", "loss": "feature"},
+        {"unit": "block", "loss": "mse", "drop": 0.5},
+        {"unit": "block", "loss": "fisher"},
+        {"unit": "block", "loss": "feature"},
+    ],
+    ids=lambda options: f"{options['unit']}-{options['loss']}",
+)
+def test_reconstruction_lowers_the_error(options):
+    run = calibration("vit", "w3a3", count=32)
+    for name, settings in (("ranges", {"weights": False}), ("fold", {}), ("weights", {})):
+        step(name, **settings)(run)
+    before = error(run)
+    step("reconstruct", epochs=25, batch=16, weight_rate=1e-2, scale_rate=2e-3, **options)(run)
+    assert error(run) < before
+    assert not any(tensor.requires_grad for tensor in run.model.state_dict(keep_vars=True).values())
+
+
+def test_reconstruction_runs_on_every_family(family):
+    run = calibration(family)
+    for name, settings in (("ranges", {"weights": False}), ("fold", {}), ("weights", {})):
+        step(name, **settings)(run)
+    step("reconstruct", unit="block", epochs=1, batch=4)(run)
+    assert torch.isfinite(run.model(run.images)).all()
+
+
+def test_unknown_steps_and_options_are_refused():
+    with pytest.raises(BadInput, match=r"step 'gptqq': expected one of .*weights"):
+        step("gptqq")
+    with pytest.raises(BadInput, match="step weights: option 'rigde'"):
+        step("weights", rigde=1)
