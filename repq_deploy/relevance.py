@@ -1,15 +1,15 @@
 """Layer-wise relevance propagation (LRP): how much of a class's logit passes through each site of a float model.
 
 Relevance starts as the logit at the output and is handed back, operation by operation, to the image. Here it *is* the
-gradient that autograd carries: while the model runs, every torch function that computes is replaced by one with the same
-value and the rule below as its backward. What only moves elements (reshape, permute, roll, slice, concatenate) is linear
-with ones and needs no rule; what has no rule is refused. So no rule knows a model's layers.
+gradient that autograd carries: while the model runs, every torch function that computes is replaced by one with the
+same value and the rule below as its backward. What only moves elements (reshape, permute, roll, slice, concatenate) is
+linear with ones and needs no rule; what has no rule is refused. So no rule knows a model's layers.
 
 Each rule hands on exactly what it received, so the relevance at every block's input sums to the logit:
 
 1. Product of inputs and weights (linear, convolution): the z+ rule, in proportion to the positive contributions
-   ``max(a_i w_ij, 0)``. It has no cancellation, so relevance keeps one sign and nothing needs to be damped. The bias gets
-   no share: what it added is shared like the rest, in proportion to the positive contributions.
+   ``max(a_i w_ij, 0)``. It has no cancellation, so relevance keeps one sign and nothing needs to be damped. The bias
+   gets no share: what it added is shared like the rest, in proportion to the positive contributions.
 2. Product of two activations (q k^T, p v): the same contributions, half of each to either factor.
 3. Layer norm, softmax, activation function, product with or sum with a constant: one output an input, all of it is
    handed on (the identity rule; also for norms, whose mean and deviation are taken as constants).
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,10 +44,28 @@ _BATCH = 8
 
 #: Functions that only move elements or say something about a tensor.
 _MOVES = frozenset(
-    "__get__ __getitem__ _assert cat chunk clone contiguous dim dropout expand expand_as flatten flip permute pad reshape "
-    "roll select size split squeeze stack transpose unbind unflatten unsqueeze view view_as".split()
+    [
+        *("__get__", "__getitem__", "_assert", "cat", "chunk", "clone", "contiguous", "dim", "dropout", "expand"),
+        *("expand_as", "flatten", "flip", "permute", "pad", "reshape", "roll", "select", "size", "split", "squeeze"),
+        *("stack", "transpose", "unbind", "unflatten", "unsqueeze", "view", "view_as"),
+    ]
 )
-_ELEMENTWISE = frozenset("layer_norm gelu relu silu quick_gelu tanh softmax mul __mul__ div __truediv__ neg".split())
+_ELEMENTWISE = frozenset(
+    (
+        "layer_norm",
+        "gelu",
+        "relu",
+        "silu",
+        "quick_gelu",
+        "tanh",
+        "softmax",
+        "mul",
+        "__mul__",
+        "div",
+        "__truediv__",
+        "neg",
+    )
+)
 
 
 class _Product(torch.autograd.Function):
@@ -153,18 +172,18 @@ class _Rules(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         if name in _MOVES or not any(map(_depends, (*args, *kwargs.values()))):
             return function(*args, **kwargs)
-        if name == "linear":
-            return self._weighted(nn.functional.linear, *args, **kwargs)
-        if name == "conv2d":
-            return self._convolution(*args, **kwargs)
-        if name in ("matmul", "__matmul__", "bmm"):
-            return self._product(*args)
-        if name == "scaled_dot_product_attention":
-            return self._attention(*args, **kwargs)
-        if name in ("add", "__add__", "__iadd__", "add_", "__radd__"):
-            return self._sum(*args, **kwargs)
-        if name == "mean":
-            return self._mean(*args, **kwargs)
+        rule = {
+            "linear": partial(self._weighted, nn.functional.linear),
+            "conv2d": self._convolution,
+            "matmul": self._product,
+            "__matmul__": self._product,
+            "scaled_dot_product_attention": self._attention,
+            "add": self._sum,
+            "__add__": self._sum,
+            "mean": self._mean,
+        }.get(name)
+        if rule is not None:
+            return rule(*args, **kwargs)
         if name in _ELEMENTWISE and sum(map(_depends, args)) == 1:
             x = next(filter(_depends, args))
             return _passed(x, function(*(a.detach() if a is x else a for a in args), **kwargs))
