@@ -42,30 +42,10 @@ __all__ = ["relevance", "relevance_shares"]
 _FLOOR = 1e-6
 _BATCH = 8
 
-#: Functions that only move elements or say something about a tensor.
-_MOVES = frozenset(
-    [
-        *("__get__", "__getitem__", "_assert", "cat", "chunk", "clone", "contiguous", "dim", "dropout", "expand"),
-        *("expand_as", "flatten", "flip", "permute", "pad", "reshape", "roll", "select", "size", "split", "squeeze"),
-        *("stack", "transpose", "unbind", "unflatten", "unsqueeze", "view", "view_as"),
-    ]
-)
-_ELEMENTWISE = frozenset(
-    (
-        "layer_norm",
-        "gelu",
-        "relu",
-        "silu",
-        "quick_gelu",
-        "tanh",
-        "softmax",
-        "mul",
-        "__mul__",
-        "div",
-        "__truediv__",
-        "neg",
-    )
-)
+#: Functions that only move elements or say something about a tensor; and rule 3's.
+_MOVES = """__get__ __getitem__ _assert cat chunk clone contiguous dim dropout expand expand_as flatten flip permute pad
+    reshape roll select size split squeeze stack transpose unbind unflatten unsqueeze view view_as"""
+_ELEMENTWISE = "layer_norm gelu relu silu tanh softmax mul __mul__ div __truediv__ neg"
 
 
 class _Product(torch.autograd.Function):
@@ -170,7 +150,7 @@ class _Rules(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
-        if name in _MOVES or not any(map(_depends, (*args, *kwargs.values()))):
+        if name in _MOVES.split() or not any(map(_depends, (*args, *kwargs.values()))):
             return function(*args, **kwargs)
         rule = {
             "linear": partial(self._weighted, nn.functional.linear),
@@ -184,7 +164,7 @@ class _Rules(TorchFunctionMode):
         }.get(name)
         if rule is not None:
             return rule(*args, **kwargs)
-        if name in _ELEMENTWISE and sum(map(_depends, args)) == 1:
+        if name in _ELEMENTWISE.split() and sum(map(_depends, args)) == 1:
             x = next(filter(_depends, args))
             return _passed(x, function(*(a.detach() if a is x else a for a in args), **kwargs))
         raise BadInput(f"relevance: the model calls {resolve_name(function) or name}, which has no propagation rule")

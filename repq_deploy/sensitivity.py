@@ -25,6 +25,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from repq_deploy.bits import BitWidths, SiteBits
+from repq_deploy.errors import BadInput
 from repq_deploy.files import write_atomically
 from repq_deploy.folds import fold_post_norm
 from repq_deploy.layers import QuantAttention, QuantConv2d, QuantLinear
@@ -34,7 +35,7 @@ from repq_deploy.ranges import log2_search, percentile_search
 from repq_deploy.search_space import SearchSite
 from repq_deploy.spread import one_thread, spread
 
-__all__ = ["Measurement", "Sweeper", "bundle", "sensitivities"]
+__all__ = ["Measurement", "Sweeper", "bundle", "result_folder", "sensitivities"]
 
 FORMAT = 1
 _BATCH = 32
@@ -74,8 +75,7 @@ def sensitivities(
     """
     items = [(site, bits) for site in sites for bits in site.choices]
     with tempfile.TemporaryDirectory() as temporary:
-        folder = (Path(temporary) if work_dir is None else work_dir) / _key(model, images, preset)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = result_folder(Path(temporary) if work_dir is None else work_dir, model, images, preset)
         found = {item: value for item in items if (value := _read(_file(folder, item))) is not None}
         missing = [item for item in items if item not in found]
         on_result(len(found), len(items))
@@ -237,13 +237,22 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _key(model: nn.Module, images: Tensor, preset: str) -> str:
-    """A hash of all that measurements depend on but the site and its bits."""
+def result_folder(work_dir: Path, model: nn.Module, images: Tensor, preset: str) -> Path:
+    """The folder of ``work_dir`` for all results that depend on nothing else but the site and its bits.
+
+    Raises:
+        BadInput: it cannot be made.
+    """
     digest = hashlib.sha256(f"{FORMAT} {preset} {torch.__version__} {_BATCH}".encode())
     for name, tensor in [*model.state_dict().items(), ("images", images)]:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
         digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+    folder = work_dir / digest.hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"work folder {work_dir}: {error.strerror or error}; name another") from error
+    return folder
 
 
 def _widths(sites: Sequence[SearchSite]) -> str:

@@ -7,6 +7,9 @@ too, computes with one thread: the order of a sum in floating point depends on t
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -82,8 +85,18 @@ def _over_processes(
 
 def _open(factory: Factory[Any, Any], payload: Path) -> None:
     global _work  # noqa: PLW0603 - what a worker process has instead of arguments
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's Ctrl-C, which the parent answers for all
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _work = factory(payload.read_bytes())
+
+
+def _end_with_parent() -> None:
+    """A worker waits for work on a pipe that stays open when its parent is killed; so it has to watch the parent."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _do(item: Any) -> Any:
