@@ -20,7 +20,10 @@ Budgets, each of its own unit:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -166,16 +169,32 @@ def allocate(
         constraints.append(LinearConstraint(spending[None] / unit, -math.inf, limit / unit * (1 + 1e-12)))
     # The solver stops at a gap of 1e-6 in absolute terms: large costs make that a gap of nothing.
     factor = 1e6 / max(float(np.abs(costs).max()), 1e-300)
-    result = milp(
-        costs * factor,
-        integrality=np.ones(len(pairs)),
-        bounds=Bounds(0, 1),
-        constraints=constraints,
-        options={"mip_rel_gap": 0},
-    )
+    with _silent_stdout():
+        result = milp(
+            costs * factor,
+            integrality=np.ones(len(pairs)),
+            bounds=Bounds(0, 1),
+            constraints=constraints,
+            options={"mip_rel_gap": 0},
+        )
     if result.x is None:
         ranges = "; ".join("{} {:.6g} to {:.6g} {}".format(b.name, *b.range(sites), b.unit) for b in budgets)
         raise BadInput(f"no allocation keeps all budgets together; each alone can be: {ranges}; loosen one")
     chosen = {site.name: bits for taken, (_, site, bits) in zip(result.x, pairs, strict=True) if taken > 0.5}
     spent = {budget.name: budget.spent(sites, chosen) for budget in budgets}
     return Allocation(chosen, sum(cost[name, bits] for name, bits in chosen.items()), spent)
+
+
+@contextmanager
+def _silent_stdout() -> Iterator[None]:
+    """Keep what HiGHS prints now and then, whatever its options, out of the process's standard output."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
