@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -115,6 +116,19 @@ class _Worker:
         return item, self._work(item)
 
 
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes before it gives an address up."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host:
+        if address in ("auto", "local"):
+            return
+        raise BadInput(f"--ray {address!r}: expected HOST:PORT, auto or local")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise BadInput(f"--ray {address}: no cluster there ({error}); start one with: ray start --head") from error
+
+
 def _over_ray(
     factory: Factory[Item, Result], payload: Path, items: Sequence[Item], workers: int, address: str
 ) -> Iterator[tuple[Item, Result]]:
@@ -123,11 +137,13 @@ def _over_ray(
         from ray.util import ActorPool  # noqa: PLC0415
     except ImportError as error:
         raise BackendMissing("--ray needs the package ray, which is not installed; pip install ray") from error
+    _check_reachable(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise BadInput(
-            f"--ray {address}: no cluster there ({str(error).splitlines()[0][:120]}); start one with: ray start --head"
+            f"--ray {address}: no cluster there ({str(error).strip().splitlines()[0][:120]}); start one with: "
+            "ray start --head"
         ) from error
     try:
         cores = int(ray.cluster_resources().get("CPU", 1))
