@@ -178,7 +178,8 @@ def allocate(
             options={"mip_rel_gap": 0},
         )
     if result.x is None:
-        ranges = "; ".join("{} {:.6g} to {:.6g} {}".format(b.name, *b.range(sites), b.unit) for b in budgets)
+        costs_of = [(budget, *budget.range(sites)) for budget in budgets]
+        ranges = "; ".join(f"{budget.name} {low:.6g} to {high:.6g} {budget.unit}" for budget, low, high in costs_of)
         raise BadInput(f"no allocation keeps all budgets together; each alone can be: {ranges}; loosen one")
     chosen = {site.name: bits for taken, (_, site, bits) in zip(result.x, pairs, strict=True) if taken > 0.5}
     spent = {budget.name: budget.spent(sites, chosen) for budget in budgets}

@@ -152,7 +152,7 @@ class _Rules(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         if name in _MOVES.split() or not any(map(_depends, (*args, *kwargs.values()))):
             return function(*args, **kwargs)
-        rule = {
+        rules: dict[str, Callable[..., Tensor]] = {
             "linear": partial(self._weighted, nn.functional.linear),
             "conv2d": self._convolution,
             "matmul": self._product,
@@ -161,9 +161,9 @@ class _Rules(TorchFunctionMode):
             "add": self._sum,
             "__add__": self._sum,
             "mean": self._mean,
-        }.get(name)
-        if rule is not None:
-            return rule(*args, **kwargs)
+        }
+        if name in rules:
+            return rules[name](*args, **kwargs)
         if name in _ELEMENTWISE.split() and sum(map(_depends, args)) == 1:
             x = next(filter(_depends, args))
             return _passed(x, function(*(a.detach() if a is x else a for a in args), **kwargs))
