@@ -1,0 +1,228 @@
+"""``repq-search``: how many bits each site of a model should have, within a budget."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from repq_deploy.bits import PRESETS, BitWidths
+from repq_deploy.cli.common import (
+    DryRun,
+    Json,
+    Quiet,
+    Seed,
+    Verbose,
+    console,
+    entry_point,
+    hardware_note,
+    progress_bar,
+    set_up,
+    show,
+)
+from repq_deploy.errors import BadInput
+from repq_deploy.files import check_writable
+
+if TYPE_CHECKING:
+    from repq_deploy.search import Search
+
+__all__ = ["main"]
+
+
+def search(
+    model: Annotated[str, typer.Argument(help="deit_s, swin_t, ..., any timm id of these families, or demo.")],
+    recipe: Annotated[Path, typer.Option(help="The recipe to write, YAML, for repq-export --recipe.")],
+    avg_bits: Annotated[float | None, typer.Option(help="Budget: average bits of weights and of activations.")] = None,
+    max_size: Annotated[str | None, typer.Option(help="Budget: exported weights, as in 20MB.")] = None,
+    max_bitops: Annotated[
+        float | None, typer.Option(help="Budget: 10^9 bit operations an image (MACs times the bits of both factors).")
+    ] = None,
+    max_latency: Annotated[str | None, typer.Option(help="Budget: as in 5ms; needs --latency-table.")] = None,
+    latency_table: Annotated[
+        Path | None, typer.Option(help="JSON of measured milliseconds of each site at each of its bits.")
+    ] = None,
+    choices: Annotated[
+        str, typer.Option(help="Bits to choose from: 3,4,8, or with weights and activations apart w4a4,w4a8,w8a8.")
+    ] = "3,4,5,6,8",
+    tau: Annotated[float, typer.Option(min=0, help="Weight of relevance; 0: sensitivity alone.")] = 0.5,
+    method: Annotated[str, typer.Option(help="The method that the recipe names.")] = "repq",
+    preset: Annotated[str, typer.Option(help=f"What is quantized: {' or '.join(PRESETS)}.")] = "deploy",
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights: .safetensors, or a .pt of tensors only.")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Classes of the checkpoint.")] = None,
+    img_size: Annotated[int | None, typer.Option(help="Image height and width in pixels.")] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained/--no-pretrained", help="timm's weights, or random ones for structural work.")
+    ] = True,
+    calib_data: Annotated[
+        str | None, typer.Option(help="Calibration images: a folder, flat or one folder a class, or an .npz.")
+    ] = None,
+    num_calib: Annotated[int, typer.Option(min=1, help="How many of them to use.")] = 32,
+    work_dir: Annotated[
+        Path | None, typer.Option(help="Keep measurements here: a killed search goes on, a second budget is instant.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; default 1, with --ray as many as it has cores.")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Spread over a Ray cluster: its address, auto for the one here, or local.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Plot objective against size: .png, .svg or .pdf.")] = None,
+    plot_data: Annotated[
+        str | None, typer.Option(help="With --plot: also top-1 on these images, one folder a class.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Allocate bits to the sites of a Vision Transformer by relevance and sensitivity, and save them as a recipe."""
+    set_up(verbose=verbose, quiet=quiet)
+    BitWidths.parse("w8a8", preset=preset)
+    check_writable(recipe)
+    if all(budget is None for budget in (avg_bits, max_size, max_bitops, max_latency)):
+        raise BadInput("no budget; expected --avg-bits 4, --max-size 20MB, --max-bitops 20 or --max-latency 5ms")
+    if (max_latency is None) != (latency_table is None):
+        raise BadInput("--max-latency and --latency-table go together: a budget, and the times that it is spent on")
+    if plot_data is not None and plot is None:
+        raise BadInput("--plot-data is for --plot FILE; give both")
+    # Torch takes seconds to import; a typing error should not.
+    from repq_deploy import models
+    from repq_deploy.methods import find_method
+    from repq_deploy.plots import check_plot
+    from repq_deploy.search import Limits, open_search
+    from repq_deploy.search_space import parse_choices
+
+    find_method(method)
+    limits = Limits.parse(avg_bits, max_size, max_bitops, max_latency, latency_table)
+    if plot is not None:
+        check_plot(plot)
+    spec = models.resolve(
+        model, checkpoint=checkpoint, num_classes=num_classes, img_size=img_size, pretrained=pretrained
+    )
+    if spec.weights == "random":
+        console.print(f"[bold red]RANDOM WEIGHTS[/]: {spec.name} is untrained; use the result for structural work only")
+    opened = open_search(
+        spec,
+        checkpoint,
+        choices=parse_choices(choices),
+        limits=limits,
+        preset=preset,
+        calib_data=calib_data,
+        num_calib=num_calib,
+        seed=seed,
+    )
+    if dry_run:
+        plan = _plan(opened)
+        show(plan, as_json=as_json, text=lambda: _print_plan(plan))
+        return
+    result = _run(opened, recipe, tau, method, work_dir, workers, ray, plot, plot_data)
+    show(result, as_json=as_json, text=lambda: _print_result(result))
+
+
+def _run(
+    opened: Search,
+    recipe: Path,
+    tau: float,
+    method: str,
+    work_dir: Path | None,
+    workers: int | None,
+    ray: str | None,
+    plot: Path | None,
+    plot_data: str | None,
+) -> dict[str, Any]:
+    from repq_deploy.recipes import Recipe, save_recipe
+    from repq_deploy.search_space import bit_widths
+
+    with progress_bar() as progress:
+        relevance_task = progress.add_task("relevance", total=1)
+        shares = opened.relevance(work_dir)
+        progress.update(relevance_task, completed=1)
+        ranges_task = progress.add_task("ranges", total=len(opened.sites))
+        measure_task = progress.add_task("sensitivities", total=sum(len(site.choices) for site in opened.sites))
+        try:
+            measured = opened.sensitivities(
+                work_dir=work_dir,
+                workers=workers,
+                ray=ray,
+                on_range=lambda done, total: progress.update(ranges_task, completed=done, total=total),
+                on_result=lambda done, total: progress.update(measure_task, completed=done, total=total),
+            )
+        except KeyboardInterrupt:
+            if work_dir is not None:
+                console.print(f"measurements so far are in {work_dir}; the same command goes on from there")
+            raise
+    allocation = opened.allocate(measured, shares, tau=tau)
+    widths = bit_widths(opened.sites, allocation.chosen, preset=opened.preset)
+    if plot is not None:
+        with console.status("plotting"):
+            opened.plot(measured, shares, allocation, plot, tau=tau, method=method, data=plot_data)
+    save_recipe(Recipe(str(widths), opened.preset, method), recipe)
+    return {
+        "recipe": str(recipe),
+        "model": opened.spec.name,
+        "bits": str(widths),
+        "preset": opened.preset,
+        "method": method,
+        "tau": tau,
+        "objective": allocation.objective,
+        "spent": allocation.spent,
+        "limits": {budget.name: budget.limit for budget in opened.budgets},
+        "units": {budget.name: budget.unit for budget in opened.budgets},
+        "calibration_images": len(opened.images),
+        "sites": [
+            {
+                "site": site.name,
+                "bits": _shown(site.role, allocation.chosen[site.name]),
+                "parameters": site.parameters,
+                "macs": site.macs,
+                "relevance": shares[site.name],
+                "sensitivity": measured[site.name, allocation.chosen[site.name]],
+            }
+            for site in opened.sites
+        ],
+    }
+
+
+def _shown(role: str, bits: Any) -> str:
+    return f"a{bits.activation}" if role == "attention" else str(bits)
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    lines = [f"{'site':36} {'bits':>5} {'weights':>10} {'MACs':>12} {'relevance':>10} {'sensitivity':>12}"]
+    lines += [
+        f"{site['site']:36} {site['bits']:>5} {site['parameters']:>10} {site['macs']:>12} "
+        f"{100 * site['relevance']:>8.2f} % {site['sensitivity']:>12.3e}"
+        for site in result["sites"]
+    ]
+    counts = Counter(site["bits"] for site in result["sites"])
+    lines.append("sites at each width: " + ", ".join(f"{bits} {count}" for bits, count in sorted(counts.items())))
+    for name, spent in result["spent"].items():
+        lines.append(f"{name}: {spent:.6g} of {result['limits'][name]:g} {result['units'][name]}")
+    lines.append(f"wrote {result['recipe']}: {result['model']}, objective {result['objective']:.4g}")
+    sys.stdout.write(
+        "\n".join(lines) + f"\n{hardware_note(result['bits'])}next: repq-export --recipe {result['recipe']}\n"
+    )
+
+
+def _plan(opened: Search) -> dict[str, Any]:
+    return {
+        "model": opened.spec.to_dict(),
+        "preset": opened.preset,
+        "measurements": sum(len(site.choices) for site in opened.sites),
+        "budgets": {budget.name: [budget.limit, *budget.range(opened.sites)] for budget in opened.budgets},
+        "sites": {site.name: [_shown(site.role, bits) for bits in site.choices] for site in opened.sites},
+    }
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    lines = [f"{name:36} {' '.join(choices)}" for name, choices in plan["sites"].items()]
+    for name, (limit, least, most) in plan["budgets"].items():
+        lines.append(f"{name}: {limit:g}, possible from {least:.6g} to {most:.6g}")
+    sys.stdout.write("\n".join([*lines, f"would measure {plan['measurements']} times"]) + "\n")
+
+
+main = entry_point(search, "repq-search")

@@ -1,0 +1,235 @@
+"""A bit allocation from beginning to end (Mix-QViT): relevance, sensitivities, budgets, the allocation, its plot."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from repq_deploy import models
+from repq_deploy.adapter import Sites, find_sites
+from repq_deploy.allocation import (
+    Allocation,
+    Budget,
+    allocate,
+    average_bits_budgets,
+    bit_operations_budget,
+    latency_budget,
+    objective,
+    size_budget,
+)
+from repq_deploy.bits import SiteBits
+from repq_deploy.calib_data import Preprocess, load_sample, open_images
+from repq_deploy.calibrate import quantize
+from repq_deploy.errors import BadInput
+from repq_deploy.evaluation import Target, evaluate
+from repq_deploy.files import write_atomically
+from repq_deploy.latency import parse_milliseconds, read_latency_table
+from repq_deploy.models import ModelSpec
+from repq_deploy.plots import Point, plot_against_size
+from repq_deploy.relevance import relevance_shares
+from repq_deploy.search_space import SearchSite, bit_widths, search_sites
+from repq_deploy.sensitivity import result_folder, sensitivities
+from repq_deploy.spread import one_thread
+
+__all__ = ["Limits", "Search", "open_search"]
+
+logger = logging.getLogger(__name__)
+
+Measured = Mapping[tuple[str, SiteBits], float]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The budgets that were asked for: average bits, MB, 10^9 bit operations, ms with the table of times."""
+
+    average_bits: float | None = None
+    megabytes: float | None = None
+    giga_bit_operations: float | None = None
+    milliseconds: float | None = None
+    latency_table: Path | None = None
+
+    @classmethod
+    def parse(
+        cls,
+        average_bits: float | None,
+        size: str | None,
+        bit_operations: float | None,
+        latency: str | None,
+        table: Path | None,
+    ) -> Limits:
+        """Read ``size`` as in 20MB and ``latency`` as in 5ms."""
+        megabytes = None if size is None else _megabytes(size)
+        milliseconds = None if latency is None else parse_milliseconds(latency)
+        return cls(average_bits, megabytes, bit_operations, milliseconds, table)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A float model with its calibration images, sites and budgets."""
+
+    spec: ModelSpec
+    checkpoint: Path | None
+    seed: int
+    model: nn.Module
+    images: Tensor
+    preprocess: Preprocess
+    structure: Sites
+    sites: tuple[SearchSite, ...]
+    budgets: tuple[Budget, ...]
+    preset: str
+
+    def relevance(self, work_dir: Path | None = None) -> dict[str, float]:
+        """Omega_l of every site; kept in ``work_dir``."""
+        kept = None if work_dir is None else result_folder(work_dir, self.model, self.images, self.preset) / "relevance"
+        if kept is not None and kept.exists():
+            return dict(json.loads(kept.read_text()))
+        with one_thread():
+            shares = relevance_shares(self.model, self.structure, self.images)
+        if kept is not None:
+            write_atomically(kept, json.dumps(shares).encode())
+        return shares
+
+    def sensitivities(
+        self,
+        *,
+        work_dir: Path | None,
+        workers: int | None,
+        ray: str | None,
+        on_range: Callable[[int, int], None],
+        on_result: Callable[[int, int], None],
+    ) -> dict[tuple[str, SiteBits], float]:
+        """S[l, b] of every site and choice, as ``sensitivity.sensitivities``."""
+        return sensitivities(
+            self.model,
+            self.spec,
+            self.images,
+            self.sites,
+            preset=self.preset,
+            work_dir=work_dir,
+            workers=workers or (0 if ray else 1),
+            ray=ray,
+            on_range=on_range,
+            on_result=on_result,
+        )
+
+    def allocate(self, measured: Measured, shares: Mapping[str, float], *, tau: float) -> Allocation:
+        """The best allocation within the budgets."""
+        return allocate(self.sites, objective(self.sites, measured, shares, tau=tau), self.budgets)
+
+    def plot(
+        self,
+        measured: Measured,
+        shares: Mapping[str, float],
+        chosen: Allocation,
+        path: Path,
+        *,
+        tau: float,
+        method: str,
+        data: str | None,
+    ) -> None:
+        """Draw allocations of every half bit, the same bits everywhere, and the chosen one; see ``plots``.
+
+        Args:
+            data: labelled images to measure top-1 on, which quantizes the model anew for every point; None: no top-1.
+        """
+        cost = objective(self.sites, measured, shares, tau=tau)
+
+        def point(bits: Mapping[str, SiteBits]) -> Point:
+            megabytes = sum(site.weight_bits(bits[site.name]) for site in self.sites) / 8e6
+            top1 = None if data is None else self._top1(bits, method, data)
+            return Point(megabytes, sum(cost[item] for item in bits.items()), top1)
+
+        ranges = [budget.range(self.sites) for budget in average_bits_budgets(self.sites, 8)]
+        averages = np.arange(max(least for least, _ in ranges), max(most for _, most in ranges) + 0.01, 0.5)
+        searched = [point(allocate(self.sites, cost, average_bits_budgets(self.sites, a)).chosen) for a in averages]
+        common = set.intersection(*(set(site.choices) for site in self.sites if not site.activations_are_fixed))
+        uniform = [
+            point({site.name: _at(site, bits) for site in self.sites})
+            for bits in sorted(common, key=lambda bits: bits.weight)
+        ]
+        plot_against_size(searched, uniform, point(chosen.chosen), path)
+
+    def _top1(self, bits: Mapping[str, SiteBits], method: str, data: str) -> float:
+        model = models.create(self.spec, self.checkpoint, self.seed)
+        widths = bit_widths(self.sites, dict(bits), preset=self.preset)
+        quantized = quantize(model, self.spec, self.images, bits=widths, method=method, seed=self.seed)
+
+        @torch.inference_mode()
+        def predict(images: np.ndarray) -> np.ndarray:
+            logits: np.ndarray = quantized(torch.from_numpy(images)).numpy()
+            return logits
+
+        classes = int(self.model.num_classes)  # type: ignore[arg-type]
+        target = Target(self.spec.name, "quantized model (PyTorch)", predict, self.preprocess, classes)
+        top1 = evaluate(target, open_images(data, demo_split="test")).target.top1
+        assert top1 is not None  # noqa: S101 - evaluate refuses images without labels
+        logger.info("%s: top-1 %.2f %%", widths, top1)
+        return top1
+
+
+def open_search(
+    spec: ModelSpec,
+    checkpoint: Path | None,
+    *,
+    choices: tuple[SiteBits, ...],
+    limits: Limits,
+    preset: str,
+    calib_data: str | None,
+    num_calib: int,
+    seed: int,
+) -> Search:
+    """Build the model, load the images, and check the budgets, before anything takes long.
+
+    Raises:
+        BadInput: what ``models.create``, ``load_sample`` and the budgets refuse.
+    """
+    model = models.create(spec, checkpoint, seed)
+    preprocess = Preprocess.from_model(model)
+    images = torch.from_numpy(load_sample(calib_data or "demo:calib", preprocess, count=num_calib, seed=seed).pixels)
+    structure = find_sites(model)
+    sites = search_sites(model, structure, images[:1], choices=choices, preset=preset)
+    budgets: list[Budget] = []
+    if limits.average_bits is not None:
+        budgets += average_bits_budgets(sites, limits.average_bits)
+    if limits.megabytes is not None:
+        allocated = {site.name for site in sites}
+        fixed = [model.get_submodule(s.name).weight for s in structure.linears if s.name not in allocated]
+        budgets.append(
+            size_budget(
+                sites,
+                limits.megabytes,
+                parameters=sum(parameter.numel() for parameter in model.parameters()),
+                fixed_at_8=sum(weight.numel() for weight in fixed),  # type: ignore[operator, misc]
+                symmetric=preset == "deploy",
+            )
+        )
+    if limits.giga_bit_operations is not None:
+        budgets.append(bit_operations_budget(limits.giga_bit_operations))
+    if limits.milliseconds is not None and limits.latency_table is not None:
+        table = read_latency_table(limits.latency_table, sites)
+        budgets.append(latency_budget(limits.milliseconds, table.times, fixed=table.fixed))
+    # The least cost of all: what no allocation can keep is refused before the sweep, not after it.
+    allocate(sites, {(site.name, bits): 0.0 for site in sites for bits in site.choices}, budgets)
+    return Search(spec, checkpoint, seed, model, images, preprocess, structure, sites, tuple(budgets), preset)
+
+
+def _at(site: SearchSite, bits: SiteBits) -> SiteBits:
+    """``bits`` as a choice of ``site``."""
+    if site.activations_are_fixed:
+        return next(choice for choice in site.choices if choice.weight == bits.weight)
+    return SiteBits(bits.activation, bits.activation) if site.role == "attention" else bits
+
+
+def _megabytes(text: str) -> float:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?)b\s*", text.lower())
+    if match is None or float(match[1]) <= 0:
+        raise BadInput(f"--max-size {text!r}: expected a size such as 20MB")
+    return float(match[1]) * {"": 1e-6, "k": 1e-3, "m": 1.0, "g": 1e3}[match[2]]

@@ -1,0 +1,268 @@
+"""Sensitivity of a model to the bits of each site: S[l, b] = KL(p_float || p with only site l at b bits), in nats.
+
+The mean is over images; labels are not needed. The other sites stay in float. A site is quantized as RepQ-ViT does it
+(channel-wise post-norm inputs folded into the norm, weights searched after the fold, log-sqrt2 probabilities), because
+every method here starts from that.
+
+All input ranges are searched once, in one pass of the float model, and travel with its weights, the images and the
+float logits in one bundle. A measurement then replaces one site's modules in the float model, runs it, and puts them
+back. So measurements are independent of each other; each is kept in a small file of its own as soon as it is known.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from repq_deploy.bits import BitWidths, SiteBits
+from repq_deploy.errors import BadInput
+from repq_deploy.files import write_atomically
+from repq_deploy.folds import fold_post_norm
+from repq_deploy.layers import QuantAttention, QuantConv2d, QuantLinear
+from repq_deploy.models import ModelSpec, build_architecture
+from repq_deploy.quantizers import Search, UniformParameters
+from repq_deploy.ranges import log2_search, percentile_search
+from repq_deploy.search_space import SearchSite
+from repq_deploy.spread import one_thread, spread
+
+__all__ = ["Measurement", "Sweeper", "bundle", "result_folder", "sensitivities"]
+
+FORMAT = 1
+_BATCH = 32
+_LOG_SQRT2 = 2  # steps per octave
+_OPERANDS = ("q", "k", "v", "p")
+
+#: A site and its bits.
+Measurement = tuple[SearchSite, SiteBits]
+
+
+def sensitivities(
+    model: nn.Module,
+    spec: ModelSpec,
+    images: Tensor,
+    sites: Sequence[SearchSite],
+    *,
+    preset: str,
+    work_dir: Path | None = None,
+    workers: int = 1,
+    ray: str | None = None,
+    on_range: Callable[[int, int], None] = lambda done, total: None,
+    on_result: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[tuple[str, SiteBits], float]:
+    """Measure every site at each of its choices, but for those that ``work_dir`` already holds.
+
+    The result does not depend on ``workers``, ``ray`` or interruptions, to the last bit on processors of one kind.
+
+    Args:
+        model: the float model; left as it was.
+        images: normalized [N, 3, H, W].
+        work_dir: where results are kept, under a hash of weights, images and settings; None: nowhere.
+        workers, ray: as for ``spread``.
+        on_range, on_result: called with (done, all) while ranges are searched, and after each measurement.
+
+    Returns:
+        (site's name, bits) to S, at least 0.
+    """
+    items = [(site, bits) for site in sites for bits in site.choices]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = result_folder(Path(temporary) if work_dir is None else work_dir, model, images, preset)
+        found = {item: value for item in items if (value := _read(_file(folder, item))) is not None}
+        missing = [item for item in items if item not in found]
+        on_result(len(found), len(items))
+        if missing:
+            payload = folder / f"bundle-{_widths(sites)}.safetensors"
+            if not payload.exists():
+                write_atomically(payload, bundle(model, spec, images, sites, preset=preset, on_site=on_range))
+            for item, value in spread(Sweeper, payload, missing, workers=workers, ray=ray):
+                write_atomically(_file(folder, item), json.dumps({"kl": value}).encode())
+                found[item] = value
+                on_result(len(found), len(items))
+            payload.unlink()
+    return {(site.name, bits): found[site, bits] for site, bits in items}
+
+
+@torch.no_grad()
+def bundle(
+    model: nn.Module,
+    spec: ModelSpec,
+    images: Tensor,
+    sites: Sequence[SearchSite],
+    *,
+    preset: str,
+    on_site: Callable[[int, int], None] = lambda done, total: None,
+) -> bytes:
+    """Search the input ranges of every site at each of its widths; pack what a ``Sweeper`` needs, as safetensors."""
+    found: dict[str, Tensor] = {}
+    replaced: dict[str, nn.Module] = {}
+    handles: list[Any] = []
+    for site in sites:
+        widths = sorted({bits.activation for bits in site.choices})
+        if site.role == "attention":
+            attention = replaced[site.name] = _attention(model, site.name, widths[0])
+            for operand in _OPERANDS:
+                searches = {f"{site.name}.{operand}.{width}": _operand_search(operand, width) for width in widths}
+                setattr(attention, f"{operand}_quantizer", _Searching(searches, found))
+        else:
+            searching = _Searching({f"{site.name}.{width}": _input_search(site, width) for width in widths}, found)
+            layer = model.get_submodule(site.name)
+            handles.append(layer.register_forward_pre_hook(searching.before))
+    done = iter(range(1, len(sites) + 1))
+    handles += [
+        replaced.get(site.name, model.get_submodule(site.name)).register_forward_hook(
+            lambda *_: on_site(next(done), len(sites))
+        )
+        for site in sites
+    ]
+    with one_thread(), _swapped(model, replaced):
+        logits = model(images)
+    for handle in handles:
+        handle.remove()
+    tensors = {f"model/{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors |= {f"range/{name}": tensor.contiguous() for name, tensor in found.items()}
+    text = json.dumps({"spec": spec.to_dict(), "preset": preset})
+    tensors |= {"images": images, "logits": logits, "description": torch.tensor(list(text.encode()), dtype=torch.uint8)}
+    return save(tensors)
+
+
+class Sweeper:
+    """Measures one site at a time on the model of a bundle."""
+
+    def __init__(self, payload: bytes) -> None:
+        tensors = load(payload)
+        description = json.loads(bytes(tensors["description"].tolist()))
+        self.preset: str = description["preset"]
+        self.images = tensors["images"]
+        self.reference = tensors["logits"].double().log_softmax(dim=1)
+        self.ranges = _below("range/", tensors)
+        self.model = build_architecture(ModelSpec.from_dict(description["spec"])).requires_grad_(False)
+        self.model.load_state_dict(_below("model/", tensors))
+
+    @torch.no_grad()
+    def __call__(self, item: Measurement) -> float:
+        """S of one site at one width, in nats."""
+        total = 0.0
+        with _swapped(self.model, self._quantized(*item)):
+            for images, reference in zip(self.images.split(_BATCH), self.reference.split(_BATCH), strict=True):
+                logs = self.model(images).double().log_softmax(dim=1)
+                total += float((reference.exp() * (reference - logs)).sum())
+        return max(total / len(self.images), 0.0)
+
+    def _quantized(self, site: SearchSite, bits: SiteBits) -> dict[str, nn.Module]:
+        """The modules that take the site's place."""
+        if site.role == "attention":
+            attention = _attention(self.model, site.name, bits.activation)
+            for operand in _OPERANDS:
+                quantizer = attention.get_submodule(f"{operand}_quantizer")
+                quantizer.adopt(self._range(f"{site.name}.{operand}.{bits.activation}"))  # type: ignore[operator]
+            return {site.name: attention}
+        original: Any = self.model.get_submodule(site.name)
+        kind = QuantConv2d if site.role == "patch_embed" else QuantLinear
+        layer = kind(original, name=site.name, weight_bits=bits.weight, activation_bits=bits.activation)
+        layer.input_quantizer.adopt(self._range(f"{site.name}.{bits.activation}"))
+        replaced: dict[str, nn.Module] = {site.name: layer}
+        if site.norm is not None and isinstance(layer, QuantLinear):
+            norm = copy.deepcopy(self.model.get_submodule(site.norm))
+            fold_post_norm(norm, layer)  # type: ignore[arg-type]
+            replaced[site.norm] = norm
+        symmetric = BitWidths(bits, preset=self.preset).symmetric_weights(bits.weight)
+        layer.weight_quantizer.adopt(percentile_search(bits.weight, axis=0, symmetric=symmetric)(layer.weight))
+        return replaced
+
+    def _range(self, name: str) -> UniformParameters | Tensor:
+        scale, zero_point = self.ranges[f"{name}.scale"], self.ranges.get(f"{name}.zero_point")
+        return scale if zero_point is None else UniformParameters(scale, zero_point)
+
+
+class _Searching(nn.Module):
+    """Stands where a quantizer would: runs searches on its input and hands it on."""
+
+    def __init__(self, searches: Mapping[str, Search], found: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.searches = searches
+        self.found = found
+
+    def forward(self, x: Tensor) -> Tensor:
+        for name, search in self.searches.items():
+            parameters = search(x)
+            if isinstance(parameters, UniformParameters):
+                self.found[f"{name}.scale"], self.found[f"{name}.zero_point"] = parameters.scale, parameters.zero_point
+            else:
+                self.found[f"{name}.scale"] = parameters
+        return x
+
+    def before(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self(inputs[0])
+
+
+def _input_search(site: SearchSite, bits: int) -> Search:
+    if site.norm is None:
+        return percentile_search(bits)
+    return percentile_search(bits, axis=-1, spans_zero=False)
+
+
+def _operand_search(operand: str, bits: int) -> Search:
+    return log2_search(bits, _LOG_SQRT2) if operand == "p" else percentile_search(bits, symmetric=bits == 8)
+
+
+def _attention(model: nn.Module, name: str, bits: int) -> QuantAttention:
+    """The attention ``name`` with its own, float projections and quantizers that are not calibrated."""
+    original: Any = model.get_submodule(name)
+    return QuantAttention(original, original.qkv, original.proj, name=name, bits=bits, softmax="log_sqrt2").eval()
+
+
+@contextmanager
+def _swapped(model: nn.Module, replacements: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Let ``replacements`` take the places of the modules of their names."""
+    originals = {name: model.get_submodule(name) for name in replacements}
+    for name, module in replacements.items():
+        model.set_submodule(name, module)
+    try:
+        yield
+    finally:
+        for name, module in originals.items():
+            model.set_submodule(name, module)
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def result_folder(work_dir: Path, model: nn.Module, images: Tensor, preset: str) -> Path:
+    """The folder of ``work_dir`` for all results that depend on nothing else but the site and its bits.
+
+    Raises:
+        BadInput: it cannot be made.
+    """
+    digest = hashlib.sha256(f"{FORMAT} {preset} {torch.__version__} {_BATCH}".encode())
+    for name, tensor in [*model.state_dict().items(), ("images", images)]:
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
+        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())
+    folder = work_dir / digest.hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"work folder {work_dir}: {error.strerror or error}; name another") from error
+    return folder
+
+
+def _widths(sites: Sequence[SearchSite]) -> str:
+    return "-".join(str(width) for width in sorted({bits.activation for site in sites for bits in site.choices}))
+
+
+def _file(folder: Path, item: Measurement) -> Path:
+    return folder / f"{item[0].name}@{item[1]}.json"
+
+
+def _read(path: Path) -> float | None:
+    """A measurement kept by an earlier run."""
+    return float(json.loads(path.read_text())["kl"]) if path.exists() else None

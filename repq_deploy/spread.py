@@ -1,0 +1,157 @@
+"""Independent work spread over processes of this machine or over a Ray cluster, with the same results in either case.
+
+The work is a function made once in each worker from a payload of bytes. Every worker, the only one of a single process
+too, computes with one thread: the order of a sum in floating point depends on the number of threads.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from repq_deploy.errors import BackendMissing, BadInput
+
+__all__ = ["one_thread", "spread"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+#: A function of a module that makes, from the payload, the function that does one item.
+Factory = Callable[[bytes], Callable[[Item], Result]]
+
+_work: Callable[[Any], Any] | None = None  # of a worker process
+
+
+def spread(
+    factory: Factory[Item, Result], payload: Path, items: Sequence[Item], *, workers: int = 1, ray: str | None = None
+) -> Iterator[tuple[Item, Result]]:
+    """Do ``items`` and yield (item, result) as they finish, in any order.
+
+    Args:
+        workers: processes on this machine; 0 means as many as a Ray cluster has cores. Without ``ray`` at least 1.
+        ray: address of a Ray cluster, ``auto`` for the one that runs here, ``local`` to start one on this machine. Its
+            nodes need this package installed; the payload travels through Ray.
+
+    Raises:
+        BadInput: no workers, or no cluster at that address.
+        BackendMissing: ``ray`` is asked for and not installed.
+    """
+    if ray is not None:
+        yield from _over_ray(factory, payload, items, workers, ray)
+        return
+    if workers < 1:
+        raise BadInput(f"--workers {workers}: expected at least 1")
+    if workers == 1 or len(items) < 2:
+        with one_thread():
+            work = factory(payload.read_bytes())
+            for item in items:
+                yield item, work(item)
+        return
+    yield from _over_processes(factory, payload, items, min(workers, len(items)))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _over_processes(
+    factory: Factory[Item, Result], payload: Path, items: Sequence[Item], workers: int
+) -> Iterator[tuple[Item, Result]]:
+    context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's locked thread pool
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_open, initargs=(factory, payload))
+    try:
+        pending = {pool.submit(_do, item): item for item in items}
+        for done in as_completed(pending):
+            yield pending[done], done.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _open(factory: Factory[Any, Any], payload: Path) -> None:
+    global _work  # noqa: PLW0603 - what a worker process has instead of arguments
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's Ctrl-C, which the parent answers for all
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    _work = factory(payload.read_bytes())
+
+
+def _end_with_parent() -> None:
+    """A worker waits for work on a pipe that stays open when its parent is killed; so it has to watch the parent."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _do(item: Any) -> Any:
+    assert _work is not None  # noqa: S101 - set by _open
+    return _work(item)
+
+
+class _Worker:
+    """A Ray actor."""
+
+    def __init__(self, factory: Factory[Any, Any], payload: bytes) -> None:
+        torch.set_num_threads(1)
+        self._work = factory(payload)
+
+    def do(self, item: Any) -> tuple[Any, Any]:
+        return item, self._work(item)
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes before it gives an address up."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host:
+        if address in ("auto", "local"):
+            return
+        raise BadInput(f"--ray {address!r}: expected HOST:PORT, auto or local")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise BadInput(f"--ray {address}: no cluster there ({error}); start one with: ray start --head") from error
+
+
+def _over_ray(
+    factory: Factory[Item, Result], payload: Path, items: Sequence[Item], workers: int, address: str
+) -> Iterator[tuple[Item, Result]]:
+    try:
+        import ray  # noqa: PLC0415 - an extra
+        from ray.util import ActorPool  # noqa: PLC0415
+    except ImportError as error:
+        raise BackendMissing("--ray needs the package ray, which is not installed; pip install ray") from error
+    _check_reachable(address)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise BadInput(
+            f"--ray {address}: no cluster there ({str(error).strip().splitlines()[0][:120]}); start one with: "
+            "ray start --head"
+        ) from error
+    try:
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        count = max(1, min(workers or cores, cores, len(items)))
+        # A node that is lost takes its actors along; Ray starts them elsewhere and repeats what they were doing.
+        actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=3)(_Worker)
+        stored = ray.put(payload.read_bytes())
+        pool = ActorPool([actor.remote(factory, stored) for _ in range(count)])
+        yield from pool.map_unordered(lambda worker, item: worker.do.remote(item), list(items))
+    finally:
+        ray.shutdown()

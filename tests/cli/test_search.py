@@ -1,0 +1,140 @@
+"""``repq-search`` in process and killed from outside: what it writes, and one clear line for every bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from repq_deploy.bits import BitWidths
+from repq_deploy.cli import search
+from repq_deploy.recipes import load_recipe
+
+QUICK = ("demo", "--preset", "paper", "--choices", "3,8", "--num-calib", 4, "--seed", 1)
+
+
+@pytest.fixture
+def run(call):
+    def _run(*arguments: object):
+        return call(search.main, *arguments)
+
+    return _run
+
+
+def test_it_writes_a_recipe_that_keeps_the_budget(run, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    done = run(*QUICK, "--avg-bits", 4, "--recipe", recipe, "--work-dir", tmp_path / "work", "--json")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert result["spent"]["average bits of weights"] <= 4
+    assert result["spent"]["average bits of activations"] <= 4
+    saved = load_recipe(recipe)
+    assert (saved.bits, saved.preset, saved.method) == (result["bits"], "paper", "repq")
+    widths = BitWidths.parse(saved.bits, preset=saved.preset)
+    total = sum(site["parameters"] for site in result["sites"])
+    spent = sum(site["parameters"] * int(site["bits"][1]) for site in result["sites"] if site["bits"][0] == "w")
+    assert spent / total == pytest.approx(result["spent"]["average bits of weights"])
+    assert str(widths) == saved.bits
+    assert sum(site["relevance"] for site in result["sites"]) == pytest.approx(1)
+    # Another budget needs no more measurements; people read a table.
+    again = run(*QUICK, "--max-size", "0.6MB", "--recipe", recipe, "--work-dir", tmp_path / "work")
+    assert again.code == 0, again.err
+    assert "blocks.0.attn.qkv" in again.out
+    assert f"next: repq-export --recipe {recipe}" in again.out
+
+
+def test_it_plots(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "plot.svg"
+    done = run(*QUICK, "--max-bitops", 1.5, "--recipe", tmp_path / "r.yaml", "--plot", plot, "--json")
+    assert done.code == 0, done.err
+    assert plot.read_text().startswith("<?xml")
+
+
+def test_dry_run_measures_and_writes_nothing(run, tmp_path):
+    done = run(*QUICK, "--avg-bits", 4, "--recipe", tmp_path / "r.yaml", "--dry-run", "--json")
+    plan = json.loads(done.out)
+    assert plan["measurements"] == 2 * len(plan["sites"])
+    assert plan["sites"]["blocks.0.attn"] == ["a3", "a8"]
+    assert plan["budgets"]["average bits of weights"] == [4, 3, 8]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_latency_budget(run, tmp_path):
+    plan = json.loads(run(*QUICK, "--avg-bits", 4, "--recipe", tmp_path / "r.yaml", "--dry-run", "--json").out)
+    times = {site: {bits: 0.01 * int(bits[1]) for bits in choices} for site, choices in plan["sites"].items()}
+    table = tmp_path / "latency.json"
+    table.write_text(json.dumps({"fixed_ms": 0.5, "sites": times}))
+    options = (*QUICK, "--recipe", tmp_path / "r.yaml", "--latency-table", table)
+    done = run(*options, "--max-latency", "2ms", "--json")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    expected = 0.5 + sum(times[site["site"]][site["bits"]] for site in result["sites"])
+    assert result["spent"]["latency"] == pytest.approx(expected)
+    assert expected <= 2
+    done = run(*options, "--max-latency", "0.6ms")
+    assert done.code == 2
+    assert "the choices cost from" in done.err
+    del times["head"]
+    table.write_text(json.dumps({"sites": times}))
+    done = run(*options, "--max-latency", "2ms")
+    assert done.code == 2
+    assert "no times of site head" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "no budget"),
+        (("--avg-bits", 2), "average bits of weights 2 bits: the choices cost from 3 to 8 bits"),
+        (("--max-size", "20"), "expected a size such as 20MB"),
+        (("--max-size", "1KB"), "allow at least"),
+        (("--max-latency", "5ms"), "go together"),
+        (("--avg-bits", 4, "--choices", "4"), "at least two"),
+        (("--avg-bits", 4, "--method", "none"), "method 'none'"),
+        (("--avg-bits", 4, "--plot", "plot.bmp"), "expected one of .png"),
+        (("--avg-bits", 4, "--plot-data", "demo"), "give both"),
+        (("--avg-bits", 4, "--preset", "none"), "preset 'none'"),
+    ],
+)
+def test_bad_input_is_one_line(run, tmp_path, arguments, message):
+    done = run(*QUICK, *arguments, "--recipe", tmp_path / "r.yaml")
+    assert done.code == 2
+    assert message in done.err
+    assert done.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def command(*arguments: object) -> list[str]:
+    code = "from repq_deploy.cli.search import main; main()"
+    return [sys.executable, "-c", code, *map(str, QUICK), "--avg-bits", "4", *map(str, arguments)]
+
+
+def test_a_killed_search_goes_on_and_ends_with_the_same_recipe(run, tmp_path):
+    """Killed without warning while processes measure for it, it leaves whole results and no process behind."""
+    work, killed, complete = tmp_path / "work", tmp_path / "killed.yaml", tmp_path / "complete.yaml"
+    child = subprocess.Popen(command("--recipe", killed, "--work-dir", work, "--workers", 2))
+    deadline = time.monotonic() + 120
+    while len(list(work.rglob("*@*.json"))) < 3:
+        assert child.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
+    workers = [int(pid) for pid in children.read_text().split()] if children.exists() else []
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not killed.exists()
+    while any(Path(f"/proc/{pid}/exe").exists() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    kept = {path: path.stat().st_mtime_ns for path in work.rglob("*@*.json")}
+    assert run(*QUICK, "--avg-bits", 4, "--recipe", killed, "--work-dir", work).code == 0
+    assert all(path.stat().st_mtime_ns == changed for path, changed in kept.items())
+    assert run(*QUICK, "--avg-bits", 4, "--recipe", complete).code == 0
+    assert killed.read_bytes() == complete.read_bytes()

@@ -1,0 +1,50 @@
+"""Recipes: what is written reads back, and what cannot be one is named."""
+
+import pytest
+
+from repq_deploy.errors import BadInput
+from repq_deploy.recipes import Recipe, load_recipe, save_recipe
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(),
+        Recipe(bits="w4a4"),
+        Recipe("w4a4," + ",".join(f"blocks.{i}.attn.qkv=w5a5" for i in range(40)), "paper", "repq"),
+    ],
+)
+def test_round_trip(recipe, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    save_recipe(recipe, path)
+    assert load_recipe(path) == recipe
+
+
+def test_an_empty_file_says_nothing(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("# nothing yet\n")
+    assert load_recipe(path) == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bit: w4a4\n", "key 'bit' is unknown; expected bits, preset, method"),
+        ("bits: 4\n", "bits is 4, expected text"),
+        ("bits: w4\n", "recipe .*'w4' is not of the form wXaY"),
+        ("preset: papers\n", "preset 'papers'"),
+        ("- w4a4\n", "found list"),
+        ("bits: [\n", "not YAML"),
+        ("!!python/object/apply:os.system ['true']\n", "not YAML"),
+    ],
+)
+def test_what_is_no_recipe_is_named(text, message, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInput, match=message):
+        load_recipe(path)
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    with pytest.raises(BadInput, match="no such file"):
+        load_recipe(tmp_path / "none.yaml")
