@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import onnx
 
 from repq_deploy.errors import BadInput
@@ -10,9 +13,53 @@ from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
 from repq_deploy.export.passes.to_half import ToHalf
 from repq_deploy.export.passes.unpack_int4 import UnpackInt4
 
-__all__ = ["BACKENDS", "PassReport", "lower"]
+__all__ = ["BACKENDS", "PassReport", "lower", "passes_for"]
 
-BACKENDS = ("onnxruntime", "tensorrt-rtx", "tensorrt")
+
+@dataclass(frozen=True)
+class _Variant:
+    """What can be chosen of a lowering; see ``lower``."""
+
+    half: bool
+
+
+def _onnxruntime(variant: _Variant) -> list[Pass]:
+    if variant.half:
+        raise BadInput(
+            "backend onnxruntime: fp16 was asked for, but its CPU kernels compute in fp32; use --precision fp32"
+        )
+    return [UnpackInt4(), Log2PlainOps()]
+
+
+def _openvino(variant: _Variant) -> list[Pass]:
+    if variant.half:
+        raise BadInput("backend openvino: fp16 was asked for, but its engines compute in fp32; use --precision fp32")
+    return [UnpackInt4(), Log2PlainOps()]
+
+
+def _tensorrt(variant: _Variant) -> list[Pass]:
+    """The same for TensorRT-RTX."""
+    passes: list[Pass] = [UnpackInt4(), Log2PlainOps()]
+    if variant.half:
+        passes.append(ToHalf())
+    return passes
+
+
+_PASSES: dict[str, Callable[[_Variant], list[Pass]]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "tensorrt-rtx": _tensorrt,
+    "tensorrt": _tensorrt,
+}
+
+BACKENDS = tuple(_PASSES)
+
+
+def passes_for(backend: str, *, half: bool) -> list[Pass]:
+    """The passes of ``backend`` in order; the arguments are those of ``lower``."""
+    if backend not in BACKENDS:
+        raise BadInput(f"backend {backend!r}: expected one of {', '.join(BACKENDS)}")
+    return _PASSES[backend](_Variant(half))
 
 
 def lower(model: onnx.ModelProto, *, backend: str, half: bool) -> tuple[onnx.ModelProto, list[PassReport]]:
@@ -21,22 +68,13 @@ def lower(model: onnx.ModelProto, *, backend: str, half: bool) -> tuple[onnx.Mod
     Args:
         model: as ``read_canonical`` gives it; it is not changed.
         backend: one of ``BACKENDS``.
-        half: float16 around the integers; inputs and outputs stay float32. Not for ``onnxruntime``, whose CPU kernels
+        half: float16 around the integers; inputs and outputs stay float32. Not for the CPU backends, whose kernels
             compute in float32.
 
     Raises:
-        BadInput: an unknown backend, or ``half`` where it is not possible.
+        BadInput: an unknown backend, or a variant that it does not have.
     """
-    if backend not in BACKENDS:
-        raise BadInput(f"backend {backend!r}: expected one of {', '.join(BACKENDS)}")
-    if half and backend == "onnxruntime":
-        raise BadInput(
-            "backend onnxruntime: fp16 was asked for, but its CPU kernels compute in fp32; use --precision fp32"
-        )
-    passes: list[Pass] = [UnpackInt4(), Log2PlainOps()]
-    if half:
-        passes.append(ToHalf())
-    lowered, reports = run_passes(model, passes)
+    lowered, reports = run_passes(model, passes_for(backend, half=half))
     # Graph-surgeon keeps the import of a domain that no node uses any more.
     standard = [entry for entry in lowered.opset_import if entry.domain == ""]
     del lowered.opset_import[:]

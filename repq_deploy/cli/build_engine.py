@@ -34,7 +34,7 @@ def build_engine(
     file: Annotated[Path | None, typer.Argument(help="The ONNX file that repq-export wrote.")] = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option(help="onnxruntime, tensorrt-rtx or tensorrt; may be repeated. Default: the best one here."),
+        typer.Option(help="onnxruntime, openvino, tensorrt-rtx or tensorrt; may be repeated. Default: the best."),
     ] = None,
     target: Annotated[str | None, typer.Option(help="GPUs to build for, as in sm89 or sm86,sm89.")] = None,
     min_batch: Annotated[int, typer.Option(help="Smallest batch the engine takes.")] = 1,
@@ -208,7 +208,7 @@ def _next(entry: dict[str, Any]) -> list[str]:
 def _target_words(target: str | None, backend: str) -> str:
     if target is not None:
         return f"for {target}"
-    return "for any CPU" if backend == "onnxruntime" else "for the builder's default GPUs"
+    return "for any CPU" if backend in ("onnxruntime", "openvino") else "for the builder's default GPUs"
 
 
 def _tolerance_words(tolerance: dict[str, float]) -> str:
