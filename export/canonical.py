@@ -68,6 +68,7 @@ def _metadata(quantized: QuantizedModel) -> dict[str, str]:
         "bits": str(quantized.bits),
         "preset": quantized.bits.preset,
         "method": provenance.method,
+        "softmax": quantized.softmax,
         "seed": str(provenance.seed),
         "preprocess": provenance.preprocess,
         "calib.images": str(provenance.calibration_images),

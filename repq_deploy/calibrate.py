@@ -14,6 +14,7 @@ from repq_deploy.errors import BadInput
 from repq_deploy.methods import find_method
 from repq_deploy.models import ModelSpec
 from repq_deploy.quantized import Provenance, QuantizedModel, wrap
+from repq_deploy.quantizers import SoftmaxQuantizer
 
 __all__ = ["quantize"]
 
@@ -25,6 +26,7 @@ def quantize(
     *,
     bits: BitWidths,
     method: str = "repq",
+    attention: SoftmaxQuantizer | None = None,
     seed: int = 0,
     preprocess: str = "",
     calibration_sha256: str = "",
@@ -38,6 +40,8 @@ def quantize(
         images: normalized calibration images [N, 3, H, W], float32.
         bits: bits of every site.
         method: ``repq``, ``minmax`` or ``percentile``.
+        attention: how attention probabilities are quantized, None as the method does it; "float" leaves both products
+            of attention in float.
         seed: of torch's generator, for methods that draw; stored with the result.
         preprocess: JSON of the preprocessing that made ``images``; stored with the result.
         calibration_sha256: hash of the images' source; stored with the result.
@@ -51,7 +55,7 @@ def quantize(
     if not torch.isfinite(images).all():
         raise BadInput("calibration images hold NaN or infinite values")
     torch.manual_seed(seed)
-    quantized = wrap(model, spec, bits, softmax=chosen.softmax)
+    quantized = wrap(model, spec, bits, softmax=attention or chosen.softmax)
     quantizers = quantized.quantizers()
     done = 0
 

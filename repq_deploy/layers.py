@@ -68,7 +68,7 @@ class QuantAttention(nn.Module):
         qkv, proj: its projections, already quantized.
         name: its path in the model.
         bits: activation bits of q, k, the probabilities p, and v.
-        softmax: kind of the quantizer of p.
+        softmax: kind of the quantizer of p; "float" leaves q, k, p and v as they are.
     """
 
     position_bias: Tensor | None
@@ -95,10 +95,14 @@ class QuantAttention(nn.Module):
         relative = getattr(attention, "_get_rel_pos_bias", None)
         # Swin looks its bias up in a table through an index; the looked-up [1, heads, N, N] is what inference needs.
         self.register_buffer("position_bias", None if relative is None else relative().detach().clone())
-        self.q_quantizer = UniformQuantizer(f"{name}.q", bits)
-        self.k_quantizer = UniformQuantizer(f"{name}.k", bits)
-        self.v_quantizer = UniformQuantizer(f"{name}.v", bits)
-        self.p_quantizer = softmax_quantizer(softmax, f"{name}.p", bits)
+        self.quantized = softmax != "float"
+        if self.quantized:
+            self.q_quantizer = UniformQuantizer(f"{name}.q", bits)
+            self.k_quantizer = UniformQuantizer(f"{name}.k", bits)
+            self.v_quantizer = UniformQuantizer(f"{name}.v", bits)
+            self.p_quantizer = softmax_quantizer(softmax, f"{name}.p", bits)
+        else:
+            self.q_quantizer = self.k_quantizer = self.v_quantizer = self.p_quantizer = identity  # type: ignore[assignment]
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, *, attn_mask: Tensor | None = None, is_causal: bool = False

@@ -70,8 +70,11 @@ class QuantizedModel(nn.Module):
             yield site, layer, norm  # type: ignore[misc]
 
     def attentions(self) -> Iterator[QuantAttention]:
+        """The attention modules whose products are quantized: none with a "float" softmax."""
         for site in self.sites.attentions:
-            yield self.model.get_submodule(site.name)  # type: ignore[misc]
+            attention = self.model.get_submodule(site.name)
+            if attention.quantized:
+                yield attention  # type: ignore[misc]
 
     def quantizers(self) -> dict[str, Quantizer]:
         """The table site -> quantizer, in the order of the modules."""

@@ -25,8 +25,8 @@ __all__ = [
     "softmax_quantizer",
 ]
 
-#: How attention probabilities are quantized.
-SoftmaxQuantizer = Literal["uniform", "log2", "log_sqrt2"]
+#: How attention probabilities are quantized; "float": nothing between the projections qkv and proj is.
+SoftmaxQuantizer = Literal["uniform", "log2", "log_sqrt2", "float"]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Log2Quantizer(Quantizer):
 
 
 def softmax_quantizer(kind: SoftmaxQuantizer, site: str, bits: int) -> Quantizer:
-    """The quantizer of attention probabilities of one ``kind``."""
+    """The quantizer of attention probabilities of one ``kind``, which is not "float"."""
     if kind == "uniform":
         return UniformQuantizer(site, bits)
     return Log2Quantizer(site, bits, steps_per_octave=1 if kind == "log2" else 2)

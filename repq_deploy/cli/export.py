@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,12 +33,26 @@ __all__ = ["main"]
 PROOF_IMAGES = 4
 
 
+class Attention(StrEnum):
+    """How attention is quantized: as the method does it, or one of ``repq_deploy.quantizers.SoftmaxQuantizer``."""
+
+    method = "method"
+    float = "float"
+    uniform = "uniform"
+    log2 = "log2"
+    log_sqrt2 = "log_sqrt2"
+
+
 def export(
     model: Annotated[str, typer.Argument(help="deit_s, swin_t, ..., any timm id of these families, or demo.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The ONNX file to write.")],
     bits: Annotated[str, typer.Option(help="Bits, as in w6a6 or w4a4,head=w8a8; 2 to 8.")] = "w8a8",
     method: Annotated[str, typer.Option(help="repq, or the baselines percentile and minmax.")] = "repq",
     preset: Annotated[str, typer.Option(help=f"What is quantized: {' or '.join(PRESETS)}.")] = "deploy",
+    attention: Annotated[
+        Attention,
+        typer.Option(help="Quantizer of attention probabilities; float leaves attention's products in float."),
+    ] = Attention.method,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights: .safetensors, or a .pt of tensors only.")] = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes of the checkpoint.")] = None,
     img_size: Annotated[int | None, typer.Option(help="Image height and width in pixels.")] = None,
@@ -74,7 +89,7 @@ def export(
         plan = _plan(spec, widths, method, output)
         show(plan, as_json=as_json, text=lambda: _print_plan(plan))
         return
-    result = _run(spec, widths, method, checkpoint, calib_data, num_calib, output, save_quantized, seed)
+    result = _run(spec, widths, method, attention, checkpoint, calib_data, num_calib, output, save_quantized, seed)
     show(result, as_json=as_json, text=lambda: _print_result(result))
 
 
@@ -82,6 +97,7 @@ def _run(
     spec: Any,
     widths: BitWidths,
     method: str,
+    attention: Attention,
     checkpoint: Path | None,
     calib_data: str | None,
     num_calib: int,
@@ -120,6 +136,7 @@ def _run(
             images,
             bits=widths,
             method=method,
+            attention=None if attention is Attention.method else attention.value,  # type: ignore[arg-type]
             seed=seed,
             preprocess=preprocess.to_json(),
             calibration_sha256=sample.source.sha256,
@@ -146,6 +163,7 @@ def _run(
         "bits": str(widths),
         "preset": widths.preset,
         "method": method,
+        "attention": quantized.softmax,
         "calibration_images": len(images),
         "preprocess": preprocess.to_json(),
         "bytes": output.stat().st_size,

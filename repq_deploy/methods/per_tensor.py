@@ -8,7 +8,8 @@ from torch import Tensor
 
 from repq_deploy.folds import center_zero_point
 from repq_deploy.quantized import QuantizedModel
-from repq_deploy.quantizers import Search
+from repq_deploy.quantizers import Log2Quantizer, Quantizer, Search
+from repq_deploy.ranges import log2_search
 
 __all__ = ["calibrate_per_tensor"]
 
@@ -21,7 +22,12 @@ def calibrate_per_tensor(model: QuantizedModel, images: Tensor, search: Callable
         layer.weight_quantizer.search = search(widths.weight, axis=0, symmetric=symmetric)
         layer.input_quantizer.search = search(widths.activation)
     for attention in model.attentions():
-        operands = (attention.q_quantizer, attention.k_quantizer, attention.v_quantizer, attention.p_quantizer)
+        operands: list[Quantizer] = [attention.q_quantizer, attention.k_quantizer, attention.v_quantizer]
+        if isinstance(attention.p_quantizer, Log2Quantizer):
+            bits, steps = attention.p_quantizer.bits, attention.p_quantizer.steps_per_octave
+            attention.p_quantizer.search = log2_search(bits, steps)
+        else:
+            operands.append(attention.p_quantizer)
         for quantizer in operands:
             # An 8-bit operand of a product has no bias that could take its zero point.
             quantizer.search = search(quantizer.bits, symmetric=quantizer.bits == 8)

@@ -18,11 +18,10 @@ from repq_deploy.folds import center_zero_point, fold_post_norm
 from repq_deploy.layers import QuantLinear
 from repq_deploy.methods.registry import register
 from repq_deploy.quantized import QuantizedModel
+from repq_deploy.quantizers import Log2Quantizer
 from repq_deploy.ranges import log2_search, percentile_search
 
 __all__ = ["repq"]
-
-LOG_SQRT2 = 2  # steps per octave
 
 
 @register("repq", softmax="log_sqrt2")
@@ -40,7 +39,11 @@ def repq(model: QuantizedModel, images: Tensor) -> None:
     for attention in model.attentions():
         for quantizer in (attention.q_quantizer, attention.k_quantizer, attention.v_quantizer):
             quantizer.search = percentile_search(quantizer.bits, symmetric=quantizer.bits == 8)
-        attention.p_quantizer.search = log2_search(attention.p_quantizer.bits, LOG_SQRT2)
+        p_quantizer = attention.p_quantizer
+        if isinstance(p_quantizer, Log2Quantizer):
+            p_quantizer.search = log2_search(p_quantizer.bits, p_quantizer.steps_per_octave)
+        else:
+            p_quantizer.search = percentile_search(p_quantizer.bits, symmetric=p_quantizer.bits == 8)
 
     model(images)
 
