@@ -65,21 +65,23 @@ def _match(product: gs.Node) -> _Projection | None:
     transpose = None if reshape is None else _only_reader(reshape, "Transpose")
     if reshape is None or transpose is None or list(transpose.attrs["perm"]) != [2, 0, 3, 1, 4]:
         return None
-    shape = reshape.outputs[0].shape
-    if shape is None or list(shape)[2:3] != [3] or not all(isinstance(size, int) for size in shape[3:]):
+    shape, parts = list(reshape.outputs[0].shape or ()), _parts(transpose)
+    if shape[2:3] != [3] or not all(isinstance(size, int) for size in shape[3:]) or parts is None:
         return None
+    return _Projection(product.inputs[0], weight, bias, [int(size) for size in shape[3:]], parts)
+
+
+def _parts(transpose: gs.Node) -> dict[int, gs.Node] | None:
+    """The Squeeze of each of the three slices along the first axis, if that is all that reads ``transpose``."""
     parts = {}
     for cut in transpose.outputs[0].outputs:
         squeeze = _only_reader(cut, "Squeeze") if cut.op == "Slice" else None
         if squeeze is None or not all(isinstance(tensor, gs.Constant) for tensor in cut.inputs[1:]):
             return None
         start, end, axes = (constant_of(tensor).tolist() for tensor in cut.inputs[1:4])
-        if axes != [0] or end != [start[0] + 1]:
-            return None
-        parts[start[0]] = squeeze
-    if sorted(parts) != [0, 1, 2]:
-        return None
-    return _Projection(product.inputs[0], weight, bias, [int(size) for size in shape[3:]], parts)
+        if axes == [0] and end == [start[0] + 1]:
+            parts[start[0]] = squeeze
+    return parts if sorted(parts) == [0, 1, 2] else None
 
 
 def _emit(graph: gs.Graph, found: _Projection, index: int, squeeze: gs.Node) -> None:

@@ -43,6 +43,13 @@ def build_engine(
     precision: Annotated[
         str | None, typer.Option(help="fp16 or fp32 around the quantized operations. Default: the backend's.")
     ] = None,
+    compute: Annotated[
+        str,
+        typer.Option(help="What multiplies quantized operands: int8, or on TensorRT fp8, fp8+int8 or fp16."),
+    ] = "int8",
+    allow_rounding: Annotated[
+        bool, typer.Option("--allow-rounding", help="Let --compute fp8 round codes it cannot hold.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="A folder, or a name that .<backend>.engine is appended to."),
@@ -82,7 +89,14 @@ def build_engine(
     plans = [
         (
             plan_build(
-                source, one, stem=output_stem(file, output), precision=precision, targets=targets, profile=profile
+                source,
+                one,
+                stem=output_stem(file, output),
+                precision=precision,
+                targets=targets,
+                profile=profile,
+                compute=compute,
+                allow_rounding=allow_rounding,
             ),
             why,
         )
@@ -150,6 +164,7 @@ def _plan_entry(plan: BuildPlan, why: str) -> dict[str, Any]:
         "version": plan.version,
         "target": plan.target,
         "precision": plan.precision,
+        "compute": plan.compute,
         "batch": [plan.profile.min, plan.profile.opt, plan.profile.max],
         "reference": str(plan.reference),
         "bits": plan.source.bits,
@@ -161,8 +176,8 @@ def _print_plans(entries: list[dict[str, Any]]) -> None:
         smallest, best, largest = entry["batch"]
         _write(
             f"would build {entry['engine']}: backend {entry['backend']} {entry['version']} ({entry['why']})",
-            f"  {entry['precision']} around {entry['bits']}, batch {smallest} to {largest}, tuned for {best}, "
-            f"{_target_words(entry['target'], entry['backend'])}",
+            f"  {entry['precision']} around {entry['bits']} in {entry['compute']}, batch {smallest} to {largest}, "
+            f"tuned for {best}, {_target_words(entry['target'], entry['backend'])}",
         )
         sys.stdout.write(hardware_note(entry["bits"]))
 
@@ -178,7 +193,8 @@ def _print_engines(entries: list[dict[str, Any]]) -> None:
             _write(f"lowered graph against canonical, both in float32: SQNR {manifest['lowering_sqnr_db']:.0f} dB")
             _write(
                 f"wrote {entry['engine']}: {entry['bytes'] / 1e6:.1f} MB in {entry['seconds']:.1f} s, "
-                f"{manifest['precision']} around {manifest['metadata'].get('repq.bits', 'unknown bits')}, "
+                f"{manifest['precision']} around {manifest['metadata'].get('repq.bits', 'unknown bits')} "
+                f"in {manifest['compute']}, "
                 f"{_target_words(manifest['target'], entry['backend'])}"
             )
         sys.stdout.write(hardware_note(manifest["metadata"].get("repq.bits", "")))
