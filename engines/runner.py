@@ -11,7 +11,7 @@ from repq_deploy.engines.select import backend_named
 from repq_deploy.errors import BadInput
 from repq_deploy.files import existing_file
 
-__all__ = ["Runner", "load_engine", "open_engine"]
+__all__ = ["Runner", "load_engine", "open_engine", "read_engine"]
 
 
 def open_engine(path: Path) -> tuple[Runner, Manifest]:
@@ -23,6 +23,11 @@ def open_engine(path: Path) -> tuple[Runner, Manifest]:
     """
     existing_file(path, "engine")
     manifest = read_manifest(path)
+    return load_engine(read_engine(path, manifest), manifest), manifest
+
+
+def read_engine(path: Path, manifest: Manifest) -> bytes:
+    """The content of the engine file ``path``, which must be what its manifest describes."""
     try:
         engine = path.read_bytes()
     except OSError as error:
@@ -32,7 +37,7 @@ def open_engine(path: Path) -> tuple[Runner, Manifest]:
             f"engine {path}: its content ({len(engine)} bytes) is not what {manifest_path(path).name} describes: "
             "truncated, altered or of another build; copy both again, or rebuild with repq-build-engine"
         )
-    return load_engine(engine, manifest), manifest
+    return engine
 
 
 def load_engine(engine: bytes, manifest: Manifest) -> Runner:
