@@ -1,17 +1,20 @@
 """Build everything a GPU machine needs, on a machine without one, into one folder::
 
-    python benchmarks/gpu/prepare.py build/gpu [--models deit_s] [--checkpoint FILE]
+    python benchmarks/gpu/prepare.py build/gpu [--models deit_s] [--checkpoint FILE] [--wheels 3.12]
 
 The folder then holds the engines, their manifests, their reference I/O, and ``run.py``, which measures them on the GPU
-with nothing else of this project. Weights are random without ``--checkpoint``: speed and agreement with the reference
-do not depend on them, accuracy does. What is there already is kept, so an interrupted run goes on where it was.
+with nothing else of this project; with ``--wheels``, also what that machine's Python installs offline. Weights are
+random without ``--checkpoint``: speed and agreement with the reference do not depend on them, accuracy does. What is
+there already is kept, so an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from commands import run_command
 from variants import FLOAT, MODELS, VARIANTS, Variant
 
-__all__ = ["build", "export"]
+__all__ = ["build", "download_wheels", "export"]
+
+_WHEELS = ("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings", "cuda-bindings", "cuda-pathfinder", "numpy")
 
 #: For the GPU's throughput the largest batch is 64.
 _BATCHES = ("--opt-batch", "8", "--max-batch", "64")
@@ -59,11 +64,20 @@ def build(model: str, variant: Variant, folder: Path, checkpoint: Path | None = 
     return engine
 
 
+def download_wheels(python: str, folder: Path) -> None:
+    """What ``run.py`` imports, for ``python`` ("3.12") on Linux x86-64, at the versions that are installed here."""
+    wanted = [f"{name}=={importlib.metadata.version(name)}" for name in _WHEELS]
+    platforms = [f"--platform=manylinux_2_{glibc}_x86_64" for glibc in (17, 24, 27, 28)]
+    options = ["--only-binary=:all:", "--no-deps", f"--python-version={python}", *platforms]
+    subprocess.run([sys.executable, "-m", "pip", "download", *options, "-d", str(folder), *wanted], check=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--checkpoint", type=Path, help="weights of the one model in --models")
+    parser.add_argument("--wheels", metavar="PYTHON", help="download the wheels for this Python version, as in 3.12")
     args = parser.parse_args()
     if args.checkpoint and len(args.models) != 1:
         parser.error("--checkpoint belongs to one model: name it with --models")
@@ -72,6 +86,8 @@ def main() -> None:
         for variant in VARIANTS:
             built = build(model, variant, args.folder, args.checkpoint)
             sys.stderr.write(f"{Path(built['engine']).name}: {built['seconds']:.1f} s, {built['bytes'] / 1e6:.1f} MB\n")
+    if args.wheels:
+        download_wheels(args.wheels, args.folder / "wheels")
     shutil.copy(Path(__file__).with_name("run.py"), args.folder)
     print(f"copy {args.folder} (without exports/ and builds/) to the GPU machine, and there: python run.py .")
 

@@ -1,6 +1,6 @@
 """Measure TensorRT-RTX or TensorRT engines on this machine's GPU. This file needs nothing else of the project::
 
-    pip install --no-index --no-deps tensorrt_rtx_cu13_*.whl cuda_bindings*.whl     # and numpy
+    pip install --no-index --no-deps wheels/*.whl      # what prepare.py --wheels downloaded; the driver brings CUDA 13
     python run.py FOLDER [--output FOLDER/results]
 
 FOLDER holds engines with their ``.json`` and ``.reference.npz``, as ``prepare.py`` or ``repq-build-engine`` leaves
