@@ -23,7 +23,7 @@ from commands import run_command, table_line
 
 MODELS = ("deit_s", "deit_b", "swin_t", "vit_s")
 OURS = {
-    "ours w8a8, float attention": ("--bits", "w8a8", "--float-attention"),
+    "ours w8a8, float attention": ("--bits", "w8a8", "--attention", "float"),
     "ours w8a8": ("--bits", "w8a8"),
     "ours w4a4": ("--bits", "w4a4"),
 }

@@ -43,10 +43,11 @@ class Manifest:
     """All that is known of an engine.
 
     ``target`` is the GPU generation or generations it is for (``sm80+sm89``), None for the builder's own default.
-    ``precision`` is what computes around the Q/DQ pairs. ``reference_inputs`` says where the images of the reference
-    come from. ``versions`` holds this package's and the runtime's. ``metadata`` is the ``repq.*`` of the ONNX file.
-    ``lowering_sqnr_db`` is how near the lowered graph, in float32, stays to the canonical one, both on ONNX Runtime
-    with all optimizations off; 200 is equal. ``latency_ms`` is by batch size, None until measured.
+    ``precision`` is what computes around the Q/DQ pairs, ``compute`` what multiplies the quantized operands.
+    ``reference_inputs`` says where the images of the reference come from. ``versions`` holds this package's and the
+    runtime's. ``metadata`` is the ``repq.*`` of the ONNX file. ``lowering_sqnr_db`` is how near the lowered graph, in
+    float32, stays to the canonical one, both on ONNX Runtime with all optimizations off; 200 is equal. ``latency_ms``
+    is by batch size, None until measured.
     """
 
     backend: str
@@ -66,6 +67,8 @@ class Manifest:
     metadata: dict[str, str]
     validation: Validation
     latency_ms: dict[str, float] | None = None
+    compute: str = "int8"
+    allow_rounding: bool = False
 
     @property
     def bits(self) -> str:
@@ -132,7 +135,7 @@ def read_manifest(engine: Path) -> Manifest:
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:
-    """``value`` from JSON as ``kind``: a dataclass, str, int, float, tuple[X, ...], dict[str, X] or X | None."""
+    """``value`` from JSON as ``kind``: a dataclass, str, int, float, bool, tuple[X, ...], dict[str, X] or X | None."""
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, value, where)
     origin, arguments = get_origin(kind), get_args(kind)
@@ -144,7 +147,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if origin is dict and isinstance(value, dict):
         return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     accepted = (int, float) if kind is float else kind
-    if origin is not None or isinstance(value, bool) or not isinstance(value, accepted):
+    if origin is not None or isinstance(value, bool) != (kind is bool) or not isinstance(value, accepted):
         raise ValueError(f"{where} is {value!r}, expected {getattr(kind, '__name__', kind)}")
     return kind(value)
 

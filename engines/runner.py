@@ -12,7 +12,7 @@ from repq_deploy.engines.select import backend_named
 from repq_deploy.errors import BadInput
 from repq_deploy.files import existing_file, sha256_of
 
-__all__ = ["Runner", "load_engine", "open_engine"]
+__all__ = ["Runner", "load_engine", "open_engine", "read_engine"]
 
 
 def open_engine(path: Path, *, session: Mapping[str, str] | None = None) -> tuple[Runner, Manifest]:
@@ -26,6 +26,11 @@ def open_engine(path: Path, *, session: Mapping[str, str] | None = None) -> tupl
     """
     existing_file(path, "engine")
     manifest = read_manifest(path)
+    return load_engine(read_engine(path, manifest), manifest, session=session), manifest
+
+
+def read_engine(path: Path, manifest: Manifest) -> bytes | Path:
+    """The engine file ``path``, which must be what its manifest describes, in the form ``load_engine`` takes."""
     try:
         content = sha256_of(path)
     except OSError as error:
@@ -37,8 +42,7 @@ def open_engine(path: Path, *, session: Mapping[str, str] | None = None) -> tupl
             "truncated, altered or of another build; copy both again, or rebuild with repq-build-engine"
         )
     # ONNX Runtime reads the file itself: it would keep bytes it is given for as long as the session lives.
-    engine = path if manifest.backend == ort.BACKEND.name else path.read_bytes()
-    return load_engine(engine, manifest, session=session), manifest
+    return path if manifest.backend == ort.BACKEND.name else path.read_bytes()
 
 
 def load_engine(engine: bytes | Path, manifest: Manifest, *, session: Mapping[str, str] | None = None) -> Runner:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import onnx
 
-from repq_deploy.engines import ort, tensorrt, tensorrt_rtx
+from repq_deploy.engines import openvino, ort, tensorrt, tensorrt_rtx
 from repq_deploy.engines.batching import Profile, Runner
 from repq_deploy.engines.gpu import gpu_count
 from repq_deploy.errors import BadInput
@@ -58,7 +58,7 @@ class Backend(Protocol):
 
 
 BACKENDS: dict[str, Backend] = {
-    backend.name: backend for backend in (ort.BACKEND, tensorrt_rtx.BACKEND, tensorrt.BACKEND)
+    backend.name: backend for backend in (ort.BACKEND, openvino.BACKEND, tensorrt_rtx.BACKEND, tensorrt.BACKEND)
 }
 
 

@@ -16,6 +16,7 @@ from repq_deploy.methods import find_method
 from repq_deploy.models import ModelSpec
 from repq_deploy.quantized import Provenance, QuantizedModel, wrap
 from repq_deploy.rotations import fold_layer_scales
+from repq_deploy.softmax import SoftmaxQuantizer
 
 __all__ = ["quantize"]
 
@@ -27,7 +28,7 @@ def quantize(
     *,
     bits: BitWidths,
     method: str = "repq",
-    float_attention: bool = False,
+    attention: SoftmaxQuantizer | None = None,
     seed: int = 0,
     preprocess: str = "",
     calibration_sha256: str = "",
@@ -41,7 +42,8 @@ def quantize(
         images: normalized calibration images [N, 3, H, W], float32.
         bits: bits of every site.
         method: the name of one in ``repq_deploy.methods``.
-        float_attention: leave the two products of attention in float, whatever the method would do.
+        attention: how attention probabilities are quantized, None as the method does it; "float" leaves both products
+            of attention in float.
         seed: of torch's generator, for methods that draw; stored with the result.
         preprocess: JSON of the preprocessing that made ``images``; stored with the result.
         calibration_sha256: hash of the images' source; stored with the result.
@@ -56,7 +58,7 @@ def quantize(
         raise BadInput("calibration images hold NaN or infinite values")
     torch.manual_seed(seed)
     reference = copy.deepcopy(model).requires_grad_(False)
-    quantized = wrap(model, spec, bits, softmax="float" if float_attention else chosen.softmax)
+    quantized = wrap(model, spec, bits, softmax=attention or chosen.softmax)
     # What wrapping multiplies into the weights must be in the reference's too, for the linears' outputs to compare.
     fold_layer_scales(reference, quantized.sites)
     run = Calibration(quantized, reference, images, seed, report)

@@ -34,7 +34,7 @@ def build_engine(
     file: Annotated[Path | None, typer.Argument(help="The ONNX file that repq-export wrote.")] = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option(help="onnxruntime, tensorrt-rtx or tensorrt; may be repeated. Default: the best one here."),
+        typer.Option(help="onnxruntime, openvino, tensorrt-rtx or tensorrt; may be repeated. Default: the best."),
     ] = None,
     target: Annotated[str | None, typer.Option(help="GPUs to build for, as in sm89 or sm86,sm89.")] = None,
     min_batch: Annotated[int, typer.Option(help="Smallest batch the engine takes.")] = 1,
@@ -43,6 +43,13 @@ def build_engine(
     precision: Annotated[
         str | None, typer.Option(help="fp16 or fp32 around the quantized operations. Default: the backend's.")
     ] = None,
+    compute: Annotated[
+        str,
+        typer.Option(help="What multiplies quantized operands: int8, or on TensorRT fp8, fp8+int8 or fp16."),
+    ] = "int8",
+    allow_rounding: Annotated[
+        bool, typer.Option("--allow-rounding", help="Let --compute fp8 round codes it cannot hold.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="A folder, or a name that .<backend>.engine is appended to."),
@@ -82,7 +89,14 @@ def build_engine(
     plans = [
         (
             plan_build(
-                source, one, stem=output_stem(file, output), precision=precision, targets=targets, profile=profile
+                source,
+                one,
+                stem=output_stem(file, output),
+                precision=precision,
+                targets=targets,
+                profile=profile,
+                compute=compute,
+                allow_rounding=allow_rounding,
             ),
             why,
         )
@@ -150,6 +164,7 @@ def _plan_entry(plan: BuildPlan, why: str) -> dict[str, Any]:
         "version": plan.version,
         "target": plan.target,
         "precision": plan.precision,
+        "compute": plan.compute,
         "batch": [plan.profile.min, plan.profile.opt, plan.profile.max],
         "reference": str(plan.reference),
         "bits": plan.source.bits,
@@ -161,8 +176,8 @@ def _print_plans(entries: list[dict[str, Any]]) -> None:
         smallest, best, largest = entry["batch"]
         _write(
             f"would build {entry['engine']}: backend {entry['backend']} {entry['version']} ({entry['why']})",
-            f"  {entry['precision']} around {entry['bits']}, batch {smallest} to {largest}, tuned for {best}, "
-            f"{_target_words(entry['target'], entry['backend'])}",
+            f"  {entry['precision']} around {entry['bits']} in {entry['compute']}, batch {smallest} to {largest}, "
+            f"tuned for {best}, {_target_words(entry['target'], entry['backend'])}",
         )
         sys.stdout.write(hardware_note(entry["bits"]))
 
@@ -178,7 +193,8 @@ def _print_engines(entries: list[dict[str, Any]]) -> None:
             _write(f"lowered graph against canonical, both in float32: SQNR {manifest['lowering_sqnr_db']:.0f} dB")
             _write(
                 f"wrote {entry['engine']}: {entry['bytes'] / 1e6:.1f} MB in {entry['seconds']:.1f} s, "
-                f"{manifest['precision']} around {manifest['metadata'].get('repq.bits', 'unknown bits')}, "
+                f"{manifest['precision']} around {manifest['metadata'].get('repq.bits', 'unknown bits')} "
+                f"in {manifest['compute']}, "
                 f"{_target_words(manifest['target'], entry['backend'])}"
             )
         sys.stdout.write(hardware_note(manifest["metadata"].get("repq.bits", "")))
@@ -208,7 +224,7 @@ def _next(entry: dict[str, Any]) -> list[str]:
 def _target_words(target: str | None, backend: str) -> str:
     if target is not None:
         return f"for {target}"
-    return "for any CPU" if backend == "onnxruntime" else "for the builder's default GPUs"
+    return "for any CPU" if backend in ("onnxruntime", "openvino") else "for the builder's default GPUs"
 
 
 def _tolerance_words(tolerance: dict[str, float]) -> str:

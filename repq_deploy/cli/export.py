@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,15 +33,28 @@ __all__ = ["main"]
 PROOF_IMAGES = 4
 
 
+class Attention(StrEnum):
+    """How attention is quantized: as the method does it, or one of ``repq_deploy.softmax.SoftmaxQuantizer``."""
+
+    method = "method"
+    float = "float"
+    uniform = "uniform"
+    log2 = "log2"
+    log_sqrt2 = "log_sqrt2"
+    adalog = "adalog"
+    tan = "tan"
+
+
 def export(
     model: Annotated[str, typer.Argument(help="deit_s, swin_t, ..., any timm id of these families, or demo.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The ONNX file to write.")],
     bits: Annotated[str, typer.Option(help="Bits, as in w6a6 or w4a4,head=w8a8; 2 to 8.")] = "w8a8",
     method: Annotated[str, typer.Option(help="repq, or the baselines percentile and minmax.")] = "repq",
     preset: Annotated[str, typer.Option(help=f"What is quantized: {' or '.join(PRESETS)}.")] = "deploy",
-    float_attention: Annotated[
-        bool, typer.Option("--float-attention", help="Leave the products of attention in float: faster on a CPU.")
-    ] = False,
+    attention: Annotated[
+        Attention,
+        typer.Option(help="Quantizer of attention probabilities; float leaves attention's products in float."),
+    ] = Attention.method,
     float_model: Annotated[
         bool, typer.Option("--float", help="Write the float model instead, to compare with; nothing is calibrated.")
     ] = False,
@@ -84,9 +98,7 @@ def export(
         plan = _plan(spec, widths, method, output)
         show(plan, as_json=as_json, text=lambda: _print_plan(plan))
         return
-    result = _run(
-        spec, widths, method, float_attention, checkpoint, calib_data, num_calib, output, save_quantized, seed
-    )
+    result = _run(spec, widths, method, attention, checkpoint, calib_data, num_calib, output, save_quantized, seed)
     show(result, as_json=as_json, text=lambda: _print_result(result))
 
 
@@ -94,7 +106,7 @@ def _run(
     spec: Any,
     widths: BitWidths,
     method: str,
-    float_attention: bool,
+    attention: Attention,
     checkpoint: Path | None,
     calib_data: str | None,
     num_calib: int,
@@ -133,7 +145,7 @@ def _run(
             images,
             bits=widths,
             method=method,
-            float_attention=float_attention,
+            attention=None if attention is Attention.method else attention.value,  # type: ignore[arg-type]
             seed=seed,
             preprocess=preprocess.to_json(),
             calibration_sha256=sample.source.sha256,
@@ -162,7 +174,7 @@ def _run(
         "bits": str(widths),
         "preset": widths.preset,
         "method": method,
-        "float_attention": float_attention,
+        "attention": quantized.softmax,
         "calibration_images": len(images),
         "preprocess": preprocess.to_json(),
         "bytes": output.stat().st_size,

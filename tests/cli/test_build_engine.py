@@ -12,6 +12,7 @@ import pytest
 
 from repq_deploy.cli import build_engine
 from repq_deploy.engines import select, trt_runner
+from repq_deploy.engines.gpu import gpu_count
 from repq_deploy.errors import BuildFailed
 from tests.engines.graphs import SIDE, write_tiny
 
@@ -151,3 +152,26 @@ def test_images_of_a_file_are_named_in_the_manifest(run: Callable[..., Any], mod
     np.save(images, np.random.default_rng(0).normal(size=(6, 3, SIDE, SIDE)).astype(np.float32))
     done = run(model, "--backend", "onnxruntime", "--reference-data", images, "--json")
     assert json.loads(done.out)["engines"][0]["manifest"]["reference_inputs"] == "file images.npy"
+
+
+@pytest.mark.skipif(gpu_count() > 0, reason="a GPU is here: the engine would run")
+@pytest.mark.parametrize("compute", ["int8", "fp16"])
+def test_validate_only_on_this_machine_without_a_gpu_exits_3(
+    run: Callable[..., Any], model: Path, compute: str
+) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    done = run(model, "--backend", "tensorrt-rtx", "--target", "sm89", "--compute", compute)
+    assert done.code == 0
+    variant = "" if compute == "int8" else f"-{compute}"
+    done = run("--validate-only", model.parent / f"tiny.tensorrt-rtx{variant}-sm89.engine")
+    assert (done.code, done.out) == (3, "")
+    assert "no usable GPU here" in done.err
+
+
+def test_fp8_needs_a_gpu_that_has_it(run: Callable[..., Any], model: Path) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    refused = run(model, "--backend", "tensorrt-rtx", "--target", "sm86", "--compute", "fp8")
+    assert (refused.code, "sm86 has no FP8" in refused.err) == (2, True)
+    refused = run(model, "--backend", "tensorrt-rtx", "--target", "sm89", "--compute", "fp8")
+    assert (refused.code, "FP8 cannot hold" in refused.err) == (2, True)
+    assert not list(model.parent.glob("*.engine"))

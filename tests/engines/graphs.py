@@ -15,8 +15,11 @@ CLASSES = 10
 STEP = 0.05
 
 
-def tiny(*, bits: str = "w8a8", levels: int = 127, zero_point: int = 0, seed: int = 0) -> onnx.ModelProto:
-    """``logits = DQ(Q(Clip(images))) @ DQ(weight) + bias``, with codes from ``-levels`` to ``levels``."""
+def tiny(
+    *, bits: str = "w8a8", levels: int = 127, weight_levels: int = 127, zero_point: int = 0, seed: int = 0
+) -> onnx.ModelProto:
+    """``logits = DQ(Q(Clip(images))) @ DQ(weight) + bias``, with codes from ``-levels`` to ``levels``, and of the
+    weight from ``-weight_levels`` to ``weight_levels``."""
     rng = np.random.default_rng(seed)
     features = 3 * SIDE * SIDE
     arrays = {
@@ -25,7 +28,7 @@ def tiny(*, bits: str = "w8a8", levels: int = 127, zero_point: int = 0, seed: in
         "high": np.array(levels * STEP, np.float32),
         "scale": np.array(STEP, np.float32),
         "zero_point": np.array(zero_point, np.int8),
-        "weight": rng.integers(-127, 128, (features, CLASSES), dtype=np.int8),
+        "weight": rng.integers(-weight_levels, weight_levels + 1, (features, CLASSES), dtype=np.int8),
         "weight_scale": rng.uniform(0.001, 0.002, CLASSES).astype(np.float32),
         "weight_zero_point": np.zeros(CLASSES, np.int8),
         "bias": rng.normal(size=CLASSES).astype(np.float32),
@@ -48,7 +51,7 @@ def tiny(*, bits: str = "w8a8", levels: int = 127, zero_point: int = 0, seed: in
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])],
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     preprocess = '{"size": 8}'
     helper.set_model_props(model, {"repq.model": "tiny", "repq.bits": bits, "repq.preprocess": preprocess})
     return model

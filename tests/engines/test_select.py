@@ -30,7 +30,7 @@ def test_choice(monkeypatch: pytest.MonkeyPatch, gpus: int, installed: set[str],
 
 
 def test_an_unknown_backend_is_named_with_the_known() -> None:
-    with pytest.raises(BadInput, match="'tpu': expected one of onnxruntime, tensorrt-rtx, tensorrt"):
+    with pytest.raises(BadInput, match="'tpu': expected one of onnxruntime, openvino, tensorrt-rtx, tensorrt"):
         select.backend_named("tpu")
 
 

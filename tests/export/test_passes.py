@@ -155,7 +155,9 @@ def test_a_channel_wise_activation_is_a_defect():
         ActivationQDQ().call(graph)
 
 
-@pytest.mark.parametrize(("backend", "half"), [("onnxruntime", False), ("tensorrt-rtx", False), ("tensorrt", True)])
+@pytest.mark.parametrize(
+    ("backend", "half"), [("onnxruntime", False), ("openvino", False), ("tensorrt-rtx", False), ("tensorrt", True)]
+)
 def test_lowering_leaves_standard_onnx(family, backend, half):
     model = canonical_onnx(quantized_model(family, "w8a8"), tuple(images_for(family).shape[1:]))
     lowered, reports = lower(model, backend=backend, half=half)

@@ -8,6 +8,7 @@ from repq_deploy.bits import BitWidths
 from repq_deploy.calibrate import quantize
 from repq_deploy.errors import BadInput
 from repq_deploy.quantized import load, save, wrap
+from repq_deploy.softmax import SoftmaxQuantizer
 from tests.conftest import SPECS, float_model, images_for, quantized_model
 
 
@@ -83,3 +84,25 @@ def test_files_that_are_not_ours_are_refused(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "new.safetensors", metadata={"repq": json.dumps({"format": "99"})})
     with pytest.raises(BadInput, match="format 99"):
         load(tmp_path / "new.safetensors")
+
+
+@pytest.mark.parametrize("method", ["repq", "minmax"])
+@pytest.mark.parametrize("attention", ["float", "uniform", "log2", "log_sqrt2"])
+def test_attention_is_quantized_as_asked(method: str, attention: SoftmaxQuantizer):
+    model = quantize(
+        float_model("vit"),
+        SPECS["vit"],
+        images_for("vit"),
+        bits=BitWidths.parse("w8a8"),
+        method=method,
+        attention=attention,
+    )
+    quantizers = model.quantizers()
+    assert ("blocks.0.attn.q" in quantizers) == (attention != "float")
+    kinds = {"uniform": "UniformQuantizer", "log2": "Log2Quantizer", "log_sqrt2": "Log2Quantizer", "float": "NoneType"}
+    probabilities = quantizers.get("blocks.0.attn.p")
+    assert type(probabilities).__name__ == kinds[attention]
+    if attention.startswith("log"):
+        assert probabilities.steps_per_octave == (1 if attention == "log2" else 2)
+    expected = float_model("vit")(images_for("vit"))
+    assert (model(images_for("vit")) - expected).norm() < 0.2 * expected.norm()

@@ -1,0 +1,79 @@
+"""Logarithmic quantizers of a softmax without a logarithm or a power for each element."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from repq_deploy.export.domain import DOMAIN, QUANTIZE_LOG2
+from repq_deploy.export.passes.base import Pass
+from repq_deploy.export.passes.graph import constant_of, nodes_of, replace_output
+
+__all__ = ["Log2OfSoftmax"]
+
+#: A value below this is zero to every sum it enters.
+_NEGLIGIBLE = 1e-30
+
+
+class Log2OfSoftmax(Pass):
+    """``Softmax -> Log2QuantizeLinear -> Log2DequantizeLinear`` becomes, from the logits ``x``, with L = log sum exp x,
+
+        codes = clip(round((L - x + ln scale) steps / ln 2)), values = exp(ln scale - codes ln 2 / steps)
+
+    1. The logarithm of a softmax is a difference: a logarithm is left for each row only. Some runtimes have no fast Log
+       or Pow; all have Exp.
+    2. The last code's value is set to zero, unless it is that already (8 bits).
+
+    Requires a softmax over the last axis that nothing else reads; others are left for Log2PlainOps. Tolerance: ties of
+    the logarithm, and 1e-6 relative in a value.
+    """
+
+    def call(self, graph: gs.Graph) -> int:
+        changed = 0
+        for quantize in nodes_of(graph, QUANTIZE_LOG2, DOMAIN):
+            softmax = quantize.inputs[0].inputs[0] if quantize.inputs[0].inputs else None
+            readers = quantize.outputs[0].outputs
+            if softmax is None or softmax.op != "Softmax" or len(softmax.outputs[0].outputs) != 1 or len(readers) != 1:
+                continue
+            if softmax.attrs.get("axis", -1) not in (-1, len(softmax.inputs[0].shape or ()) - 1):
+                continue
+            replace_output(readers[0], _emit_all(graph, quantize, softmax.inputs[0]), graph)
+            changed += 1
+        return changed
+
+
+def _emit_all(graph: gs.Graph, quantize: gs.Node, x: gs.Tensor) -> gs.Tensor:
+    site = quantize.name.removesuffix("/quantize")
+    last = 2 ** quantize.attrs["bits"] - 1
+    nats = math.log(2) / quantize.attrs["steps_per_octave"]  # of one code
+    log_scale = math.log(float(constant_of(quantize.inputs[1])))
+    count = 0
+
+    def emit(op: str, *inputs: gs.Tensor | float, rows: bool = False, dtype: type = np.float32) -> gs.Variable:
+        nonlocal count
+        count += 1
+        name = f"{site}/{op.lower()}_{count}"
+        tensors = [
+            gs.Constant(f"{name}/{index}", np.array(value, np.float32)) if isinstance(value, float) else value
+            for index, value in enumerate(inputs)
+        ]
+        if op.startswith("Reduce"):
+            tensors.append(gs.Constant(f"{name}/axes", np.array([-1])))
+        shape = [*x.shape[:-1], 1] if rows and x.shape is not None else x.shape
+        output = gs.Variable(f"{name}/output", dtype, shape)
+        graph.nodes.append(gs.Node(op, name, {}, tensors, [output]))
+        return output
+
+    largest = emit("ReduceMax", x, rows=True)
+    total = emit("ReduceSum", emit("Exp", emit("Sub", x, largest)), rows=True)
+    log_sum = emit("Add", largest, emit("Log", total, rows=True), rows=True)
+    # Row by row first: one multiplication and one addition are left for each element.
+    offset = emit("Mul", emit("Add", log_sum, log_scale, rows=True), 1 / nats, rows=True)
+    exact = emit("Add", emit("Mul", x, -1 / nats), offset)
+    codes = emit("Clip", emit("Round", exact), 0.0, float(last))
+    values = emit("Exp", emit("Add", emit("Mul", codes, -nats), log_scale))
+    if math.exp(log_scale - last * nats) > _NEGLIGIBLE:
+        values = emit("Where", emit("Equal", codes, float(last), dtype=np.bool_), 0.0, values)
+    return values

@@ -1,0 +1,98 @@
+"""The table of a canonical file: what each quantizer stores, read from the graph alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from repq_deploy.export.domain import DOMAIN, QUANTIZE_LOG2
+
+__all__ = ["SiteRow", "site_table"]
+
+
+@dataclass(frozen=True)
+class SiteRow:
+    """One quantizer.
+
+    ``kind`` is weight, activation or log2; of a logarithmic one, ``codes`` are its exponents' codes and ``scale`` the
+    largest value. ``bits`` is what the codes need. ``scale`` is (smallest, largest) over ``channels``, 1 for one scale.
+    ``shape`` has names for what is dynamic; ``stored`` is the ONNX type of the codes.
+    """
+
+    name: str
+    kind: str
+    bits: int
+    codes: tuple[int, int]
+    scale: tuple[float, float]
+    channels: int
+    zero_point: int
+    shape: tuple[int | str, ...]
+    stored: str
+
+
+def site_table(model: onnx.ModelProto) -> list[SiteRow]:
+    """The quantizers of a canonical model, in the order in which the model computes; a weight follows its input."""
+    graph = gs.import_onnx(_without_functions(model))
+    rows, weights = [], {}
+    for node in graph.nodes:
+        if node.op == QUANTIZE_LOG2 and node.domain == DOMAIN:
+            rows.append(_log2(node))
+        elif node.op == "QuantizeLinear":
+            rows.append(_activation(node))
+        elif node.op == "DequantizeLinear" and isinstance(node.inputs[0], gs.Constant):
+            row = _weight(node)
+            weights[row.name.removesuffix(".weight")] = row
+    ordered = []
+    for row in rows:
+        ordered.append(row)
+        if (weight := weights.pop(row.name.removesuffix(".input"), None)) is not None:
+            ordered.append(weight)
+    return ordered + list(weights.values())
+
+
+def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.functions[:]
+    return bare
+
+
+def _log2(node: gs.Node) -> SiteRow:
+    bits, scale = node.attrs["bits"], float(node.inputs[1].values)
+    kind = "log2" if node.attrs["steps_per_octave"] == 1 else "log-sqrt2"
+    name = node.name.removesuffix("/quantize")
+    return SiteRow(name, kind, bits, (0, 2**bits - 1), (scale, scale), 1, 0, _shape(node.outputs[0]), "UINT8")
+
+
+def _activation(node: gs.Node) -> SiteRow:
+    scale, zero_point = np.asarray(node.inputs[1].values), int(np.asarray(node.inputs[2].values).flat[0])
+    producers = node.inputs[0].inputs
+    codes = (-128, 127)
+    if producers and producers[0].op == "Clip":
+        low, high = (round(float(bound.values) / float(scale)) for bound in producers[0].inputs[1:3])
+        codes = (low, high)
+    bits = math.ceil(math.log2(codes[1] - codes[0] + 1))
+    name = node.name.removesuffix("/quantize")
+    return SiteRow(name, "activation", bits, codes, *_scale(scale), zero_point, _shape(node.outputs[0]), "INT8")
+
+
+def _weight(node: gs.Node) -> SiteRow:
+    values, scale, zero_point = (np.asarray(tensor.values) for tensor in node.inputs)
+    low, high = int(values.astype(np.int32).min()), int(values.astype(np.int32).max())
+    bits = max(math.ceil(math.log2(max(-low, high + 1, 1))) + 1, 2)
+    name = node.name.removesuffix("/dequantize")
+    stored = onnx.TensorProto.DataType.Name(onnx.helper.np_dtype_to_tensor_dtype(values.dtype))
+    zero = int(zero_point.astype(np.int32).flat[0])
+    return SiteRow(name, "weight", bits, (low, high), *_scale(scale), zero, tuple(values.shape), stored)
+
+
+def _scale(scale: np.ndarray) -> tuple[tuple[float, float], int]:
+    return (float(scale.min()), float(scale.max())), int(scale.size)
+
+
+def _shape(tensor: gs.Tensor) -> tuple[int | str, ...]:
+    return tuple(tensor.shape) if tensor.shape is not None else ()

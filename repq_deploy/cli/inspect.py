@@ -1,0 +1,152 @@
+"""``repq-inspect``: what is in a canonical ONNX file or behind an engine, and what a backend's passes change."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from repq_deploy.cli.common import Json, Quiet, Verbose, entry_point, set_up, show
+from repq_deploy.errors import BackendMissing, BadInput
+
+if TYPE_CHECKING:
+    from repq_deploy.engines.manifest import Manifest
+
+__all__ = ["main"]
+
+#: Wide enough for the longest site name; a terminal cuts no column.
+_WIDTH = 140
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="An ONNX file of repq-export, or an engine.")],
+    passes: Annotated[
+        str | None, typer.Option(help="Also lower for this backend, and say how many places each pass changes.")
+    ] = None,
+    compute: Annotated[str, typer.Option(help="With --passes: int8, or for TensorRT fp8, fp8+int8 or fp16.")] = "int8",
+    as_json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show the metadata and the quantizers of an ONNX file, or the manifest of an engine."""
+    set_up(verbose=verbose, quiet=quiet)
+    result = _engine(file, passes) if file.suffix == ".engine" else _model(file, passes, compute)
+    show(result, as_json=as_json, text=lambda: _print(result))
+
+
+def _model(file: Path, passes: str | None, compute: str) -> dict[str, Any]:
+    from repq_deploy.engines.source import read_source
+    from repq_deploy.export.lowering import lower
+    from repq_deploy.export.sites import site_table
+
+    source = read_source(file)
+    result: dict[str, Any] = {
+        "file": str(file),
+        "bytes": len(source.data),
+        "sha256": source.sha256,
+        "metadata": source.metadata,
+        "input": ["batch", *source.image_shape],
+        "output": ["batch", source.classes],
+        "sites": [dataclasses.asdict(row) for row in site_table(source.model)],
+    }
+    if passes is not None:
+        half = passes.startswith("tensorrt")
+        lowered, reports = lower(source.model, backend=passes, half=half, compute=compute)
+        result["lowering"] = {
+            "backend": passes,
+            "precision": "fp16" if half else "fp32",
+            "compute": compute,
+            "passes": [dataclasses.asdict(report) for report in reports],
+            "nodes": {"canonical": len(source.model.graph.node), "lowered": len(lowered.graph.node)},
+        }
+    return result
+
+
+def _engine(file: Path, passes: str | None) -> dict[str, Any]:
+    from repq_deploy.engines.manifest import read_manifest
+    from repq_deploy.files import existing_file
+
+    manifest = read_manifest(existing_file(file, "engine"))
+    if passes not in (None, manifest.backend):
+        raise BadInput(
+            f"--passes {passes}: {file.name} was built for {manifest.backend}; inspect the ONNX file it was made from: "
+            f"repq-inspect {manifest.source.name} --passes {passes}"
+        )
+    result: dict[str, Any] = {"file": str(file), "bytes": file.stat().st_size, "manifest": manifest.to_dict()}
+    kernels = _kernels(file, manifest)
+    return result if kernels is None else {**result, "product_kernels": kernels}
+
+
+def _kernels(file: Path, manifest: Manifest) -> dict[str, int] | None:
+    """Which type each product runs in here, where the runtime tells it."""
+    if manifest.backend != "openvino":
+        return None
+    from repq_deploy.engines.openvino import product_kernels
+    from repq_deploy.engines.runner import read_engine
+
+    try:
+        return product_kernels(read_engine(file, manifest), manifest.session)
+    except BackendMissing:
+        return None
+
+
+def _print(result: dict[str, Any]) -> None:
+    _write(f"{result['file']}: {result['bytes'] / 1e6:.2f} MB")
+    if "manifest" in result:
+        _print_engine(result)
+        return
+    _write(*(f"{key.removeprefix('repq.'):16} {value}" for key, value in result["metadata"].items()))
+    table = Table(box=None, pad_edge=False)
+    for column in ("site", "kind", "bits", "codes", "scale", "zero point", "shape", "stored"):
+        table.add_column(column, no_wrap=True)
+    for row in result["sites"]:
+        smallest, largest = row["scale"]
+        scale = f"{smallest:.4g}" if row["channels"] == 1 else f"{smallest:.3g} to {largest:.3g} [{row['channels']}]"
+        shape = " x ".join(map(str, row["shape"])) or "?"
+        codes = f"{row['codes'][0]} to {row['codes'][1]}"
+        table.add_row(
+            row["name"], row["kind"], str(row["bits"]), codes, scale, str(row["zero_point"]), shape, row["stored"]
+        )
+    Console(file=sys.stdout, width=_WIDTH, highlight=False, markup=False).print(table)
+    if "lowering" in result:
+        lowering = result["lowering"]
+        _write(
+            f"lowering for {lowering['backend']}, {lowering['precision']}, products in {lowering['compute']}: "
+            f"{lowering['nodes']['canonical']} nodes become {lowering['nodes']['lowered']}"
+        )
+        _print_passes(lowering["passes"])
+
+
+def _print_engine(result: dict[str, Any]) -> None:
+    manifest = result["manifest"]
+    validation = manifest["validation"]
+    _write(
+        f"backend          {manifest['backend']} {manifest['versions'].get(manifest['backend'], '')}",
+        f"target           {manifest['target'] or 'default'}",
+        f"precision        {manifest['precision']}, products in {manifest['compute']}",
+        f"batch            {manifest['profile']['min']} to {manifest['profile']['max']}",
+        f"made from        {manifest['source']['name']} {manifest['source']['sha256']}",
+        f"verdict          {validation['verdict']}: {validation['reason']}",
+        *(f"{key.removeprefix('repq.'):16} {value}" for key, value in manifest["metadata"].items()),
+    )
+    if kernels := result.get("product_kernels"):
+        share = kernels.get("i8", 0) / sum(kernels.values())
+        found = ", ".join(f"{count} in {kind}" for kind, count in sorted(kernels.items()))
+        _write(f"products here    {found} ({100 * share:.0f} % on integers)")
+    _print_passes(manifest["passes"])
+
+
+def _print_passes(passes: list[dict[str, Any]]) -> None:
+    _write("pass             places changed", *(f"{one['name']:16} {one['changed']}" for one in passes))
+
+
+def _write(*lines: str) -> None:
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+
+
+main = entry_point(inspect, "repq-inspect")
