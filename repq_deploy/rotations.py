@@ -9,6 +9,7 @@ norms. All arithmetic is in float64. Every function serves the plain timm model 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +40,9 @@ def fold_layer_scales(model: nn.Module, sites: Sites) -> None:
     for site in sites.linears:
         if site.layer_scale is None or isinstance(model.get_submodule(site.layer_scale), nn.Identity):
             continue
-        gamma = model.get_submodule(site.layer_scale).gamma.double()  # type: ignore[operator, union-attr]
-        layer = model.get_submodule(site.name)
-        _multiply_output(layer, torch.diag(gamma))
+        gamma: Tensor = _module(model, site.layer_scale).gamma
+        layer = _module(model, site.name)
+        _multiply_output(layer, torch.diag(gamma.double()))
         model.set_submodule(site.layer_scale, nn.Identity())
 
 
@@ -60,22 +61,22 @@ def rotate_residual_stream(model: nn.Module, sites: Sites, seed: int) -> bool:
     if stream is None:
         return False
     fold_layer_scales(model, sites)
-    size = model.get_submodule(stream.readers[0][0]).weight.numel()  # type: ignore[operator, union-attr]
+    size = _module(model, stream.readers[0][0]).weight.numel()
     rotation = random_rotation(size, torch.Generator().manual_seed(seed), keeps_ones=True)
     for name in stream.writers:
-        _multiply_output(model.get_submodule(name), rotation.T)
+        _multiply_output(_module(model, name), rotation.T)
     for name in stream.embeddings:
         embedding: Tensor = getattr(model, name)
         embedding.copy_(embedding.double() @ rotation)
     for norm_name, readers in stream.readers:
-        norm = model.get_submodule(norm_name)
-        gamma, beta = norm.weight.double(), norm.bias.double()  # type: ignore[operator, union-attr]
+        norm = _module(model, norm_name)
+        gamma, beta = norm.weight.double(), norm.bias.double()
         for name in readers:
-            layer = model.get_submodule(name)
-            _add_to_bias(layer, layer.weight.double() @ beta)  # type: ignore[operator, union-attr]
-            layer.weight.copy_(layer.weight.double() * gamma @ rotation)  # type: ignore[operator, union-attr]
-        norm.weight.fill_(1)  # type: ignore[operator, union-attr]
-        norm.bias.zero_()  # type: ignore[operator, union-attr]
+            layer = _module(model, name)
+            _add_to_bias(layer, layer.weight.double() @ beta)
+            layer.weight.copy_(layer.weight.double() * gamma @ rotation)
+        norm.weight.fill_(1)
+        norm.bias.zero_()
     return True
 
 
@@ -84,10 +85,10 @@ def rotate_heads(model: nn.Module, sites: Sites, seed: int) -> None:
     """Rotate, head by head, q and k alike (their products stay), and v against the projection after it."""
     generator = torch.Generator().manual_seed(seed)
     for site in sites.attentions:
-        attention = model.get_submodule(site.name)
-        heads: int = attention.num_heads  # type: ignore[assignment]
+        attention = _module(model, site.name)
+        heads: int = attention.num_heads
         qkv, proj = attention.qkv, attention.proj
-        channels = proj.weight.shape[1]  # type: ignore[operator, union-attr, index]
+        channels = proj.weight.shape[1]
         size = channels // heads
         rotations = torch.stack([random_rotation(size, generator) for _ in range(2 * heads)]).view(2, heads, size, size)
         plain = {
@@ -97,20 +98,25 @@ def rotate_heads(model: nn.Module, sites: Sites, seed: int) -> None:
         identity = torch.eye(size, dtype=torch.float64).expand(heads, size, size)
         of_qk = rotations[0] if plain["qk"] else identity
         of_v = rotations[1] if plain["v"] else identity
-        _multiply_output(qkv, torch.block_diag(*of_qk.mT, *of_qk.mT, *of_v.mT))  # type: ignore[arg-type]
-        proj.weight.copy_(proj.weight.double() @ torch.block_diag(*of_v))  # type: ignore[operator, union-attr]
+        _multiply_output(qkv, torch.block_diag(*of_qk.mT, *of_qk.mT, *of_v.mT))
+        proj.weight.copy_(proj.weight.double() @ torch.block_diag(*of_v))
 
 
-def _multiply_output(layer: nn.Module, matrix: Tensor) -> None:
+def _module(model: nn.Module, name: str) -> Any:
+    """The submodule called ``name``, whose type is known from its site."""
+    return model.get_submodule(name)
+
+
+def _multiply_output(layer: Any, matrix: Tensor) -> None:
     """Multiply a linear's (or convolution's) output vectors by ``matrix`` [out, out]."""
-    weight: Tensor = layer.weight  # type: ignore[assignment]
+    weight: Tensor = layer.weight
     weight.copy_((matrix @ weight.double().flatten(1)).view_as(weight))
     if layer.bias is not None:
-        layer.bias.copy_(matrix @ layer.bias.double())  # type: ignore[operator, union-attr, arg-type]
+        layer.bias.copy_(matrix @ layer.bias.double())
 
 
-def _add_to_bias(layer: nn.Module, offset: Tensor) -> None:
+def _add_to_bias(layer: Any, offset: Tensor) -> None:
     if layer.bias is None:
-        layer.bias = nn.Parameter(offset.to(layer.weight.dtype), requires_grad=False)  # type: ignore[arg-type]
+        layer.bias = nn.Parameter(offset.to(layer.weight.dtype), requires_grad=False)
     else:
-        layer.bias.copy_(layer.bias.double() + offset)  # type: ignore[operator, union-attr]
+        layer.bias.copy_(layer.bias.double() + offset)

@@ -196,7 +196,7 @@ class _Searching(nn.Module):
             parameters = search(x)
             if isinstance(parameters, UniformParameters):
                 self.found[f"{name}.scale"], self.found[f"{name}.zero_point"] = parameters.scale, parameters.zero_point
-            else:
+            elif isinstance(parameters, Tensor):
                 self.found[f"{name}.scale"] = parameters
         return x
 

@@ -23,6 +23,6 @@ ERQ = register(
     steps=(
         step("ranges", weights=False),
         step("fold"),
-        step("weights", ridge=0.1, rounding="refined", prefix="quantized"),
+        step("weights", ridge=1.0, rounding="refined", prefix="quantized"),
     ),
 )

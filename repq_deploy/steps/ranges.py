@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from repq_deploy.calibration import BATCH, Calibration
+from repq_deploy.clipped import clipped_channel_search
 from repq_deploy.folds import center_zero_point, fold_post_norm
 from repq_deploy.layers import QuantLinear
 from repq_deploy.ranges import minmax_search, mse_search, percentile_search
@@ -22,7 +23,7 @@ def ranges(
     run: Calibration,
     *,
     search: Literal["minmax", "percentile", "mse"] = "percentile",
-    post_norm: Literal["channel", "tensor"] = "channel",
+    post_norm: Literal["channel", "clipped", "tensor"] = "channel",
     images: int = BATCH,
     weights: bool = True,
 ) -> None:
@@ -30,7 +31,8 @@ def ranges(
 
     Args:
         search: how a range is found.
-        post_norm: one scale per channel, which ``fold`` moves into the layer norm, or one for the tensor.
+        post_norm: one scale per channel, which ``fold`` moves into the layer norm, the same with the widest channels
+            clipped as Mix-QViT does, or one for the tensor.
         images: how many are used, all at once.
         weights: quantize weights too; otherwise they stay float until the step ``weights``.
     """
@@ -44,9 +46,17 @@ def ranges(
             layer.weight_quantizer.search = find(widths.weight, axis=0, symmetric=symmetric)
         if norm is None or post_norm == "tensor":
             layer.input_quantizer.search = find(widths.activation)
-        else:
-            layer.input_quantizer.axis = -1
+            continue
+        layer.input_quantizer.axis = -1
+        if post_norm == "channel":
             layer.input_quantizer.search = find(widths.activation, axis=-1, spans_zero=False)
+        else:
+            layer.input_quantizer.search = clipped_channel_search(
+                widths.activation,
+                weight=layer.weight,
+                weight_bits=widths.weight,
+                symmetric=model.bits.symmetric_weights(widths.weight),
+            )
     for attention in model.attentions():
         for quantizer in (attention.q_quantizer, attention.k_quantizer, attention.v_quantizer):
             # An 8-bit operand of a product has no bias that could take its zero point.
