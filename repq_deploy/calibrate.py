@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import importlib.metadata
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +14,12 @@ from repq_deploy import __version__
 from repq_deploy.bits import BitWidths
 from repq_deploy.calibration import Calibration, Report
 from repq_deploy.errors import BadInput
-from repq_deploy.methods import find_method
+from repq_deploy.methods import Method, find_method
 from repq_deploy.models import ModelSpec
 from repq_deploy.quantized import Provenance, QuantizedModel, wrap
 from repq_deploy.rotations import fold_layer_scales
 from repq_deploy.softmax import SoftmaxQuantizer
+from repq_deploy.work import WorkFolder
 
 __all__ = ["quantize"]
 
@@ -27,12 +30,13 @@ def quantize(
     images: Tensor,
     *,
     bits: BitWidths,
-    method: str = "repq",
+    method: str | Method = "best",
     attention: SoftmaxQuantizer | None = None,
     seed: int = 0,
     preprocess: str = "",
     calibration_sha256: str = "",
     report: Report = lambda doing, done, total: None,
+    work_folder: Path | None = None,
 ) -> QuantizedModel:
     """Quantize ``model``, in place, with the named method.
 
@@ -41,19 +45,20 @@ def quantize(
         spec: what it was created from; it is stored with the result.
         images: normalized calibration images [N, 3, H, W], float32.
         bits: bits of every site.
-        method: the name of one in ``repq_deploy.methods``.
+        method: the name of one in ``repq_deploy.methods``, or one of your own.
         attention: how attention probabilities are quantized, None as the method does it; "float" leaves both products
             of attention in float.
         seed: of torch's generator, for methods that draw; stored with the result.
         preprocess: JSON of the preprocessing that made ``images``; stored with the result.
         calibration_sha256: hash of the images' source; stored with the result.
         report: called with what is being done, how much of it is done, and how much there is.
+        work_folder: where the state is kept for a calibration that is killed to go on; it is removed at the end.
 
     Raises:
         BadInput: an unsupported model or method, images that are not finite, or an override that matches no site.
         ValueError: a quantizer was left without a finite scale, which is a defect of the method.
     """
-    chosen = find_method(method)
+    chosen = find_method(method) if isinstance(method, str) else method
     if not torch.isfinite(images).all():
         raise BadInput("calibration images hold NaN or infinite values")
     torch.manual_seed(seed)
@@ -61,14 +66,18 @@ def quantize(
     quantized = wrap(model, spec, bits, softmax=attention or chosen.softmax)
     # What wrapping multiplies into the weights must be in the reference's too, for the linears' outputs to compare.
     fold_layer_scales(reference, quantized.sites)
-    run = Calibration(quantized, reference, images, seed, report)
-    for step in chosen.steps:
+    key = _key(quantized, images, chosen, seed)
+    run = Calibration(quantized, reference, images, seed, report, WorkFolder(work_folder, key, quantized, reference))
+    first = run.work.resume()
+    for index, step in enumerate(chosen.steps[first:], first):
+        run.work.begin(index)
         step(run)
+    run.work.finish()
     quantizers = quantized.quantizers()
     if missing := [name for name, quantizer in quantizers.items() if not quantizer.calibrated]:
-        raise ValueError(f"method {method} left {len(missing)} quantizers without a scale, first {missing[0]}")
+        raise ValueError(f"method {chosen.name} left {len(missing)} quantizers without a scale, first {missing[0]}")
     quantized.provenance = Provenance(
-        method=method,
+        method=chosen.name,
         seed=seed,
         calibration_images=len(images),
         calibration_sha256=calibration_sha256,
@@ -76,3 +85,12 @@ def quantize(
         versions={"repq_deploy": __version__, "torch": torch.__version__, "timm": importlib.metadata.version("timm")},
     )
     return quantized
+
+
+def _key(quantized: QuantizedModel, images: Tensor, method: Method, seed: int) -> str:
+    """Hash of all that decides the result of a calibration."""
+    digest = hashlib.sha256()
+    for tensor in (*quantized.model.state_dict().values(), images):
+        digest.update(tensor.contiguous().numpy().tobytes())
+    digest.update(repr((quantized.bits, quantized.softmax, method.steps, seed, __version__)).encode())
+    return digest.hexdigest()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from repq_deploy.adapter import LinearSite, Stage, stages
 from repq_deploy.layers import QuantConv2d, QuantLinear
 from repq_deploy.quantized import QuantizedModel
+from repq_deploy.work import WorkFolder
 
 __all__ = ["BATCH", "Calibration", "Position", "Report", "captured_inputs", "walk"]
 
@@ -31,6 +32,7 @@ class Calibration:
         images: normalized, [N, 3, H, W], float32.
         seed: of everything random.
         report: for the progress bar.
+        work: where the state is kept, for a calibration that was killed to go on.
     """
 
     model: QuantizedModel
@@ -38,6 +40,7 @@ class Calibration:
     images: Tensor
     seed: int
     report: Report
+    work: WorkFolder
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,17 @@ def walk(run: Calibration, doing: str) -> Iterator[Position]:
     """The stages in order. The next one's inputs are computed with what the caller has made of the stages so far.
 
     So a step that changes each stage in turn sees the error of all it changed before. Only the inputs of one stage are
-    held at a time, of all images.
+    held at a time, of all images. A walk that was killed begins where it was.
     """
     theirs = stages(run.reference)
     inputs = reference_inputs = run.images
+    done = run.work.resumed().done
     for index, (stage, reference) in enumerate(zip(stages(run.model.model), theirs, strict=True)):
         run.report(doing, index, len(theirs))
-        yield Position(stage, reference, inputs, reference_inputs)
+        if index >= done:
+            yield Position(stage, reference, inputs, reference_inputs)
+            if run.work.due:
+                run.work.save(index + 1)
         inputs = _forward(stage, inputs)
         reference_inputs = _forward(reference, reference_inputs)
     run.report(doing, len(theirs), len(theirs))

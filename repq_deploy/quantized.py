@@ -25,7 +25,7 @@ from repq_deploy.quantizers import Quantizer
 from repq_deploy.rotations import fold_layer_scales
 from repq_deploy.softmax import SoftmaxQuantizer
 
-__all__ = ["Provenance", "QuantizedModel", "load", "save", "wrap"]
+__all__ = ["Provenance", "QuantizedModel", "assign", "load", "save", "wrap"]
 
 FORMAT = "1"
 _METADATA_KEY = "repq"
@@ -153,11 +153,11 @@ def load(path: Path) -> QuantizedModel:
     quantized = wrap(build_architecture(spec), spec, BitWidths.from_dict(description), softmax=description["softmax"])
     quantized.provenance = Provenance(**description["provenance"])
     for name, tensor in tensors.items():
-        _assign(quantized.model, name, tensor)
+        assign(quantized.model, name, tensor)
     return quantized
 
 
-def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
+def assign(model: nn.Module, name: str, tensor: Tensor) -> None:
     """Set a parameter or buffer, whatever was there: folds create biases and shifts, and scales change shape."""
     parent, _, leaf = name.rpartition(".")
     module = model.get_submodule(parent)

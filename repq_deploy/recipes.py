@@ -6,11 +6,23 @@
     preset: paper
     method: repq
 
-Every key is optional; what is absent is left to the command's options and defaults.
+or, in place of a registered method, with steps of one's own (``repq_deploy.steps``), as the files in ``methods`` list
+them::
+
+    method: mine
+    softmax: log_sqrt2
+    steps:
+      - ranges: {weights: false}
+      - fold
+      - weights: {ridge: 0.5, rounding: gptq}
+
+Every key is optional; what is absent is left to the command's options and defaults, and what is there yields to
+options that are given.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,15 +38,22 @@ __all__ = ["Recipe", "load_recipe", "save_recipe"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """``bits`` and ``preset`` as ``BitWidths.parse`` takes them, ``method`` a registered name; None: not said."""
+    """``bits`` and ``preset`` as ``BitWidths.parse`` takes them, ``method`` a registered name; None: not said.
+
+    ``steps`` holds (name, options) pairs, ``softmax`` one of ``repq_deploy.softmax.SoftmaxQuantizer``.
+    """
 
     bits: str | None = None
     preset: str | None = None
     method: str | None = None
+    softmax: str | None = None
+    steps: tuple[tuple[str, Mapping[str, Any]], ...] | None = None
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, Any]:
         """What is said."""
         said = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.steps is not None:
+            said["steps"] = [{name: dict(options)} for name, options in self.steps]
         return {key: value for key, value in said.items() if value is not None}
 
 
@@ -55,14 +74,31 @@ def load_recipe(path: Path) -> Recipe:
     for key, value in content.items():
         if key not in expected:
             raise BadInput(f"recipe {path}: key {key!r} is unknown; expected {', '.join(expected)}")
-        if not isinstance(value, str):
+        if key != "steps" and not isinstance(value, str):
             raise BadInput(f"recipe {path}: {key} is {value!r}, expected text")
+    if "steps" in content:
+        content = {**content, "steps": _steps(content["steps"], path)}
     recipe = Recipe(**content)
     try:
         BitWidths.parse(recipe.bits or "w8a8", preset=recipe.preset or "deploy")
     except BadInput as error:
         raise BadInput(f"recipe {path}: {error}") from error
     return recipe
+
+
+def _steps(found: Any, path: Path) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+    """``- name`` or ``- name: {option: value}`` each."""
+    steps: list[tuple[str, Mapping[str, Any]]] = []
+    for entry in found if isinstance(found, list) else [found]:
+        if isinstance(entry, str):
+            steps.append((entry, {}))
+            continue
+        single = isinstance(entry, dict) and len(entry) == 1
+        name, options = next(iter(entry.items())) if single else (None, None)
+        if not isinstance(name, str) or not isinstance(options, dict):
+            raise BadInput(f"recipe {path}: step {entry!r}: expected a name, or one name with options")
+        steps.append((name, options))
+    return tuple(steps)
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:

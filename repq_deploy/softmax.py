@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from repq_deploy.quantizers import (
 from repq_deploy.ranges import PERCENTILES, log2_search, quantiles, sample
 
 __all__ = [
+    "SOFTMAX_KINDS",
     "AdaLogQuantizer",
     "SoftmaxQuantizer",
     "TanQuantizer",
@@ -31,6 +32,8 @@ __all__ = [
 #: Uniform; logarithmic (FQ-ViT's log2, RepQ-ViT's log-sqrt2); AdaLog's adaptive base; DopQ-ViT's tangent.
 #: "float": nothing between the projections qkv and proj is quantized.
 SoftmaxQuantizer = Literal["uniform", "log2", "log_sqrt2", "adalog", "tan", "float"]
+
+SOFTMAX_KINDS: tuple[str, ...] = get_args(SoftmaxQuantizer)
 
 
 class _TableQuantizer(Quantizer):

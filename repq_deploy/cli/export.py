@@ -24,13 +24,21 @@ from repq_deploy.cli.common import (
     set_up,
     show,
 )
-from repq_deploy.errors import ValidationFailed
+from repq_deploy.errors import BadInput, ValidationFailed
 from repq_deploy.files import check_writable
+from repq_deploy.recipes import Recipe, load_recipe
 
 __all__ = ["main"]
 
 #: Images that the proof runs on.
 PROOF_IMAGES = 4
+
+
+class Effort(StrEnum):
+    """How much method ``best`` does."""
+
+    fast = "fast"
+    high = "high"
 
 
 class Attention(StrEnum):
@@ -48,9 +56,24 @@ class Attention(StrEnum):
 def export(
     model: Annotated[str, typer.Argument(help="deit_s, swin_t, ..., any timm id of these families, or demo.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The ONNX file to write.")],
-    bits: Annotated[str, typer.Option(help="Bits, as in w6a6 or w4a4,head=w8a8; 2 to 8.")] = "w8a8",
-    method: Annotated[str, typer.Option(help="repq, or the baselines percentile and minmax.")] = "repq",
-    preset: Annotated[str, typer.Option(help=f"What is quantized: {' or '.join(PRESETS)}.")] = "deploy",
+    bits: Annotated[
+        str | None, typer.Option(help="Bits, as in w6a6 or w4a4,head=w8a8; 2 to 8.", show_default="w8a8")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="best, erq, repquant, dopq, mixq, repq, or the baselines percentile and minmax.", show_default="best"
+        ),
+    ] = None,
+    effort: Annotated[
+        Effort, typer.Option(help="Of method best: fast calibrates only (minutes), high trains too (hours on a CPU).")
+    ] = Effort.fast,
+    preset: Annotated[
+        str | None, typer.Option(help=f"What is quantized: {' or '.join(PRESETS)}.", show_default="deploy")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A YAML file with bits, preset, method or steps, as repq-search writes it.")
+    ] = None,
     attention: Annotated[
         Attention,
         typer.Option(help="Quantizer of attention probabilities; float leaves attention's products in float."),
@@ -67,7 +90,13 @@ def export(
     calib_data: Annotated[
         str | None, typer.Option(help="Calibration images: a folder, flat or one folder a class, or an .npz.")
     ] = None,
-    num_calib: Annotated[int, typer.Option(min=1, help="How many of them to use.")] = 32,
+    num_calib: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many of them to use.", show_default="32; 128 for best, 1024 with effort high"),
+    ] = None,
+    work_dir: Annotated[
+        Path | None, typer.Option(help="Keep the calibration's state here; the same command goes on where it stopped.")
+    ] = None,
     save_quantized: Annotated[
         Path | None, typer.Option(help="Also save the PyTorch model, as safetensors, for repq-eval.")
     ] = None,
@@ -79,14 +108,14 @@ def export(
 ) -> None:
     """Calibrate a Vision Transformer and export it as ONNX with Q/DQ at the given bits."""
     set_up(verbose=verbose, quiet=quiet)
-    widths = BitWidths.parse(bits, preset=preset)
+    said = Recipe() if recipe is None else load_recipe(recipe)
+    widths = BitWidths.parse(bits or said.bits or "w8a8", preset=preset or said.preset or "deploy")
     for path in filter(None, (output, save_quantized)):
         check_writable(path)
     # Torch takes seconds to import; a typing error should not.
     from repq_deploy import models
-    from repq_deploy.methods import find_method
 
-    find_method(method)
+    chosen = _method(said, method, effort)
     spec = models.resolve(
         model, checkpoint=checkpoint, num_classes=num_classes, img_size=img_size, pretrained=pretrained
     )
@@ -95,30 +124,52 @@ def export(
         show(written, as_json=as_json, text=lambda: _print_float(written))
         return
     if dry_run:
-        plan = _plan(spec, widths, method, output)
+        plan = _plan(spec, widths, chosen.name, output)
         show(plan, as_json=as_json, text=lambda: _print_plan(plan))
         return
-    result = _run(spec, widths, method, attention, checkpoint, calib_data, num_calib, output, save_quantized, seed)
+    result = _run(
+        spec, widths, chosen, attention, checkpoint, calib_data, num_calib, output, save_quantized, seed, work_dir
+    )
     show(result, as_json=as_json, text=lambda: _print_result(result))
+
+
+def _method(recipe: Recipe, name: str | None, effort: Effort) -> Any:
+    """The method that the options name, or the recipe's own steps."""
+    from repq_deploy.methods import Method, find_method
+    from repq_deploy.softmax import SOFTMAX_KINDS
+    from repq_deploy.steps import Step
+
+    if recipe.softmax is not None and recipe.softmax not in SOFTMAX_KINDS:
+        raise BadInput(f"recipe: softmax {recipe.softmax!r}: expected one of {', '.join(SOFTMAX_KINDS)}")
+    if name is None and recipe.steps is not None:
+        steps = tuple(Step(step, options) for step, options in recipe.steps)
+        return Method(recipe.method or "recipe", recipe.softmax or "log_sqrt2", steps)  # type: ignore[arg-type]
+    name = name or recipe.method or "best"
+    if effort is Effort.high:
+        if name != "best":
+            raise BadInput(f"--effort high: is of method best, found method {name}; leave --effort out")
+        name = "best-high"
+    return find_method(name)
 
 
 def _run(
     spec: Any,
     widths: BitWidths,
-    method: str,
+    method: Any,
     attention: Attention,
     checkpoint: Path | None,
     calib_data: str | None,
-    num_calib: int,
+    num_calib: int | None,
     output: Path,
     save_quantized: Path | None,
     seed: int,
+    work_dir: Path | None,
 ) -> dict[str, Any]:
     import torch
 
     from repq_deploy import models
     from repq_deploy import quantized as quantized_file
-    from repq_deploy.calib_data import Preprocess, load_sample
+    from repq_deploy.calib_data import Preprocess, load_sample, open_images
     from repq_deploy.calibrate import quantize
     from repq_deploy.export import canonical_onnx, compare_export, write_canonical
 
@@ -135,10 +186,12 @@ def _run(
     network = models.create(spec, checkpoint, seed)
     float_bytes = 4 * sum(parameter.numel() for parameter in network.parameters())
     preprocess = Preprocess.from_model(network)
-    sample = load_sample(calib_data, preprocess, count=num_calib, seed=seed)
+    source = open_images(calib_data)
+    count = min(method.images, len(source)) if num_calib is None else num_calib
+    sample = load_sample(source, preprocess, count=count, seed=seed)
     images = torch.from_numpy(sample.pixels)
     with progress_bar() as progress:
-        task = progress.add_task(f"calibrating {spec.name} {widths} with {method}")
+        task = progress.add_task(f"calibrating {spec.name} {widths} with {method.name}")
         quantized = quantize(
             network,
             spec,
@@ -149,8 +202,9 @@ def _run(
             seed=seed,
             preprocess=preprocess.to_json(),
             calibration_sha256=sample.source.sha256,
+            work_folder=work_dir,
             report=lambda doing, done, total: progress.update(
-                task, description=f"{spec.name} {widths} {method}: {doing}", completed=done, total=total
+                task, description=f"{spec.name} {widths} {method.name}: {doing}", completed=done, total=total
             ),
         )
     calibrated = time.monotonic()
@@ -173,7 +227,7 @@ def _run(
         "model": spec.name,
         "bits": str(widths),
         "preset": widths.preset,
-        "method": method,
+        "method": method.name,
         "attention": quantized.softmax,
         "calibration_images": len(images),
         "preprocess": preprocess.to_json(),

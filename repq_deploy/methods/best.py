@@ -20,10 +20,11 @@ _CALIBRATION = (
     step("weights", ridge=1.0, rounding="gptq"),
 )
 
-BEST = register("best", softmax="log_sqrt2", steps=_CALIBRATION)
+BEST = register("best", softmax="log_sqrt2", steps=_CALIBRATION, images=128)
 
 BEST_HIGH = register(
     "best-high",
     softmax="log_sqrt2",
     steps=(*_CALIBRATION, step("reconstruct", unit="model", loss="feature", epochs=20)),
+    images=1024,
 )

@@ -13,21 +13,22 @@ __all__ = ["METHODS", "Method", "find_method", "register"]
 
 @dataclass(frozen=True)
 class Method:
-    """A method: how it quantizes attention probabilities, and its steps in order."""
+    """A method: how it quantizes attention probabilities, its steps in order, and how many images it is meant for."""
 
     name: str
     softmax: SoftmaxQuantizer
     steps: tuple[Step, ...]
+    images: int = 32
 
 
 METHODS: dict[str, Method] = {}
 
 
-def register(name: str, *, softmax: SoftmaxQuantizer, steps: tuple[Step, ...]) -> Method:
+def register(name: str, *, softmax: SoftmaxQuantizer, steps: tuple[Step, ...], images: int = 32) -> Method:
     """Enter a method under ``name``."""
     if name in METHODS:
         raise ValueError(f"method {name!r} is registered twice")
-    METHODS[name] = Method(name, softmax, steps)
+    METHODS[name] = Method(name, softmax, steps, images)
     return METHODS[name]
 
 

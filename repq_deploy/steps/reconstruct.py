@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -52,8 +52,12 @@ def reconstruct(
     groups = [range(len(ours))] if unit == "model" else [range(i, i + 1) for i in range(len(ours))]
     generator = torch.Generator().manual_seed(run.seed)
     inputs = reference_inputs = run.images
-    for group in groups:
+    mark = run.work.resumed()
+    for index, group in enumerate(groups):
         ours_here, theirs_here = [ours[i] for i in group], [theirs[i] for i in group]
+        if index < mark.done:
+            inputs, reference_inputs = _advance(ours_here, inputs), _advance(theirs_here, reference_inputs)
+            continue
         measure = LOSSES[loss](theirs_here, theirs[group.stop :], reference_inputs)
         _train(
             run,
@@ -67,12 +71,17 @@ def reconstruct(
             weight_rate=weight_rate,
             scale_rate=scale_rate,
             drop=drop,
+            index=index,
+            saved=mark.extra if index == mark.done else {},
             doing="reconstructing" if unit == "model" else f"reconstructing {ours_here[0].name.rstrip('.')}",
         )
         if group.stop < len(ours):
-            with torch.no_grad():
-                inputs = torch.cat([forward_through(ours_here, x) for x in inputs.split(BATCH)])
-                reference_inputs = torch.cat([forward_through(theirs_here, x) for x in reference_inputs.split(BATCH)])
+            inputs, reference_inputs = _advance(ours_here, inputs), _advance(theirs_here, reference_inputs)
+
+
+@torch.no_grad()
+def _advance(unit: Sequence[Stage], inputs: Tensor) -> Tensor:
+    return torch.cat([forward_through(unit, x) for x in inputs.split(BATCH)])
 
 
 def _train(
@@ -88,6 +97,8 @@ def _train(
     weight_rate: float,
     scale_rate: float,
     drop: float,
+    index: int,
+    saved: Mapping[str, Tensor],
     doing: str,
 ) -> None:
     groups = _groups(run.model.model, unit, weight_rate, scale_rate)
@@ -96,11 +107,19 @@ def _train(
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
     order = torch.empty(0, dtype=torch.long)
+    first = 0
+    if saved:
+        first, order = int(saved["step"]), saved["order"]
+        generator.set_state(saved["generator"])
+        _restore(optimizer, schedule, saved, first)
     with contextlib.ExitStack() as stack:
         if drop > 0:
             stack.enter_context(_dropping(run.model.model, unit, drop, generator))
-        for step in range(steps):
+        for step in range(first, steps):
             run.report(doing, step, steps)
+            if step > first and run.work.due:
+                position = {"step": torch.tensor(step), "order": order, "generator": generator.get_state()}
+                run.work.save(index, {**position, **_moments(optimizer)})
             if len(order) < batch:
                 order = torch.cat([order, torch.randperm(len(inputs), generator=generator)])
             chosen, order = order[:batch], order[batch:]
@@ -117,6 +136,22 @@ def _train(
     run.report(doing, steps, steps)
     for group in groups:
         group["params"][0].requires_grad_(False).grad = None
+
+
+def _moments(optimizer: torch.optim.Adam) -> dict[str, Tensor]:
+    """Adam's state, by the number of the parameter."""
+    states = (optimizer.state[group["params"][0]] for group in optimizer.param_groups)
+    return {
+        f"{number}.{name}": state[name] for number, state in enumerate(states) for name in ("exp_avg", "exp_avg_sq")
+    }
+
+
+def _restore(optimizer: torch.optim.Adam, schedule: Any, saved: Mapping[str, Tensor], step: int) -> None:
+    for number, group in enumerate(optimizer.param_groups):
+        moments = {name: saved[f"{number}.{name}"] for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[group["params"][0]] = {"step": torch.tensor(float(step)), **moments}
+        group["lr"] = group["initial_lr"] * schedule.lr_lambdas[0](step)
+    schedule.last_epoch = step
 
 
 def _groups(model: nn.Module, unit: Sequence[Stage], weight_rate: float, scale_rate: float) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from repq_deploy.quantized import wrap
 from repq_deploy.rotations import fold_layer_scales
 from repq_deploy.statistics import gather
 from repq_deploy.steps import step
+from repq_deploy.work import WorkFolder
 from tests.conftest import SPECS, float_model, images_for
 
 
@@ -18,7 +19,8 @@ def calibration(family: str, bits: str = "w4a4", count: int = 8, softmax: str = 
     reference = copy.deepcopy(model).requires_grad_(False)
     quantized = wrap(model, SPECS[family], BitWidths.parse(bits), softmax=softmax)
     fold_layer_scales(reference, quantized.sites)
-    return Calibration(quantized, reference, images_for(family, count), 0, lambda *_: None)
+    work = WorkFolder(None, "", quantized, reference)
+    return Calibration(quantized, reference, images_for(family, count), 0, lambda *_: None, work)
 
 
 @torch.no_grad()

@@ -1,0 +1,128 @@
+"""A folder in which a calibration leaves its state now and then, so that one that was killed goes on where it was.
+
+One safetensors file for each calibration, named by a hash of all that decides its result; it is removed at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from repq_deploy.errors import BadInput
+from repq_deploy.files import atomic_output
+from repq_deploy.quantized import QuantizedModel, assign
+from repq_deploy.quantizers import UniformQuantizer
+
+__all__ = ["Mark", "WorkFolder"]
+
+#: Seconds between two saves within a step.
+INTERVAL = 30.0
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How far a calibration is: ``step`` of its method, how much of it is done, and what the step needs to go on."""
+
+    step: int = 0
+    done: int = 0
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class WorkFolder:
+    """The state of one calibration, of ``model`` and its float ``reference``, in ``folder``.
+
+    Args:
+        folder: made where it is missing; None: nothing is kept.
+        key: hash of all that decides the result.
+    """
+
+    def __init__(self, folder: Path | None, key: str, model: QuantizedModel, reference: nn.Module) -> None:
+        self.file = None if folder is None else folder / f"calibration-{key[:24]}.safetensors"
+        self.model, self.reference = model, reference
+        self.step = 0
+        self._resumed = Mark()
+        self._saved = time.monotonic()
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise BadInput(f"work folder {folder}: cannot be made ({error.strerror or error})") from error
+
+    def resume(self) -> int:
+        """Take up what is there; the step to go on with."""
+        if self.file is None or not self.file.exists():
+            return 0
+        try:
+            with safe_open(self.file, framework="pt") as opened:
+                state = json.loads((opened.metadata() or {})["state"])
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise BadInput(f"work folder: {self.file} is damaged ({error}); delete it to begin again") from error
+        extra = {}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition("/")
+            if kind == "extra":
+                extra[rest] = tensor
+            else:
+                assign(self.model.model if kind == "model" else self.reference, rest, tensor)
+        for name, quantizer in self.model.quantizers().items():
+            quantizer.enabled = name not in state["disabled"]
+            if isinstance(quantizer, UniformQuantizer):
+                quantizer.axis = state["axes"][name]
+        self.step = state["step"]
+        self._resumed = Mark(state["step"], state["done"], extra)
+        return self.step
+
+    def begin(self, step: int) -> None:
+        """``step`` of the method begins; all before it are done."""
+        if step != self.step:
+            self.step = step
+            self.save(0)
+
+    def resumed(self) -> Mark:
+        """Where the current step goes on; ``done`` is 0 where it begins. Only the first to ask is told."""
+        mark, self._resumed = self._resumed, Mark()
+        return mark if mark.step == self.step else Mark(self.step)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save again."""
+        return self.file is not None and time.monotonic() - self._saved > INTERVAL
+
+    def save(self, done: int, extra: Mapping[str, Tensor] | None = None) -> None:
+        """Save the state, with ``done`` of the current step done, in one step."""
+        if self.file is None:
+            return
+        quantizers = self.model.quantizers()
+        state = {
+            "step": self.step,
+            "done": done,
+            "disabled": [name for name, quantizer in quantizers.items() if not quantizer.enabled],
+            "axes": {name: q.axis for name, q in quantizers.items() if isinstance(q, UniformQuantizer)},
+        }
+        parts = {
+            "model": self.model.model.state_dict(),
+            "reference": self.reference.state_dict(),
+            "extra": dict(extra or {}),
+        }
+        tensors = {
+            f"{kind}/{name}": tensor.detach().clone(memory_format=torch.contiguous_format)
+            for kind, named in parts.items()
+            for name, tensor in named.items()
+        }
+        with atomic_output(self.file) as temporary:
+            save_file(tensors, temporary, metadata={"state": json.dumps(state)})
+        self._saved = time.monotonic()
+
+    def finish(self) -> None:
+        """Remove the state: the calibration is done."""
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
