@@ -30,7 +30,8 @@ _EXACT = "exact_int8"
 THREADS = "threads"
 
 #: ``MatMulAddFusion`` would turn a quantized MatMul with a bias into a Gemm in float; the two others make kernels that
-#: are slower than the two they replace (LayerNormalization 9 times, Gelu twice, ONNX Runtime 1.31).
+#: are slower than what they replace (1.31 on Zen 4, 197 tokens: 0.38 ms for a LayerNormalization of 0.04, 0.24 for a
+#: Gelu of 0.10).
 _HARMFUL = "MatMulAddFusion,SkipLayerNormFusion,BiasGeluFusion"
 
 

@@ -24,8 +24,8 @@ class FusedAttention(Pass):
     The kernel walks over blocks of rows, so the attention matrix is never written out, and it takes and gives the
     layout of the projections: their Reshapes and Transposes go.
 
-    Fires without bias or mask, which the kernel computes
-    in another way, slower than the plain operators. Exact to float rounding.
+    Fires without bias or mask only, so not for Swin. Exact to float
+    rounding.
     """
 
     def call(self, graph: gs.Graph) -> int:

@@ -255,3 +255,10 @@ def test_tensorrt_engine_passes_on_a_gpu(source: SourceModel, backend: TrtBacken
         pytest.skip(f"{backend.name} is not installed")
     built = made(source, backend, precision=precision)
     assert built.manifest.validation.verdict == "PASSED", built.manifest.validation.reason
+
+
+def test_unsigned_kernels_of_cpus_without_vnni_compute_the_same(
+    source: SourceModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort, "_sums_in_32_bits", lambda: False)
+    assert made(source).manifest.validation.verdict == "PASSED"

@@ -6,6 +6,8 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
+from repq_deploy.bits import BitWidths
+from repq_deploy.calibrate import quantize
 from repq_deploy.errors import BadInput
 from repq_deploy.export import canonical_onnx, lower, reference_session
 from repq_deploy.export.domain import DOMAIN
@@ -15,7 +17,7 @@ from repq_deploy.export.passes.integer_weights import IntegerWeights
 from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
 from repq_deploy.export.passes.to_half import ToHalf
 from repq_deploy.export.passes.unpack_int4 import UnpackInt4
-from tests.conftest import images_for, quantized_model
+from tests.conftest import SPECS, float_model, images_for, quantized_model
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +177,15 @@ def test_what_cannot_be_lowered_is_refused(canonical):
         lower(canonical, backend="onnx", half=False)
     with pytest.raises(BadInput, match="compute in fp32"):
         lower(canonical, backend="onnxruntime", half=True)
+
+
+def test_float_attention_is_lowered_to_the_fused_kernel():
+    model = quantize(
+        float_model("vit"), SPECS["vit"], images_for("vit"), bits=BitWidths.parse("w8a8"), float_attention=True
+    )
+    assert not [site for site in model.quantizers() if site.endswith((".q", ".k", ".v", ".p"))]
+    canonical = canonical_onnx(model, (3, 32, 32))
+    assert {e.key: e.value for e in canonical.metadata_props}["repq.softmax"] == "float"
+    lowered, _ = lower(canonical, backend="onnxruntime", half=False)
+    assert [node.op_type for node in lowered.graph.node].count("MultiHeadAttention") == 2
+    assert relative(logits(lowered), logits(canonical)) < 1e-5
