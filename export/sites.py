@@ -37,7 +37,8 @@ class SiteRow:
 def site_table(model: onnx.ModelProto) -> list[SiteRow]:
     """The quantizers of a canonical model, in the order in which the model computes; a weight follows its input."""
     graph = gs.import_onnx(_without_functions(model))
-    rows, weights = [], {}
+    rows: list[SiteRow] = []
+    weights: dict[str, SiteRow] = {}
     for node in graph.nodes:
         if node.op == QUANTIZE_LOG2 and node.domain == DOMAIN:
             rows.append(_log2(node))
@@ -46,7 +47,7 @@ def site_table(model: onnx.ModelProto) -> list[SiteRow]:
         elif node.op == "DequantizeLinear" and isinstance(node.inputs[0], gs.Constant):
             row = _weight(node)
             weights[row.name.removesuffix(".weight")] = row
-    ordered = []
+    ordered: list[SiteRow] = []
     for row in rows:
         ordered.append(row)
         if (weight := weights.pop(row.name.removesuffix(".input"), None)) is not None:
