@@ -139,18 +139,20 @@ def _train(
 
 
 def _moments(optimizer: torch.optim.Adam) -> dict[str, Tensor]:
-    """Adam's state, by the number of the parameter."""
+    """Adam's state, by the number of the parameter, and the learning rates it began with."""
+    rates = torch.tensor([group["initial_lr"] for group in optimizer.param_groups], dtype=torch.float64)
     states = (optimizer.state[group["params"][0]] for group in optimizer.param_groups)
-    return {
-        f"{number}.{name}": state[name] for number, state in enumerate(states) for name in ("exp_avg", "exp_avg_sq")
-    }
+    names = ("exp_avg", "exp_avg_sq")
+    return {"rates": rates} | {f"{i}.{name}": state[name] for i, state in enumerate(states) for name in names}
 
 
 def _restore(optimizer: torch.optim.Adam, schedule: Any, saved: Mapping[str, Tensor], step: int) -> None:
     for number, group in enumerate(optimizer.param_groups):
         moments = {name: saved[f"{number}.{name}"] for name in ("exp_avg", "exp_avg_sq")}
         optimizer.state[group["params"][0]] = {"step": torch.tensor(float(step)), **moments}
+        group["initial_lr"] = float(saved["rates"][number])
         group["lr"] = group["initial_lr"] * schedule.lr_lambdas[0](step)
+    schedule.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
     schedule.last_epoch = step
 
 

@@ -1,0 +1,159 @@
+"""Accuracy of every method at every bit-width, through the exported graph in ONNX Runtime.
+
+Two models: the embedded demo, and a ViT-S/14 (timm's ``vit_small_patch14_dinov2`` at 112 pixels with ten classes)
+fine-tuned on CIFAR-10, whose folder has ``train`` (calibration) and ``test`` (labelled), one folder a class in each::
+
+    python benchmarks/accuracy.py                                                           # the demo
+    python benchmarks/accuracy.py --checkpoint vit_s14_cifar10.safetensors --data cifar10   # the ViT-S
+
+Every run is one line of a JSON file and is not repeated; the Markdown table and the plot are made from the file. Runs
+take minutes, those of ``best-high`` about an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from commands import run_command, table_line
+
+RESULTS = Path(__file__).parent / "results"
+METHODS = ("minmax", "percentile", "repq", "repquant", "dopq", "erq", "mixq", "best", "best-high")
+BITS = ("w8a8", "w6a6", "w4a8", "w4a4", "w3a4", "w3a3")
+FINETUNED = ("vit_small_patch14_dinov2", "--img-size", "112", "--num-classes", "10")
+COLUMNS = (
+    "bits",
+    "method",
+    "images",
+    "top-1",
+    "spread",
+    "loss against float",
+    "same class as float %",
+    "calibration s",
+    "peak GB",
+    "seeds",
+)
+
+
+def measure(model: tuple[str, ...], calib: str, test: str, bits: str, method: str, seed: int, work: Path) -> dict:
+    """Export, build the ONNX Runtime engine, and evaluate it on the test images."""
+    with tempfile.TemporaryDirectory() as folder:
+        onnx_file = Path(folder) / "model.onnx"
+        name, _, effort = method.partition("-")
+        options = ("--bits", bits, "--preset", "paper", "--method", name, "--seed", str(seed))
+        options += ("--effort", effort) if effort else ()
+        exported = run_command(
+            "repq-export", *model, "--calib-data", calib, *options, "--work-dir", str(work), "-o", str(onnx_file)
+        )
+        build = ("repq-build-engine", str(onnx_file), "--backend", "onnxruntime", "--reference-data", test)
+        (engine,) = run_command(*build).result["engines"]
+        both = run_command("repq-eval", engine["engine"], "--against", *model, "--data", test).result
+    return {
+        "bits": bits,
+        "method": method,
+        "seed": seed,
+        "images": exported.result["calibration_images"],
+        "top1": both["top1"],
+        "float_top1": both["against"]["top1"],
+        "agreement": both["agreement"],
+        "verdict": engine["verdict"],
+        "calibration_s": exported.result["seconds"]["calibrate"],
+        "peak_gb": exported.peak_gb,
+    }
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Mean and spread (largest minus smallest) over the seeds of each method at each bit-width."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for run in runs:
+        groups[run["bits"], run["method"]].append(run)
+    lines = [table_line(COLUMNS), table_line(["---"] * len(COLUMNS))]
+    for (bits, method), group in sorted(groups.items(), key=lambda item: _order(*item[0])):
+        top1 = [run["top1"] for run in group]
+        mean = statistics.mean(top1)
+        cells = (
+            bits,
+            method,
+            group[0]["images"],
+            f"{mean:.2f}",
+            f"{max(top1) - min(top1):.2f}" if len(top1) > 1 else "",
+            f"{group[0]['float_top1'] - mean:.2f}",
+            f"{statistics.mean(run['agreement'] for run in group):.2f}",
+            f"{statistics.mean(run['calibration_s'] for run in group):.0f}",
+            f"{max(run['peak_gb'] for run in group):.1f}",
+            len(group),
+        )
+        lines.append(table_line([str(cell) for cell in cells]))
+    return "".join(lines)
+
+
+def plot(runs: list[dict[str, Any]], path: Path) -> None:
+    """Top-1 against bits, a line for each method."""
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - only the plot needs it
+
+    figure, axes = plt.subplots(figsize=(8, 5))
+    for method in METHODS:
+        points = [
+            (BITS.index(bits), statistics.mean(found))
+            for bits in BITS
+            if (found := [run["top1"] for run in runs if (run["bits"], run["method"]) == (bits, method)])
+        ]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker="o", label=method)
+    axes.axhline(runs[0]["float_top1"], color="black", linestyle="--", label="float")
+    axes.set_xticks(range(len(BITS)), BITS)
+    axes.set_ylabel("top-1 %")
+    axes.legend()
+    figure.savefig(path, bbox_inches="tight")
+
+
+def _order(bits: str, method: str) -> tuple[int, int]:
+    return BITS.index(bits), METHODS.index(method)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--bits", nargs="+", default=BITS, choices=BITS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--work-dir", type=Path, default=Path("build/accuracy"))
+    parser.add_argument("--plot", action="store_true", help="also draw the plot; needs matplotlib")
+    args = parser.parse_args()
+    if (args.checkpoint is None) != (args.data is None):
+        parser.error("--checkpoint and --data belong together")
+    if args.data is None:
+        name, model, calib, test = "demo", ("demo",), "demo:calib", "demo:test"
+    else:
+        name, model = "vit_s14", (*FINETUNED, "--checkpoint", str(args.checkpoint))
+        calib, test = str(args.data / "train"), str(args.data / "test")
+    file = RESULTS / f"accuracy-{name}.jsonl"
+    runs = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    work = args.work_dir / name
+    work.mkdir(parents=True, exist_ok=True)
+    for seed in args.seeds:
+        for bits in args.bits:
+            for method in args.methods:
+                if any((run["bits"], run["method"], run["seed"]) == (bits, method, seed) for run in runs):
+                    continue
+                run = measure(model, calib, test, bits, method, seed, work)
+                print(run, flush=True)
+                runs.append(run)
+                with file.open("a") as output:
+                    output.write(json.dumps(run) + "\n")
+    title = (
+        f"`python benchmarks/accuracy.py`, model {name}, preset `paper`; float top-1 {runs[0]['float_top1']:.2f}.\n\n"
+    )
+    file.with_suffix(".md").write_text(title + table(runs))
+    if args.plot:
+        plot(runs, file.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

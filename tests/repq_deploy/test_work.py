@@ -1,0 +1,92 @@
+import pytest
+import torch
+
+from repq_deploy.bits import BitWidths
+from repq_deploy.calibrate import quantize
+from repq_deploy.errors import BadInput
+from repq_deploy.methods import Method
+from repq_deploy.steps import step
+from tests.conftest import SPECS, float_model, images_for
+
+METHOD = Method(
+    "test",
+    "log_sqrt2",
+    (
+        step("rotate"),
+        step("ranges", weights=False),
+        step("fold"),
+        step("weights", ridge=1.0, rounding="gptq"),
+        step("reconstruct", unit="block", epochs=3, batch=2),
+        step("reconstruct", unit="model", epochs=3, batch=2),
+    ),
+)
+
+
+class Killed(Exception):
+    pass
+
+
+def run(folder, *, die_at: int | None = None):
+    """The calibration, killed at its ``die_at``-th report."""
+    reports = 0
+
+    def report(*_: object) -> None:
+        nonlocal reports
+        reports += 1
+        if reports == die_at:
+            raise Killed
+
+    bits = BitWidths.parse("w4a4")
+    model = quantize(
+        float_model("vit"), SPECS["vit"], images_for("vit"), bits=bits, method=METHOD, work_folder=folder, report=report
+    )
+    return model, reports
+
+
+@pytest.fixture
+def whole(tmp_path):
+    model, reports = run(None)
+    return model.model.state_dict(), reports
+
+
+@pytest.mark.parametrize("share", [0.2, 0.35, 0.5, 0.7, 0.8, 0.95])
+def test_a_killed_calibration_goes_on_and_ends_the_same(monkeypatch, tmp_path, whole, share):
+    monkeypatch.setattr("repq_deploy.work.INTERVAL", 0.0)
+    expected, reports = whole
+    with pytest.raises(Killed):
+        run(tmp_path, die_at=int(share * reports))
+    assert len(list(tmp_path.iterdir())) == 1
+    model, left = run(tmp_path)
+    assert left < reports or share < 0.3  # the first steps are saved as a whole
+    assert not list(tmp_path.iterdir())
+    found = model.model.state_dict()
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        # Adam makes steps of their full size of gradients that are rounding errors only, such as those of k's bias.
+        assert (found[name] - tensor).norm() <= 5e-3 * tensor.norm() + 1e-6, name
+
+
+def test_another_seed_does_not_take_up_the_state(monkeypatch, tmp_path):
+    monkeypatch.setattr("repq_deploy.work.INTERVAL", 0.0)
+    with pytest.raises(Killed):
+        run(tmp_path, die_at=12)
+    (state,) = tmp_path.iterdir()
+    quantize(
+        float_model("vit"),
+        SPECS["vit"],
+        images_for("vit"),
+        bits=BitWidths.parse("w4a4"),
+        method="repq",
+        work_folder=tmp_path,
+    )
+    assert list(tmp_path.iterdir()) == [state]
+
+
+def test_a_damaged_state_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("repq_deploy.work.INTERVAL", 0.0)
+    with pytest.raises(Killed):
+        run(tmp_path, die_at=12)
+    (state,) = tmp_path.iterdir()
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(BadInput, match="is damaged"):
+        run(tmp_path)
