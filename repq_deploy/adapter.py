@@ -38,14 +38,12 @@ class LinearSite:
 
     ``norm`` names the layer norm whose output only this layer reads, where there is one: its scale and bias can be
     folded with this layer's weight. ``layer_scale`` names the LayerScale that multiplies this layer's output.
-    ``residual`` names the layer norm whose input, token by token, is what this layer's output is added to.
     """
 
     name: str
     role: Role
     norm: str | None = None
     layer_scale: str | None = None
-    residual: str | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def _vit(model: VisionTransformer) -> Sites:
         _require(getattr(block.attn, "gate", None) is None, "gated attention", "timm's plain Attention")
         _require(hasattr(block.mlp, "fc1"), type(block.mlp).__name__, "an MLP of fc1, activation, fc2")
         attentions.append(AttentionSite(f"{name}.attn"))
-        linears += _block(name, block, proj_residual=f"{name}.norm1")
+        linears += _block(name, block)
     linears += [LinearSite(head, "head") for head in ("head", "head_dist") if hasattr(model, head)]
     return _checked(model, Sites("vit", tuple(linears), tuple(attentions), _stream(model, linears)))
 
@@ -156,21 +154,20 @@ def _swin(model: SwinTransformer) -> Sites:
             padded = any(side % window for side, window in zip(block.input_resolution, block.window_size, strict=True))
             _require(not padded, f"{path}: windows padded from {block.input_resolution}", "whole windows")
             attentions.append(AttentionSite(f"{path}.attn"))
-            # Between qkv and proj the windows are shifted, so the tokens of proj are in another order than norm1's.
-            linears += _block(path, block, proj_residual=None)
+            linears += _block(path, block)
     linears.append(LinearSite("head.fc", "head"))
     return _checked(model, Sites("swin", tuple(linears), tuple(attentions)))
 
 
-def _block(name: str, block: nn.Module, *, proj_residual: str | None) -> list[LinearSite]:
+def _block(name: str, block: nn.Module) -> list[LinearSite]:
     def scale(part: str) -> str | None:
         return f"{name}.{part}" if isinstance(getattr(block, part, None), LayerScale) else None
 
     return [
         LinearSite(f"{name}.attn.qkv", "qkv", norm=f"{name}.norm1"),
-        LinearSite(f"{name}.attn.proj", "proj", layer_scale=scale("ls1"), residual=proj_residual),
+        LinearSite(f"{name}.attn.proj", "proj", layer_scale=scale("ls1")),
         LinearSite(f"{name}.mlp.fc1", "fc1", norm=f"{name}.norm2"),
-        LinearSite(f"{name}.mlp.fc2", "fc2", layer_scale=scale("ls2"), residual=f"{name}.norm2"),
+        LinearSite(f"{name}.mlp.fc2", "fc2", layer_scale=scale("ls2")),
     ]
 
 

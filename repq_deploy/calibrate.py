@@ -17,7 +17,6 @@ from repq_deploy.errors import BadInput
 from repq_deploy.methods import Method, find_method
 from repq_deploy.models import ModelSpec
 from repq_deploy.quantized import Provenance, QuantizedModel, wrap
-from repq_deploy.rotations import fold_layer_scales
 from repq_deploy.softmax import SoftmaxQuantizer
 from repq_deploy.work import WorkFolder
 
@@ -64,8 +63,6 @@ def quantize(
     torch.manual_seed(seed)
     reference = copy.deepcopy(model).requires_grad_(False)
     quantized = wrap(model, spec, bits, softmax=attention or chosen.softmax)
-    # What wrapping multiplies into the weights must be in the reference's too, for the linears' outputs to compare.
-    fold_layer_scales(reference, quantized.sites)
     key = _key(quantized, images, chosen, seed)
     run = Calibration(quantized, reference, images, seed, report, WorkFolder(work_folder, key, quantized, reference))
     first = run.work.resume()

@@ -6,7 +6,7 @@ The file is safetensors (it cannot run code); its header carries one JSON text w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from repq_deploy.files import atomic_output, existing_file
 from repq_deploy.layers import QuantAttention, QuantConv2d, QuantLinear
 from repq_deploy.models import ModelSpec, build_architecture
 from repq_deploy.quantizers import Quantizer
-from repq_deploy.rotations import fold_layer_scales
 from repq_deploy.softmax import SoftmaxQuantizer
 
 __all__ = ["Provenance", "QuantizedModel", "assign", "load", "save", "wrap"]
@@ -86,8 +85,6 @@ class QuantizedModel(nn.Module):
 def wrap(model: nn.Module, spec: ModelSpec, bits: BitWidths, *, softmax: SoftmaxQuantizer) -> QuantizedModel:
     """Replace a timm model's layers by quantized ones, in place; their quantizers are not calibrated yet.
 
-    Each LayerScale is multiplied into the linear before it, whose weight is quantized per output channel anyway.
-
     Raises:
         BadInput: an unsupported model, or an override in ``bits`` that matches no site.
     """
@@ -97,7 +94,6 @@ def wrap(model: nn.Module, spec: ModelSpec, bits: BitWidths, *, softmax: Softmax
         roles = sorted({role for _, role in named})
         raise BadInput(f"bits override {unmatched[0]!r} matches no site; roles are {', '.join(roles)}")
     model.requires_grad_(False)
-    fold_layer_scales(model, sites)
     for site in sites.linears:
         widths = bits.of(site.name, site.role)
         kind = QuantConv2d if site.role == "patch_embed" else QuantLinear
@@ -152,13 +148,23 @@ def load(path: Path) -> QuantizedModel:
     spec = ModelSpec.from_dict(description["spec"])
     quantized = wrap(build_architecture(spec), spec, BitWidths.from_dict(description), softmax=description["softmax"])
     quantized.provenance = Provenance(**description["provenance"])
-    for name, tensor in tensors.items():
-        assign(quantized.model, name, tensor)
+    assign(quantized.model, quantized.sites, tensors)
     return quantized
 
 
-def assign(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """Set a parameter or buffer, whatever was there: folds create biases and shifts, and scales change shape."""
+def assign(model: nn.Module, sites: Sites, tensors: Mapping[str, Tensor]) -> None:
+    """Set all parameters and buffers of a model, whatever was there.
+
+    Folds create biases and shifts, and scales change shape; a LayerScale without a tensor was folded away.
+    """
+    for site in sites.linears:
+        if site.layer_scale is not None and f"{site.layer_scale}.gamma" not in tensors:
+            model.set_submodule(site.layer_scale, nn.Identity())
+    for name, tensor in tensors.items():
+        _assign(model, name, tensor)
+
+
+def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
     parent, _, leaf = name.rpartition(".")
     module = model.get_submodule(parent)
     if leaf in module._buffers:

@@ -42,8 +42,9 @@ class Statistics:
 
     @property
     def covariance(self) -> Tensor:
-        """Covariance of x, [in, in]."""
-        return self.inputs - torch.outer(self.mean, self.mean)
+        """Covariance of x, [in, in]; the diagonal is raised by what float32 products may have lost of it."""
+        lost = 1e-6 * torch.diagonal(self.inputs).mean() * torch.eye(len(self.mean), dtype=self.mean.dtype)
+        return self.inputs - torch.outer(self.mean, self.mean) + lost
 
 
 @torch.no_grad()
@@ -54,18 +55,13 @@ def gather(
     layer: QuantLinear | QuantConv2d,
     *,
     prefix: Prefix = "quantized",
-    residual: bool = False,
 ) -> Statistics:
-    """Statistics of ``layer`` where it stands in the walk; y is what the float model has there.
-
-    With ``residual``, behind a quantized prefix, a layer that writes to the residual stream should also make up for the
-    error that the stream already has: y is moved by it.
-    """
+    """Statistics of ``layer`` where it stands in the walk; y is what the float model has there."""
     pairs = _behind_float if prefix == "float" else _behind_quantized
     weight = layer.weight.flatten(1)
     bias = 0.0 if layer.bias is None else layer.bias
     rows, moment, error = 0, torch.zeros(()), torch.zeros(())
-    for batch in pairs(run, position, site, layer, residual):
+    for batch in pairs(run, position, site, layer):
         x, y = _as_rows(layer, *batch)
         augmented = torch.cat([x, torch.ones(len(x), 1)], dim=1)
         # Products of one batch in float32, which is several times faster; sums in float64.
@@ -85,27 +81,20 @@ def _as_rows(layer: QuantLinear | QuantConv2d, x: Tensor, y: Tensor) -> tuple[Te
 
 
 def _behind_quantized(
-    run: Calibration, position: Position, site: LinearSite, layer: nn.Module, residual: bool
+    run: Calibration, position: Position, site: LinearSite, layer: nn.Module
 ) -> Iterable[tuple[Tensor, Tensor]]:
     reference = run.reference.get_submodule(site.name)
-    stream = site.residual if residual else None
-    extra = [] if stream is None else [run.model.model.get_submodule(stream)]
-    reference_extra = [] if stream is None else [run.reference.get_submodule(stream)]
     for inputs, reference_inputs in position.batches():
-        *before, x = captured_inputs(position.stage, inputs, [*extra, layer])
-        *reference_before, reference_x = captured_inputs(
-            position.reference, reference_inputs, [*reference_extra, reference]
-        )
-        y = reference(reference_x)
-        yield x, y + (reference_before[0] - before[0]) if before else y
+        (x,) = captured_inputs(position.stage, inputs, [layer])
+        (reference_x,) = captured_inputs(position.reference, reference_inputs, [reference])
+        yield x, reference(reference_x)
 
 
 def _behind_float(
-    run: Calibration, position: Position, site: LinearSite, layer: nn.Module, residual: bool
+    run: Calibration, position: Position, site: LinearSite, layer: nn.Module
 ) -> Iterable[tuple[Tensor, Tensor]]:
+    del layer
     reference = run.reference.get_submodule(site.name)
-    if residual:
-        raise ValueError("behind a float prefix the residual stream has no error")
     for _, reference_inputs in position.batches():
         if site.norm is None:
             (x,) = captured_inputs(position.reference, reference_inputs, [reference])

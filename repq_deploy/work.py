@@ -66,19 +66,18 @@ class WorkFolder:
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, KeyError, ValueError) as error:
             raise BadInput(f"work folder: {self.file} is damaged ({error}); delete it to begin again") from error
-        extra = {}
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "reference": {}, "extra": {}}
         for name, tensor in tensors.items():
             kind, _, rest = name.partition("/")
-            if kind == "extra":
-                extra[rest] = tensor
-            else:
-                assign(self.model.model if kind == "model" else self.reference, rest, tensor)
+            parts[kind][rest] = tensor
+        assign(self.model.model, self.model.sites, parts["model"])
+        assign(self.reference, self.model.sites, parts["reference"])
         for name, quantizer in self.model.quantizers().items():
             quantizer.enabled = name not in state["disabled"]
             if isinstance(quantizer, UniformQuantizer):
                 quantizer.axis = state["axes"][name]
         self.step = state["step"]
-        self._resumed = Mark(state["step"], state["done"], extra)
+        self._resumed = Mark(state["step"], state["done"], parts["extra"])
         return self.step
 
     def begin(self, step: int) -> None:

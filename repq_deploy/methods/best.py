@@ -25,6 +25,6 @@ BEST = register("best", softmax="log_sqrt2", steps=_CALIBRATION, images=128)
 BEST_HIGH = register(
     "best-high",
     softmax="log_sqrt2",
-    steps=(*_CALIBRATION, step("reconstruct", unit="model", loss="feature", epochs=20)),
+    steps=(*_CALIBRATION, step("reconstruct", unit="model", loss="feature")),
     images=1024,
 )

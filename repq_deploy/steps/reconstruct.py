@@ -8,6 +8,7 @@ the float model. Zero points stay.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -23,17 +24,20 @@ from repq_deploy.quantizers import Quantizer, UniformQuantizer
 
 __all__ = ["reconstruct"]
 
+#: Steps over which the learning rates rise to their full size.
+WARM_UP = 10
+
 
 def reconstruct(
     run: Calibration,
     *,
     unit: Literal["block", "model"] = "model",
     loss: Literal["mse", "fisher", "feature"] = "feature",
-    epochs: float = 10,
+    epochs: float = 20,
     batch: int = BATCH,
     micro_batch: int = 16,
-    weight_rate: float = 4e-3,
-    scale_rate: float = 2e-3,
+    weight_rate: float = 1e-2,
+    scale_rate: float = 1e-3,
     drop: float = 0.0,
 ) -> None:
     """Train every unit.
@@ -105,7 +109,9 @@ def _train(
     if not groups:  # a stage without parameters of its own
         return
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)) * min(1.0, (step + 1) / WARM_UP)
+    )
     order = torch.empty(0, dtype=torch.long)
     first = 0
     if saved:
@@ -125,17 +131,21 @@ def _train(
             chosen, order = order[:batch], order[batch:]
             optimizer.zero_grad()
             for part in chosen.split(micro_batch):
-                x = inputs[part]
-                outputs = []
-                for stage in unit:
-                    x = stage.forward(x)
-                    outputs.append(x)
+                # Products in bfloat16 are twice as fast; quantizers, norms and losses stay in float32.
+                with torch.autocast("cpu", torch.bfloat16):
+                    outputs = _outputs(unit, inputs[part])
                 (measure(outputs, part) * (len(part) / len(chosen))).backward()
             optimizer.step()
             schedule.step()
     run.report(doing, steps, steps)
     for group in groups:
         group["params"][0].requires_grad_(False).grad = None
+
+
+def _outputs(unit: Sequence[Stage], x: Tensor) -> list[Tensor]:
+    """The output of every stage of the unit, in float32."""
+    values = itertools.accumulate(unit, lambda value, stage: stage.forward(value), initial=x)
+    return [value.float() for value in itertools.islice(values, 1, None)]
 
 
 def _moments(optimizer: torch.optim.Adam) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 import torch
@@ -29,7 +30,7 @@ def weights(
     rounding: Literal["nearest", "gptq", "refined"] = "nearest",
     search: Literal["percentile", "mse"] = "percentile",
     prefix: Prefix = "quantized",
-    residual: bool = False,
+    images: int = 256,
 ) -> None:
     """Quantize every weight; activations have been calibrated and folded before.
 
@@ -38,11 +39,12 @@ def weights(
         rounding: ``nearest``, GPTQ, or ERQ's refinement.
         search: how the scale of each output channel is found.
         prefix: whether a layer sees the error of the layers before it.
-        residual: whether layers that write to the residual stream also undo the error it has; for a quantized prefix.
+        images: how many are looked at, at most; ERQ's authors see no gain beyond 256.
     """
+    run = dataclasses.replace(run, images=run.images[:images])
     for position in walk(run, "quantizing weights"):
         for site, layer in position.linears(run.model):
-            statistics = gather(run, position, site, layer, prefix=prefix, residual=residual)
+            statistics = gather(run, position, site, layer, prefix=prefix)
             _quantize(run, layer, statistics, ridge, ROUNDINGS[rounding], search)
 
 
@@ -67,10 +69,7 @@ def _quantize(
     # The bias takes up the mean error, so only the inputs' deviation from their mean counts.
     rounded = rounding(weight, statistics.covariance, grid, quantizer.bits)
     bias = bias + (weight - rounded) @ statistics.mean
-    # Stored is the nearest value to the unrounded one that is rounded to this: where training goes on from.
-    slack = 0.49 * grid.scale[:, None]
-    weight = rounded + torch.clamp(weight - rounded, -slack, slack)
-    layer.weight = nn.Parameter(weight.float().view_as(layer.weight), requires_grad=False)
+    layer.weight = nn.Parameter(rounded.float().view_as(layer.weight), requires_grad=False)
     layer.bias = nn.Parameter(bias.float(), requires_grad=False)
     quantizer.adopt(found)
     quantizer.enabled = True

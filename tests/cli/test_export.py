@@ -92,7 +92,7 @@ def test_too_little_agreement_writes_nothing(run, tmp_path, monkeypatch):
 BAD = [
     (("demo", "--bits", "w9a4"), "weight width 9 is outside 2 to 8"),
     (("demo", "--bits", "w4a4,haed=w8a8"), "'haed' matches no site"),
-    (("demo", "--method", "repk"), "expected one of minmax, percentile, repq"),
+    (("demo", "--method", "repk"), "expected one of best, best-high, dopq, erq"),
     (("demo", "--preset", "fast"), "expected one of deploy, paper"),
     (("diet_s",), "deit_s"),
     (("resnet18", "--no-pretrained"), "model family ResNet is not supported"),

@@ -181,7 +181,7 @@ def test_what_cannot_be_lowered_is_refused(canonical):
 
 def test_float_attention_is_lowered_to_the_fused_kernel():
     model = quantize(
-        float_model("vit"), SPECS["vit"], images_for("vit"), bits=BitWidths.parse("w8a8"), float_attention=True
+        float_model("vit"), SPECS["vit"], images_for("vit"), bits=BitWidths.parse("w8a8"), attention="float"
     )
     assert not [site for site in model.quantizers() if site.endswith((".q", ".k", ".v", ".p"))]
     canonical = canonical_onnx(model, (3, 32, 32))

@@ -106,3 +106,11 @@ def test_attention_is_quantized_as_asked(method: str, attention: SoftmaxQuantize
         assert probabilities.steps_per_octave == (1 if attention == "log2" else 2)
     expected = float_model("vit")(images_for("vit"))
     assert (model(images_for("vit")) - expected).norm() < 0.2 * expected.norm()
+
+
+@torch.no_grad()
+def test_a_model_whose_layer_scales_were_folded_is_loaded_without_them(tmp_path):
+    model = quantized_model("dinov2", "w4a4", method="best")
+    save(model, tmp_path / "m.safetensors")
+    loaded = load(tmp_path / "m.safetensors")
+    torch.testing.assert_close(loaded(images_for("dinov2")), model(images_for("dinov2")))

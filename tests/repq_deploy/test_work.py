@@ -1,5 +1,4 @@
 import pytest
-import torch
 
 from repq_deploy.bits import BitWidths
 from repq_deploy.calibrate import quantize

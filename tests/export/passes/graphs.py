@@ -10,7 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from repq_deploy.export import reference_session
-from repq_deploy.export.domain import DOMAIN, log2_functions
+from repq_deploy.export.domain import DOMAIN, functions
 from repq_deploy.export.passes.base import Pass, run_passes
 from repq_deploy.export.passes.graph import append
 
@@ -44,7 +44,7 @@ def as_model(graph: gs.Graph, *outputs: gs.Variable) -> onnx.ModelProto:
     """``graph`` as a model with these outputs; the functions of our domain are there for those who need them."""
     graph.outputs, graph.opset, graph.ir_version = list(outputs), OPSET, 10
     model = gs.export_onnx(graph.cleanup().toposort(), do_type_check=False)
-    model.functions.extend(log2_functions(OPSET))
+    model.functions.extend(functions(OPSET))
     return finish(model)
 
 

@@ -7,7 +7,6 @@ from repq_deploy.bits import BitWidths
 from repq_deploy.calibration import Calibration, captured_inputs, walk
 from repq_deploy.errors import BadInput
 from repq_deploy.quantized import wrap
-from repq_deploy.rotations import fold_layer_scales
 from repq_deploy.statistics import gather
 from repq_deploy.steps import step
 from repq_deploy.work import WorkFolder
@@ -18,7 +17,6 @@ def calibration(family: str, bits: str = "w4a4", count: int = 8, softmax: str = 
     model = float_model(family)
     reference = copy.deepcopy(model).requires_grad_(False)
     quantized = wrap(model, SPECS[family], BitWidths.parse(bits), softmax=softmax)
-    fold_layer_scales(reference, quantized.sites)
     work = WorkFolder(None, "", quantized, reference)
     return Calibration(quantized, reference, images_for(family, count), 0, lambda *_: None, work)
 
@@ -51,13 +49,12 @@ def test_statistics_equal_the_plain_sums(family):
         for site, layer in position.linears(run.model):
             if site.role != "fc2":
                 continue
-            statistics = gather(run, position, site, layer, residual=True)
-            norm = run.model.model.get_submodule(site.residual)
-            stream, x = captured_inputs(position.stage, position.inputs, [norm, layer])
-            reference, reference_norm = (run.reference.get_submodule(name) for name in (site.name, site.residual))
-            theirs = captured_inputs(position.reference, position.reference_inputs, [reference_norm, reference])
+            statistics = gather(run, position, site, layer)
+            reference = run.reference.get_submodule(site.name)
+            (x,) = captured_inputs(position.stage, position.inputs, [layer])
+            (theirs,) = captured_inputs(position.reference, position.reference_inputs, [reference])
             x = layer.input_quantizer(x if layer.shift is None else x + layer.shift).flatten(0, -2).double()
-            wanted = (reference(theirs[1]) + theirs[0] - stream).flatten(0, -2).double()
+            wanted = reference(theirs).flatten(0, -2).double()
             missing = wanted - x @ layer.weight.double().T - layer.bias.double()
             ones = torch.cat([x, torch.ones(len(x), 1)], dim=1)
             torch.testing.assert_close(statistics.moment, ones.T @ ones / len(x), rtol=1e-4, atol=1e-5)
