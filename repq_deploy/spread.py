@@ -6,6 +6,7 @@ too, computes with one thread: the order of a sum in floating point depends on t
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -139,7 +140,7 @@ def _over_ray(
         raise BackendMissing("--ray needs the package ray, which is not installed; pip install ray") from error
     _check_reachable(address)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise BadInput(
             f"--ray {address}: no cluster there ({str(error).strip().splitlines()[0][:120]}); start one with: "

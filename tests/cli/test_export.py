@@ -93,6 +93,8 @@ BAD = [
     (("demo", "--bits", "w9a4"), "weight width 9 is outside 2 to 8"),
     (("demo", "--bits", "w4a4,haed=w8a8"), "'haed' matches no site"),
     (("demo", "--method", "repk"), "expected one of best, best-high, dopq, erq"),
+    (("demo", "--method", "repq", "--effort", "high"), "is of method best, found method repq"),
+    (("demo", "--recipe", "none.yaml"), "none.yaml: no such file"),
     (("demo", "--preset", "fast"), "expected one of deploy, paper"),
     (("diet_s",), "deit_s"),
     (("resnet18", "--no-pretrained"), "model family ResNet is not supported"),
@@ -160,3 +162,28 @@ def test_corrupt_images_are_named_then_refused(run, tmp_path):
     assert done.code == 2
     assert ".png" in done.err
     assert not (tmp_path / "n.onnx").exists()
+
+
+def test_a_recipe_of_steps_is_a_method_and_options_go_before_it(run, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "bits: w4a4\nmethod: mine\nsoftmax: tan\nsteps:\n"
+        "  - ranges: {weights: false}\n  - fold\n  - weights: {ridge: 0.5, rounding: gptq}\n"
+    )
+    output = tmp_path / "demo.onnx"
+    done = run("demo", "--recipe", recipe, "--bits", "w5a5", "--num-calib", 8, "-o", output, "--json")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert (result["bits"], result["method"], result["attention"]) == ("w5a5", "mine", "tan")
+    nodes = {node.op_type for node in onnx.load(output).graph.node}
+    assert {"TanQuantizeLinear", "TableDequantizeLinear"} <= nodes
+
+
+@pytest.mark.parametrize("step", ["- gptqq", "- weights: {rigde: 1}", "- [fold]", "3"])
+def test_a_recipe_with_a_wrong_step_is_refused(run, tmp_path, step):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"steps:\n  {step}\n")
+    done = run("demo", "--recipe", recipe, "-o", tmp_path / "demo.onnx")
+    assert done.code == 2
+    assert "step" in done.err
+    assert not (tmp_path / "demo.onnx").exists()
