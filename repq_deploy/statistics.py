@@ -42,9 +42,8 @@ class Statistics:
 
     @property
     def covariance(self) -> Tensor:
-        """Covariance of x, [in, in]; the diagonal is raised by what float32 products may have lost of it."""
-        lost = 1e-6 * torch.diagonal(self.inputs).mean() * torch.eye(len(self.mean), dtype=self.mean.dtype)
-        return self.inputs - torch.outer(self.mean, self.mean) + lost
+        """Covariance of x, [in, in]."""
+        return self.inputs - torch.outer(self.mean, self.mean)
 
 
 @torch.no_grad()
@@ -61,14 +60,21 @@ def gather(
     weight = layer.weight.flatten(1)
     bias = 0.0 if layer.bias is None else layer.bias
     rows, moment, error = 0, torch.zeros(()), torch.zeros(())
+    centre: Tensor | None = None
     for batch in pairs(run, position, site, layer):
         x, y = _as_rows(layer, *batch)
-        augmented = torch.cat([x, torch.ones(len(x), 1)], dim=1)
-        # Products of one batch in float32, which is several times faster; sums in float64.
+        missing = y - x @ weight.T - bias
+        # Products of one batch in float32, which is several times faster, and around a centre, as the input of a layer
+        # may lie far from zero compared with how much it varies; sums in float64.
+        centre = x.mean(dim=0) if centre is None else centre
+        augmented = torch.cat([x - centre, torch.ones(len(x), 1)], dim=1)
         moment = moment + (augmented.T @ augmented).double()
-        error = error + (augmented.T @ (y - x @ weight.T - bias)).double()
+        error = error + (augmented.T @ missing).double()
         rows += len(x)
-    return Statistics(moment / rows, error / rows)
+    assert centre is not None  # noqa: S101 - there is at least one image
+    back = torch.eye(len(moment), dtype=torch.float64)
+    back[:-1, -1] = centre.double()
+    return Statistics(back @ (moment / rows) @ back.T, back @ (error / rows))
 
 
 def _as_rows(layer: QuantLinear | QuantConv2d, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ def test_save_and_load_give_the_same_outputs(tmp_path, family, bits):
     assert list(loaded.quantizers()) == list(model.quantizers())
 
 
-@pytest.mark.parametrize("method", ["repq", "minmax", "percentile", "erq"])
+@pytest.mark.parametrize("method", ["repq", "minmax", "percentile", "erq", "best"])
 @pytest.mark.parametrize("bits", ["w3a3", "w8a8"])
 @torch.no_grad()
 def test_levels_never_exceed_the_bits(family, method, bits):

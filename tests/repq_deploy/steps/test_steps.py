@@ -64,6 +64,20 @@ def test_statistics_equal_the_plain_sums(family):
             torch.testing.assert_close(statistics.covariance, covariance, rtol=1e-3, atol=1e-4)
 
 
+def test_the_covariance_of_inputs_far_from_zero_is_exact():
+    run = calibration("vit", "w8a8", count=16)
+    step("ranges", weights=False)(run)
+    step("fold")(run)
+    position = next(position for position in walk(run, "walking") if position.stage.name == "blocks.1.")
+    site, layer = position.linears(run.model)[-1]
+    layer.shift = torch.tensor(1000.0)
+    layer.input_quantizer.enabled = False
+    (x,) = captured_inputs(position.stage, position.inputs, [layer])
+    covariance = gather(run, position, site, layer).covariance
+    expected = torch.cov((x.flatten(0, -2) + 1000).double().T, correction=0)
+    torch.testing.assert_close(covariance, expected, rtol=1e-3, atol=1e-4 * float(expected.diagonal().mean()))
+
+
 @pytest.mark.parametrize("rounding", ["gptq", "refined"])
 def test_compensated_weights_beat_plain_rounding(rounding):
     errors = {}
