@@ -15,7 +15,7 @@ from torch import Tensor
 from repq_deploy import ops
 from repq_deploy.quantizers import UniformParameters
 
-__all__ = ["PERCENTILES", "log2_search", "minmax_search", "mse_search", "percentile_search", "quantiles", "sample"]
+__all__ = ["PERCENTILES", "log2_search", "minmax_search", "percentile_search", "quantiles", "sample"]
 
 #: The published code lacks 1.0 and so clips even 8-bit tensors that need no clipping.
 PERCENTILES = (0.999, 0.9999, 0.99999, 1.0)
@@ -156,52 +156,5 @@ def log2_search(
             codes = ops.log2_codes(x, scale, bits, steps_per_octave)
             errors.append((ops.log2_values(codes, scale, bits, steps_per_octave) - x).square_().mean())
         return candidates[torch.stack(errors).argmin()]
-
-    return search
-
-
-def mse_search(
-    bits: int, *, axis: int | None = None, symmetric: bool = False, spans_zero: bool = True
-) -> Callable[[Tensor], UniformParameters]:
-    """The clipped range with the lowest squared error, chosen per channel along ``axis``.
-
-    Both ends are drawn in together over a coarse grid, then each by itself over finer ones. ``spans_zero`` is that of
-    ``percentile_search``.
-    """
-
-    def search(x: Tensor) -> UniformParameters:
-        rows = sample(_rows(x, axis))
-        low, high = torch.aminmax(rows, dim=1)
-        centre = torch.zeros_like(low)
-        if spans_zero:
-            low, high = low.clamp_max(0), high.clamp_min(0)
-        else:
-            centre = (low + high) / 2
-
-        def parameters(of_low: Tensor, of_high: Tensor) -> UniformParameters:
-            ends = centre + of_low * (low - centre), centre + of_high * (high - centre)
-            return _parameters(*ends, bits, symmetric=symmetric, spans_zero=spans_zero)
-
-        def error(found: UniformParameters) -> Tensor:
-            values = ops.uniform_codes(rows, found.scale, found.zero_point, bits, 0).mul_(found.scale[:, None])
-            return values.sub_(rows).square_().mean(dim=1)
-
-        best_low = best_high = torch.ones_like(low)
-        best = error(parameters(best_low, best_high))
-        # (candidates, whether they move the low end, and the high end); later ones are factors of the best so far
-        both, low_only, high_only = (True, True), (True, False), (False, True)
-        coarse, fine = torch.linspace(0.05, 0.95, 19), torch.linspace(0.8, 1.2, 9)
-        finest = torch.linspace(0.97, 1.03, 5)
-        sides = (both,) if symmetric else (low_only, high_only)
-        for factors, moves in ((coarse, both), *((grid, side) for grid in (fine, finest) for side in sides)):
-            start_low, start_high = best_low, best_high
-            for factor in factors:
-                of_low = start_low * factor if moves[0] else start_low
-                of_high = start_high * factor if moves[1] else start_high
-                found = error(parameters(of_low, of_high))
-                better = found < best
-                best = torch.where(better, found, best)
-                best_low, best_high = torch.where(better, of_low, best_low), torch.where(better, of_high, best_high)
-        return _shaped(parameters(best_low, best_high), axis)
 
     return search

@@ -10,19 +10,19 @@ from repq_deploy.calibration import BATCH, Calibration
 from repq_deploy.clipped import clipped_channel_search
 from repq_deploy.folds import center_zero_point, fold_post_norm
 from repq_deploy.layers import QuantLinear
-from repq_deploy.ranges import minmax_search, mse_search, percentile_search
+from repq_deploy.ranges import minmax_search, percentile_search
 from repq_deploy.softmax import softmax_search
 
 __all__ = ["fold", "ranges"]
 
-SEARCHES = {"minmax": minmax_search, "percentile": percentile_search, "mse": mse_search}
+SEARCHES = {"minmax": minmax_search, "percentile": percentile_search}
 
 
 @torch.no_grad()
 def ranges(
     run: Calibration,
     *,
-    search: Literal["minmax", "percentile", "mse"] = "percentile",
+    search: Literal["minmax", "percentile"] = "percentile",
     post_norm: Literal["channel", "clipped", "tensor"] = "channel",
     images: int = BATCH,
     weights: bool = True,

@@ -131,7 +131,7 @@ def _train(
             chosen, order = order[:batch], order[batch:]
             optimizer.zero_grad()
             for part in chosen.split(micro_batch):
-                # Products in bfloat16 are twice as fast; quantizers, norms and losses stay in float32.
+                # Products in bfloat16 are faster; quantizers, norms and losses stay in float32.
                 with torch.autocast("cpu", torch.bfloat16):
                     outputs = _outputs(unit, inputs[part])
                 (measure(outputs, part) * (len(part) / len(chosen))).backward()

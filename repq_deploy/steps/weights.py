@@ -11,7 +11,7 @@ from torch import nn
 from repq_deploy.calibration import Calibration, walk
 from repq_deploy.layers import QuantConv2d, QuantLinear
 from repq_deploy.quantizers import UniformParameters
-from repq_deploy.ranges import mse_search, percentile_search
+from repq_deploy.ranges import percentile_search
 from repq_deploy.refinement import refined
 from repq_deploy.ridge import ridge_update
 from repq_deploy.rounding import Rounding, gptq, nearest
@@ -20,7 +20,6 @@ from repq_deploy.statistics import Prefix, Statistics, gather
 __all__ = ["weights"]
 
 ROUNDINGS: dict[str, Rounding] = {"nearest": nearest, "gptq": gptq, "refined": refined}
-SEARCHES = {"percentile": percentile_search, "mse": mse_search}
 
 
 def weights(
@@ -28,7 +27,6 @@ def weights(
     *,
     ridge: float = 0.0,
     rounding: Literal["nearest", "gptq", "refined"] = "nearest",
-    search: Literal["percentile", "mse"] = "percentile",
     prefix: Prefix = "quantized",
     images: int = 256,
 ) -> None:
@@ -37,7 +35,6 @@ def weights(
     Args:
         ridge: strength of the ridge regression that goes before the rounding; 0 for none.
         rounding: ``nearest``, GPTQ, or ERQ's refinement.
-        search: how the scale of each output channel is found.
         prefix: whether a layer sees the error of the layers before it.
         images: how many are looked at, at most; ERQ's authors see no gain beyond 256.
     """
@@ -45,7 +42,7 @@ def weights(
     for position in walk(run, "quantizing weights"):
         for site, layer in position.linears(run.model):
             statistics = gather(run, position, site, layer, prefix=prefix)
-            _quantize(run, layer, statistics, ridge, ROUNDINGS[rounding], search)
+            _quantize(run, layer, statistics, ridge, ROUNDINGS[rounding])
 
 
 @torch.no_grad()
@@ -55,7 +52,6 @@ def _quantize(
     statistics: Statistics,
     ridge: float,
     rounding: Rounding,
-    search: str,
 ) -> None:
     quantizer = layer.weight_quantizer
     weight = layer.weight.double().flatten(1)
@@ -64,7 +60,7 @@ def _quantize(
         of_weight, of_bias = ridge_update(statistics, ridge)
         weight, bias = weight + of_weight, bias + of_bias
     symmetric = run.model.bits.symmetric_weights(quantizer.bits)
-    found = SEARCHES[search](quantizer.bits, axis=0, symmetric=symmetric)(weight.float())
+    found = percentile_search(quantizer.bits, axis=0, symmetric=symmetric)(weight.float())
     grid = UniformParameters(found.scale.double(), found.zero_point.double())
     # The bias takes up the mean error, so only the inputs' deviation from their mean counts.
     rounded = rounding(weight, statistics.covariance, grid, quantizer.bits)

@@ -11,7 +11,6 @@ from repq_deploy.export.passes.attention_scale import AttentionScale
 from repq_deploy.export.passes.base import Pass, run_passes
 from repq_deploy.export.passes.early_quantize import EarlyQuantize
 from repq_deploy.export.passes.log2_of_softmax import Log2OfSoftmax
-from repq_deploy.export.passes.separate_qkv import SeparateQKV
 from tests.conftest import images_for, quantized_model
 
 BLOCKS = {"vit": 2, "dinov2": 2, "average": 1, "swin": 4}
@@ -36,19 +35,14 @@ def decibel(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize(
     ("passes", "changed"),
     [
-        ([SeparateQKV()], [1]),
         ([AttentionScale()], [1]),
-        ([SeparateQKV(), AttentionScale(), EarlyQuantize()], [1, 1, 4]),
     ],
-    ids=["separate", "scale", "all"],
+    ids=["scale"],
 )
 def test_it_computes_the_same(model: tuple[str, onnx.ModelProto], passes: list[Pass], changed: list[int]):
     family, canonical = model
     rewritten, reports = run_passes(canonical, passes)
     expected = [BLOCKS[family] * places for places in changed]
-    if len(passes) == 3 and family == "swin":
-        expected[2] = reports[2].changed  # its windows move more data
-        assert expected[2] >= 4 * BLOCKS[family]
     assert [report.changed for report in reports] == expected
     onnx.checker.check_model(rewritten, full_check=True)
     # Swin's and the others' heads have sizes whose scale is no power of two: ties may fall the other way.
@@ -84,20 +78,10 @@ def test_logarithms_of_a_softmax_from_its_logits(attention: str, bits: str):
     assert len(np.unique(code)) > 10
 
 
-def test_separate_products_are_the_columns_of_one(model: tuple[str, onnx.ModelProto]):
-    family, canonical = model
-    rewritten, _ = run_passes(canonical, [SeparateQKV()])
-    assert np.array_equal(run(rewritten, family), run(canonical, family))
-    assert not any(node.op_type == "Squeeze" and "unbind" in node.name for node in rewritten.graph.node)
-    codes = {t.name: onnx.numpy_helper.to_array(t) for t in rewritten.graph.initializer if t.name.endswith("/codes")}
-    parts = [values for name, values in codes.items() if "qkv.weight" in name]
-    assert len(parts) == 3 * BLOCKS[family]
-    assert all(values.shape[0] == values.shape[1] for values in parts)
-
-
 def test_early_quantizers_stand_behind_what_computes(model: tuple[str, onnx.ModelProto]):
-    _, canonical = model
-    rewritten, _ = run_passes(canonical, [SeparateQKV(), EarlyQuantize()])
+    family, canonical = model
+    rewritten, _ = run_passes(canonical, [AttentionScale(), EarlyQuantize()])
+    assert decibel(run(rewritten, family), run(canonical, family)) > 60
     graph = gs.import_onnx(rewritten)
     for node in graph.nodes:
         if node.op == "QuantizeLinear":
