@@ -132,12 +132,12 @@ def build_engine(
         engine_file = outputs.enter_context(atomic_output(plan.engine))
         started = time.perf_counter()
         lowered, passes = _lower(plan, half=plan.precision == "fp16")
-        lowering_sqnr_db = _prove_lowering(plan, lowered, reference)
+        lowering_sqnr_db, rounded_sqnr_db = _prove_lowering(plan, lowered, reference)
         plan.backend.build(lowered, engine_file, profile=plan.profile, targets=plan.targets, progress=progress)
         seconds = time.perf_counter() - started
         engine = engine_file.read_bytes()
         progress(1.0, "validating")
-        manifest = _manifest(plan, reference, engine, passes, lowering_sqnr_db)
+        manifest = _manifest(plan, reference, engine, passes, lowering_sqnr_db, rounded_sqnr_db)
         manifest = dataclasses.replace(manifest, validation=_validate(engine, manifest, reference))
         reference_file.write_bytes(reference.to_bytes())
         manifest_file.write_text(manifest.to_json(), encoding="utf-8")
@@ -181,31 +181,39 @@ def _lower(plan: BuildPlan, *, half: bool) -> tuple[onnx.ModelProto, tuple[PassC
     return lowered, tuple(PassCount(report.name, report.changed) for report in reports)
 
 
-def _prove_lowering(plan: BuildPlan, lowered: onnx.ModelProto, reference: Reference) -> float:
-    """The SQNR in dB of the lowered graph against the canonical one, on the same runtime and in the same precision.
+def _prove_lowering(plan: BuildPlan, lowered: onnx.ModelProto, reference: Reference) -> tuple[float, float | None]:
+    """Compare the lowered graph with the canonical one, on the same runtime and in the same precision.
 
-    This is where a wrong rewrite shows: no kernels differ, so it has not the tolerance that an engine needs.
-
-    Where rounding is allowed, the ratio is a figure and no condition.
+    Returns the SQNR in dB of the weakest stretch; and, where rounding is allowed, that of the logits: then both are
+    figures and no condition.
 
     Raises:
         BuildFailed: the passes changed what the graph computes.
     """
+    from repq_deploy.export.equivalence import LEAST_SQNR_DB, compare_lowering  # noqa: PLC0415 (as in _lower)
+
     if plan.precision == "fp16":
         lowered, _ = _lower(plan, half=False)
-    logits = run_batches(open_reference(plan.source, data=lowered.SerializeToString()), reference.images)
-    found = sqnr_db(reference.logits, logits)
-    least = _tolerance(plan.source.bits, "fp32", reference).min_sqnr_db
-    if not (found >= least or plan.allow_rounding):
+    run = open_reference(plan.source, data=lowered.SerializeToString())
+    weakest = min(compare_lowering(plan.source.model, lowered, reference.images), key=lambda one: one.sqnr_db)
+    if plan.allow_rounding:
+        return weakest.sqnr_db, sqnr_db(reference.logits, run_batches(run, reference.images))
+    if weakest.sqnr_db < LEAST_SQNR_DB:
         raise BuildFailed(
-            f"lowering {plan.source.path.name} for {plan.backend.name} changed what it computes: SQNR {found:.1f} dB, "
-            f"expected at least {least:.1f}; please report this model"
+            f"lowering {plan.source.path.name} for {plan.backend.name} changed what it computes: SQNR "
+            f"{weakest.sqnr_db:.1f} dB at {weakest.end!r}, expected at least {LEAST_SQNR_DB:.0f}; "
+            "please report this model"
         )
-    return found
+    return weakest.sqnr_db, None
 
 
 def _manifest(
-    plan: BuildPlan, reference: Reference, engine: bytes, passes: tuple[PassCount, ...], lowering_sqnr_db: float
+    plan: BuildPlan,
+    reference: Reference,
+    engine: bytes,
+    passes: tuple[PassCount, ...],
+    lowering_sqnr_db: float,
+    rounded_sqnr_db: float | None,
 ) -> Manifest:
     return Manifest(
         backend=plan.backend.name,
@@ -222,12 +230,13 @@ def _manifest(
         session=plan.backend.session_options(),
         passes=passes,
         lowering_sqnr_db=lowering_sqnr_db,
+        rounded_sqnr_db=rounded_sqnr_db,
         metadata=plan.source.metadata,
         compute=plan.compute,
         allow_rounding=plan.allow_rounding,
         validation=not_run(
             "not validated yet",
-            _tolerance(plan.source.bits, plan.precision, reference, lowering_sqnr_db if plan.allow_rounding else None),
+            _tolerance(plan.source.bits, plan.precision, reference, rounded_sqnr_db),
         ),
     )
 
@@ -242,11 +251,11 @@ def _validate(engine: bytes, manifest: Manifest, reference: Reference) -> Valida
 
 def _judge(runner: Runner, manifest: Manifest, reference: Reference) -> Validation:
     logits = run_batches(runner, reference.images)
-    lowering_db = manifest.lowering_sqnr_db if manifest.allow_rounding else None
-    return compare(reference.logits, logits, _tolerance(manifest.bits, manifest.precision, reference, lowering_db))
+    allowed = _tolerance(manifest.bits, manifest.precision, reference, manifest.rounded_sqnr_db)
+    return compare(reference.logits, logits, allowed)
 
 
-def _tolerance(bits: str, precision: str, reference: Reference, lowering_db: float | None = None) -> Tolerance:
-    """``lowering_db`` is given where the lowering was allowed to round: the engine cannot be nearer than that."""
+def _tolerance(bits: str, precision: str, reference: Reference, rounded_db: float | None) -> Tolerance:
+    """``rounded_db`` is given where the lowering was allowed to round: the engine cannot be nearer than that."""
     rounding = reference.rounding_sqnr_db[precision]
-    return tolerance(bits, precision, rounding_sqnr_db=rounding if lowering_db is None else min(rounding, lowering_db))
+    return tolerance(bits, precision, rounding_sqnr_db=rounding if rounded_db is None else min(rounding, rounded_db))

@@ -45,9 +45,10 @@ class Manifest:
     ``target`` is the GPU generation or generations it is for (``sm80+sm89``), None for the builder's own default.
     ``precision`` is what computes around the Q/DQ pairs, ``compute`` what multiplies the quantized operands.
     ``reference_inputs`` says where the images of the reference come from. ``versions`` holds this package's and the
-    runtime's. ``metadata`` is the ``repq.*`` of the ONNX file. ``lowering_sqnr_db`` is how near the lowered graph, in
-    float32, stays to the canonical one, both on ONNX Runtime with all optimizations off; 200 is equal. ``latency_ms``
-    is by batch size, None until measured.
+    runtime's. ``metadata`` is the ``repq.*`` of the ONNX file. ``lowering_sqnr_db`` is how near the weakest stretch of
+    the lowered graph (see ``export.equivalence``), in float32, stays to the canonical one's, both on ONNX Runtime with
+    all optimizations off; 200 is equal. ``rounded_sqnr_db`` is how near its logits stay, where rounding was allowed.
+    ``latency_ms`` is by batch size, None until measured.
     """
 
     backend: str
@@ -69,6 +70,7 @@ class Manifest:
     latency_ms: dict[str, float] | None = None
     compute: str = "int8"
     allow_rounding: bool = False
+    rounded_sqnr_db: float | None = None
 
     @property
     def bits(self) -> str:

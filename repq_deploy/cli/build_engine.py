@@ -190,7 +190,8 @@ def _print_engines(entries: list[dict[str, Any]]) -> None:
             _write(f"backend {entry['backend']} {manifest['versions'][entry['backend']]}: {entry['why']}")
             passes = ", ".join(f"{one['name']} {one['changed']}" for one in manifest["passes"])
             _write(f"passes (places changed): {passes or 'none'}")
-            _write(f"lowered graph against canonical, both in float32: SQNR {manifest['lowering_sqnr_db']:.0f} dB")
+            proof = f"SQNR {manifest['lowering_sqnr_db']:.0f} dB"
+            _write(f"lowered graph against canonical, both in float32, in its weakest stretch: {proof}")
             _write(
                 f"wrote {entry['engine']}: {entry['bytes'] / 1e6:.1f} MB in {entry['seconds']:.1f} s, "
                 f"{manifest['precision']} around {manifest['metadata'].get('repq.bits', 'unknown bits')} "

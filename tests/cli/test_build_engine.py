@@ -37,7 +37,7 @@ def test_build_prints_the_verdict_and_the_next_command(run: Callable[..., Any], 
     lines = done.out.splitlines()
     assert lines[0].startswith("backend onnxruntime 1.")
     assert lines[1].startswith("passes (places changed): UnpackInt4 0")
-    assert lines[2].startswith("lowered graph against canonical, both in float32: SQNR ")
+    assert lines[2].startswith("lowered graph against canonical, both in float32, in its weakest stretch: SQNR ")
     assert lines[3].startswith(f"wrote {engine}: ")
     assert lines[4].startswith("note: activations below 8 bits run on the INT8 grid")
     assert "dB" in lines[5]
