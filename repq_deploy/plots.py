@@ -48,7 +48,7 @@ def plot_against_size(searched: Sequence[Point], uniform: Sequence[Point], chose
         known = [p for p in points if p.top1 is not None]
         if known:
             axes[1].plot([p.megabytes for p in known], [p.top1 for p in known], style, label=label)
-    axes[0].set(yscale="log", ylabel="objective: weighted KL divergence (nats)")
+    axes[0].set(yscale="log", ylabel="objective: weighted squared error of the logits")
     axes[0].legend()
     if with_accuracy:
         axes[1].set(ylabel="top-1 (%)")
