@@ -18,6 +18,8 @@ import json
 import statistics
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,37 +45,67 @@ COLUMNS = (
 )
 
 
-def measure(model: tuple[str, ...], calib: str, test: str, bits: str, method: str, seed: int, work: Path) -> dict:
-    """Export, build the ONNX Runtime engine, and evaluate it on the test images."""
+@dataclass(frozen=True)
+class Subject:
+    """What is quantized and on what: arguments of the commands."""
+
+    model: tuple[str, ...]
+    calib: str
+    test: str
+    work: Path
+
+    def data(self, seed: int) -> tuple[str, ...]:
+        """Options that export and search have in common."""
+        return ("--calib-data", self.calib, "--preset", "paper", "--seed", str(seed))
+
+
+def subject(checkpoint: Path | None, data: Path | None, work: Path) -> tuple[str, Subject]:
+    """The demo, or the fine-tuned ViT-S with its images; and its name."""
+    if data is None:
+        return "demo", Subject(("demo",), "demo:calib", "demo:test", work / "demo")
+    model = (*FINETUNED, "--checkpoint", str(checkpoint))
+    return "vit_s14", Subject(model, str(data / "train"), str(data / "test"), work / "vit_s14")
+
+
+def through_engine(subject: Subject, options: Sequence[str], seed: int) -> dict[str, Any]:
+    """Export with ``options``, build the ONNX Runtime engine, and evaluate it on the test images."""
+    subject.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        onnx_file = Path(folder) / "model.onnx"
-        name, _, effort = method.partition("-")
-        data = ("--calib-data", calib, "--preset", "paper", "--method", name, "--seed", str(seed))
-        average = BITS_ALIKE.get(bits) if name == "mixq" else None
-        searched = 0.0
-        options = ("--bits", bits, *(("--effort", effort) if effort else ()))
-        if average is not None:
-            recipe = str(Path(folder) / "recipe.yaml")
-            choices = ",".join(str(width) for width in (*range(average - 1, min(average + 3, 8)), 8))
-            budget = ("--avg-bits", str(average), "--choices", choices, "--recipe", recipe)
-            searched = run_command("repq-search", *model, *data, *budget, "--work-dir", str(work / "search")).seconds
-            options = ("--recipe", recipe)
-        exported = run_command("repq-export", *model, *data, *options, "--work-dir", str(work), "-o", str(onnx_file))
-        build = ("repq-build-engine", str(onnx_file), "--backend", "onnxruntime", "--reference-data", test)
+        file = str(Path(folder) / "model.onnx")
+        work = ("--work-dir", str(subject.work))
+        exported = run_command("repq-export", *subject.model, *subject.data(seed), *options, *work, "-o", file)
+        build = ("repq-build-engine", file, "--backend", "onnxruntime", "--reference-data", subject.test)
         (engine,) = run_command(*build).result["engines"]
-        both = run_command("repq-eval", engine["engine"], "--against", *model, "--data", test).result
+        against = ("--against", *subject.model, "--data", subject.test)
+        both = run_command("repq-eval", engine["engine"], *against).result
     return {
-        "bits": bits,
-        "method": method,
         "seed": seed,
         "images": exported.result["calibration_images"],
         "top1": both["top1"],
         "float_top1": both["against"]["top1"],
         "agreement": both["agreement"],
         "verdict": engine["verdict"],
-        "calibration_s": searched + exported.result["seconds"]["calibrate"],
+        "calibration_s": exported.result["seconds"]["calibrate"],
         "peak_gb": exported.peak_gb,
     }
+
+
+def measure(subject: Subject, bits: str, method: str, seed: int) -> dict[str, Any]:
+    """One method at one bit-width; ``mixq`` with the bits that ``repq-search`` finds."""
+    name, _, effort = method.partition("-")
+    average = BITS_ALIKE.get(bits) if name == "mixq" else None
+    if average is None:
+        options = ("--bits", bits, "--method", name, *(("--effort", effort) if effort else ()))
+        found = through_engine(subject, options, seed)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            recipe = ("--recipe", str(Path(folder) / "recipe.yaml"), "--method", name)
+            choices = ",".join(str(width) for width in (*range(average - 1, min(average + 3, 8)), 8))
+            budget = ("--avg-bits", str(average), "--choices", choices, "--work-dir", str(subject.work / "search"))
+            searched = run_command("repq-search", *subject.model, *subject.data(seed), *budget, *recipe)
+            found = through_engine(subject, recipe, seed)
+        found["calibration_s"] += searched.seconds
+    return {"bits": bits, "method": method, **found}
 
 
 def table(runs: list[dict[str, Any]]) -> str:
@@ -137,21 +169,15 @@ def main() -> None:
     args = parser.parse_args()
     if (args.checkpoint is None) != (args.data is None):
         parser.error("--checkpoint and --data belong together")
-    if args.data is None:
-        name, model, calib, test = "demo", ("demo",), "demo:calib", "demo:test"
-    else:
-        name, model = "vit_s14", (*FINETUNED, "--checkpoint", str(args.checkpoint))
-        calib, test = str(args.data / "train"), str(args.data / "test")
+    name, chosen = subject(args.checkpoint, args.data, args.work_dir)
     file = RESULTS / f"accuracy-{name}.jsonl"
     runs = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    work = args.work_dir / name
-    work.mkdir(parents=True, exist_ok=True)
     for seed in args.seeds:
         for bits in args.bits:
             for method in args.methods:
                 if any((run["bits"], run["method"], run["seed"]) == (bits, method, seed) for run in runs):
                     continue
-                run = measure(model, calib, test, bits, method, seed, work)
+                run = measure(chosen, bits, method, seed)
                 print(run, flush=True)
                 runs.append(run)
                 with file.open("a") as output:

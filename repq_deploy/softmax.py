@@ -30,10 +30,15 @@ __all__ = [
 ]
 
 #: Uniform; logarithmic (FQ-ViT's log2, RepQ-ViT's log-sqrt2); AdaLog's adaptive base; DopQ-ViT's tangent.
+#: "by_bits": log-sqrt2 below ``UNIFORM_FROM`` bits, uniform from there on.
 #: "float": nothing between the projections qkv and proj is quantized.
-SoftmaxQuantizer = Literal["uniform", "log2", "log_sqrt2", "adalog", "tan", "float"]
+SoftmaxQuantizer = Literal["uniform", "log2", "log_sqrt2", "adalog", "tan", "by_bits", "float"]
 
 SOFTMAX_KINDS: tuple[str, ...] = get_args(SoftmaxQuantizer)
+
+
+#: The step of a logarithmic quantizer does not shrink with more bits, that of a uniform one does.
+UNIFORM_FROM = 6
 
 
 class _TableQuantizer(Quantizer):
@@ -110,7 +115,7 @@ class AdaLogQuantizer(_TableQuantizer):
 
 def softmax_quantizer(kind: SoftmaxQuantizer, site: str, bits: int) -> Quantizer:
     """The quantizer of attention probabilities of one ``kind``, which is not "float"."""
-    if kind == "uniform":
+    if kind == "uniform" or (kind == "by_bits" and bits >= UNIFORM_FROM):
         return UniformQuantizer(site, bits)
     if kind == "adalog":
         return AdaLogQuantizer(site, bits)

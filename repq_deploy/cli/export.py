@@ -51,6 +51,7 @@ class Attention(StrEnum):
     log_sqrt2 = "log_sqrt2"
     adalog = "adalog"
     tan = "tan"
+    by_bits = "by_bits"
 
 
 def export(

@@ -1,9 +1,9 @@
 """The method to use: what measured best of all steps, in two efforts. Everything in it folds into plain Q/DQ.
 
 ``best`` needs calibration only. The residual stream is rotated, so that no channel has outliers; activations are those
-of RepQ-ViT; every layer's weight is moved by ridge regression, behind a quantized prefix, to undo what it can of the
-error of its input, and rounded by GPTQ. ``best-high`` goes on to train the whole model, by straight-through gradients,
-to give the float model's tokens and logits.
+of RepQ-ViT, save that probabilities of 6 bits and more are uniform; every layer's weight is moved by ridge regression,
+behind a quantized prefix, to undo what it can of the error of its input, and rounded by GPTQ. ``best-high`` goes on to
+train the whole model, by straight-through gradients, to give the float model's tokens and logits.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _CALIBRATION = (
     step("weights", ridge=1.0, rounding="gptq"),
 )
 
-BEST = register("best", softmax="log_sqrt2", steps=_CALIBRATION, images=128)
+BEST = register("best", softmax="by_bits", steps=_CALIBRATION, images=128)
 
 BEST_HIGH = register(
     "best-high",
-    softmax="log_sqrt2",
+    softmax="by_bits",
     steps=(*_CALIBRATION, step("reconstruct", unit="model", loss="feature")),
     images=1024,
 )
