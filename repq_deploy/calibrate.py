@@ -70,9 +70,9 @@ def quantize(
     for index, step in enumerate(chosen.steps[first:], first):
         run.work.begin(index)
         step(run)
-    for attention in quantized.attentions():
-        if attention.q_quantizer.axis is not None:
-            fold_query_key_heads(attention)
+    for module in quantized.attentions():
+        if module.q_quantizer.axis is not None:
+            fold_query_key_heads(module)
     run.work.finish()
     quantizers = quantized.quantizers()
     if missing := [name for name, quantizer in quantizers.items() if not quantizer.calibrated]:

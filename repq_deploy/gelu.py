@@ -21,7 +21,7 @@ from repq_deploy.softmax import AdaLogQuantizer, adalog_search
 
 __all__ = ["SHIFT", "use_adalog"]
 
-#: Just more than minus the minimum of GELU, -0.169971, and of its form by tanh, -0.170041: a logarithm needs more than 0.
+#: A logarithm needs more than 0, and GELU is at least -0.169971, its form by tanh -0.170041.
 SHIFT = 0.1701
 
 

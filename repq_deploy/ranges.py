@@ -70,7 +70,7 @@ def _tail(x: Tensor, size: int, *, largest: bool) -> Tensor:
 
 
 def sample(rows: Tensor, elements: int = _SAMPLE) -> Tensor:
-    """At most so many ``elements`` of [rows, elements], as many of each row; an odd step meets every row of a matrix."""
+    """At most so many ``elements`` of [rows, n], the same of each row; an odd step meets every row of a matrix."""
     step = max(1, math.ceil(rows.numel() / elements))
     return rows[:, :: step | 1]
 

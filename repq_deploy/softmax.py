@@ -41,7 +41,7 @@ _ADALOG_STEPS = [37 / n for n in range(10, 139, 4)]
 
 
 class _TableQuantizer(Quantizer):
-    """A quantizer of positive numbers whose codes follow from ``scale`` and ``shape``, and whose values are read from a table.
+    """A quantizer of numbers from 0 on: codes follow from ``scale`` and ``shape``, values are read from a table.
 
     The table [2^bits] is computed once in float64, so that every runtime has the same values to the last bit.
     """

@@ -76,7 +76,7 @@ class WorkFolder:
             quantizer.enabled = name not in state["disabled"]
             if isinstance(quantizer, UniformQuantizer):
                 quantizer.axis = state["axes"][name]
-                quantizer.range_kind = state["range_kinds"][name]
+                quantizer.range_kind = state.get("range_kinds", {}).get(name, quantizer.range_kind)
         self.step = state["step"]
         self._resumed = Mark(state["step"], state["done"], parts["extra"])
         return self.step

@@ -1,4 +1,4 @@
-"""The step that takes the mean error of every layer's output into its bias (Nagel et al., arXiv 1906.04721, section 4.2).
+"""The step that takes the mean error of every layer's output into its bias (Nagel et al., arXiv 1906.04721).
 
 Quantization moves the mean of a layer's output; a bias can move it back at no cost. The layers are taken in order, each
 behind what the earlier ones have become, so that each sees their corrections.
