@@ -78,7 +78,7 @@ def test_a_killed_calibration_goes_on_and_ends_the_same(monkeypatch, tmp_path, w
         assert (found[name] - tensor).norm() <= 5e-3 * tensor.norm() + 1e-6, name
 
 
-@pytest.mark.parametrize("share", [0.6, 0.75, 0.9])
+@pytest.mark.parametrize("share", [0.7, 0.8, 0.95])
 def test_structure_that_a_step_changed_is_taken_up(monkeypatch, tmp_path, share):
     """Logarithmic quantizers, scales by head, biases and the kind of search."""
     monkeypatch.setattr("repq_deploy.work.INTERVAL", 0.0)
