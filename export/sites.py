@@ -9,18 +9,21 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from repq_deploy.export.domain import DOMAIN, QUANTIZE_LOG2
+from repq_deploy.export.domain import DOMAIN, QUANTIZE_ADALOG, QUANTIZE_LOG2, QUANTIZE_TAN
 
 __all__ = ["SiteRow", "site_table"]
+
+
+_TABLES = {QUANTIZE_ADALOG: "adalog", QUANTIZE_TAN: "tan"}
 
 
 @dataclass(frozen=True)
 class SiteRow:
     """One quantizer.
 
-    ``kind`` is weight, activation or log2; of a logarithmic one, ``codes`` are its exponents' codes and ``scale`` the
-    largest value. ``bits`` is what the codes need. ``scale`` is (smallest, largest) over ``channels``, 1 for one scale.
-    ``shape`` has names for what is dynamic; ``stored`` is the ONNX type of the codes.
+    ``kind`` is weight, activation, log2, log-sqrt2, adalog or tan; of the last four, ``codes`` are uint8 and ``scale``
+    is the largest value. ``bits`` is what the codes need. ``scale`` is (smallest, largest) over ``channels``, 1 for one
+    scale. ``shape`` has names for what is dynamic; ``stored`` is the ONNX type of the codes.
     """
 
     name: str
@@ -41,7 +44,10 @@ def site_table(model: onnx.ModelProto) -> list[SiteRow]:
     weights: dict[str, SiteRow] = {}
     for node in graph.nodes:
         if node.op == QUANTIZE_LOG2 and node.domain == DOMAIN:
-            rows.append(_log2(node))
+            kind = "log2" if node.attrs["steps_per_octave"] == 1 else "log-sqrt2"
+            rows.append(_non_uniform(node, kind))
+        elif node.op in _TABLES and node.domain == DOMAIN:
+            rows.append(_non_uniform(node, _TABLES[node.op]))
         elif node.op == "QuantizeLinear":
             rows.append(_activation(node))
         elif node.op == "DequantizeLinear" and isinstance(node.inputs[0], gs.Constant):
@@ -62,9 +68,8 @@ def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     return bare
 
 
-def _log2(node: gs.Node) -> SiteRow:
+def _non_uniform(node: gs.Node, kind: str) -> SiteRow:
     bits, scale = node.attrs["bits"], float(node.inputs[1].values)
-    kind = "log2" if node.attrs["steps_per_octave"] == 1 else "log-sqrt2"
     name = node.name.removesuffix("/quantize")
     return SiteRow(name, kind, bits, (0, 2**bits - 1), (scale, scale), 1, 0, _shape(node.outputs[0]), "UINT8")
 

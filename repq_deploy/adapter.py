@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from timm.layers import Attention, LayerScale
+from timm.layers import GELU, Attention, GELUTanh, LayerScale
 from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock, WindowAttention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -38,12 +38,14 @@ class LinearSite:
 
     ``norm`` names the layer norm whose output only this layer reads, where there is one: its scale and bias can be
     folded with this layer's weight. ``layer_scale`` names the LayerScale that multiplies this layer's output.
+    ``after_gelu``: the layer reads the output of a GELU, and nothing else stands between.
     """
 
     name: str
     role: Role
     norm: str | None = None
     layer_scale: str | None = None
+    after_gelu: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,8 +169,13 @@ def _block(name: str, block: nn.Module) -> list[LinearSite]:
         LinearSite(f"{name}.attn.qkv", "qkv", norm=f"{name}.norm1"),
         LinearSite(f"{name}.attn.proj", "proj", layer_scale=scale("ls1")),
         LinearSite(f"{name}.mlp.fc1", "fc1", norm=f"{name}.norm2"),
-        LinearSite(f"{name}.mlp.fc2", "fc2", layer_scale=scale("ls2")),
+        LinearSite(f"{name}.mlp.fc2", "fc2", layer_scale=scale("ls2"), after_gelu=_ends_in_gelu(block.mlp)),
     ]
+
+
+def _ends_in_gelu(mlp: Any) -> bool:
+    """Whether fc2 of timm's ``Mlp`` reads GELU, exact or by tanh, but not QuickGELU, which is another function."""
+    return isinstance(mlp.act, nn.GELU | GELU | GELUTanh) and isinstance(mlp.norm, nn.Identity)
 
 
 def forward_through(stages: Sequence[Stage], x: Tensor) -> Tensor:

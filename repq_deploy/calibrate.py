@@ -14,6 +14,7 @@ from repq_deploy import __version__
 from repq_deploy.bits import BitWidths
 from repq_deploy.calibration import Calibration, Report
 from repq_deploy.errors import BadInput
+from repq_deploy.heads import fold_query_key_heads
 from repq_deploy.methods import Method, find_method
 from repq_deploy.models import ModelSpec
 from repq_deploy.quantized import Provenance, QuantizedModel, wrap
@@ -69,6 +70,9 @@ def quantize(
     for index, step in enumerate(chosen.steps[first:], first):
         run.work.begin(index)
         step(run)
+    for module in quantized.attentions():
+        if module.q_quantizer.axis is not None:
+            fold_query_key_heads(module)
     run.work.finish()
     quantizers = quantized.quantizers()
     if missing := [name for name, quantizer in quantizers.items() if not quantizer.calibrated]:

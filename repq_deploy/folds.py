@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from repq_deploy.layers import QuantConv2d, QuantLinear
-from repq_deploy.quantizers import UniformParameters
+from repq_deploy.quantizers import UniformParameters, UniformQuantizer
 
-__all__ = ["center_zero_point", "fold_post_norm"]
+__all__ = ["center_zero_point", "fold_post_norm", "shift_input", "uniform_input"]
 
 
 @torch.no_grad()
@@ -36,7 +36,7 @@ def fold_post_norm(norm: nn.LayerNorm, linear: QuantLinear, *, target: Literal["
 
     The linear's weight quantizer has to be calibrated again afterwards.
     """
-    quantizer = linear.input_quantizer
+    quantizer = uniform_input(linear)
     scale, zero_point = quantizer.scale.double(), quantizer.zero_point.double()
     target_scale = scale.mean() if target == "mean" else scale.median()
     target_zero_point = 2.0 ** (quantizer.bits - 1)
@@ -46,7 +46,7 @@ def fold_post_norm(norm: nn.LayerNorm, linear: QuantLinear, *, target: Literal["
     _replace(norm, "weight", norm.weight.double() / ratio)
     _replace(norm, "bias", norm.bias.double() / ratio + target_scale * (zero_point - target_zero_point))
     _replace(linear, "weight", weight * ratio)
-    _replace(linear, "bias", offset if linear.bias is None else linear.bias.double() + offset)
+    _add_to_bias(linear, offset)
     quantizer.axis = None
     quantizer.adopt(UniformParameters(target_scale.to(quantizer.scale.dtype), torch.tensor(target_zero_point)))
 
@@ -60,17 +60,37 @@ def center_zero_point(layer: QuantLinear | QuantConv2d, norm: nn.LayerNorm | Non
     Fewer bits need nothing: their codes minus zero point fit INT8 as they are.
     """
     quantizer = layer.input_quantizer
-    shift = quantizer.scale.double() * (quantizer.zero_point.double() - 128)
-    if quantizer.bits < 8 or shift == 0:
+    if quantizer.bits < 8 or not isinstance(quantizer, UniformQuantizer):
         return
-    quantized_weight = layer.weight_quantizer(layer.weight).double()
-    offset = -shift * quantized_weight.flatten(1).sum(dim=1)
-    _replace(layer, "bias", offset if layer.bias is None else layer.bias.double() + offset)
+    shift = quantizer.scale.double() * (quantizer.zero_point.double() - 128)
+    if shift == 0:
+        return
+    shift_input(layer, shift, norm)
+    quantizer.adopt(UniformParameters(quantizer.scale, torch.tensor(128.0)))
+
+
+@torch.no_grad()
+def shift_input(layer: QuantLinear | QuantConv2d, shift: Tensor, norm: nn.LayerNorm | None = None) -> None:
+    """Add ``shift`` (shape []) to a layer's input, and take it out of its output: ``bias - shift sum(Q(W))``.
+
+    ``norm``'s bias takes the shift where it is given; otherwise the layer adds it.
+    """
+    offset = -shift.double() * layer.weight_quantizer(layer.weight).double().flatten(1).sum(dim=1)
+    _add_to_bias(layer, offset)
     if norm is not None:
         _replace(norm, "bias", norm.bias.double() + shift)
     else:
-        layer.shift = shift.to(quantizer.scale.dtype)
-    quantizer.adopt(UniformParameters(quantizer.scale, torch.tensor(128.0)))
+        layer.shift = shift.to(layer.weight.dtype)
+
+
+def uniform_input(layer: QuantLinear | QuantConv2d) -> UniformQuantizer:
+    """The layer's input quantizer, which must be uniform: only they have a zero point and channels."""
+    assert isinstance(layer.input_quantizer, UniformQuantizer)  # noqa: S101 - for the type checker
+    return layer.input_quantizer
+
+
+def _add_to_bias(layer: QuantLinear | QuantConv2d, offset: Tensor) -> None:
+    _replace(layer, "bias", offset if layer.bias is None else layer.bias.double() + offset)
 
 
 def _replace(module: nn.Module, name: str, value: Tensor) -> None:

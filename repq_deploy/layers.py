@@ -8,16 +8,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from repq_deploy.quantizers import UniformQuantizer
+from repq_deploy.quantizers import Quantizer, UniformQuantizer
 from repq_deploy.softmax import SoftmaxQuantizer, softmax_quantizer
 
 __all__ = ["QuantAttention", "QuantConv2d", "QuantLinear"]
 
 
 class _QuantLayer(nn.Module):
-    """What a linear and a convolution share: float parameters, an optional ``shift`` of the input, two quantizers."""
+    """What a linear and a convolution share: float parameters, an optional ``shift`` of the input, two quantizers.
+
+    The input's is a ``UniformQuantizer``, or after a GELU an ``AdaLogQuantizer`` (see ``repq_deploy.gelu``).
+    """
 
     shift: Tensor | None
+    input_quantizer: Quantizer
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, *, name: str, weight_bits: int, activation_bits: int) -> None:
         super().__init__()
@@ -31,8 +35,9 @@ class _QuantLayer(nn.Module):
 class QuantLinear(_QuantLayer):
     """``y = Q(x + shift) Q(W)^T + bias``, for ``x`` of shape [..., in].
 
-    ``shift`` (shape []) centres an asymmetric 8-bit input on zero point 128; ``bias`` has it taken out again. It is
-    None where the range needs no shift, or where the layer norm before it carries the shift.
+    ``shift`` (shape []) centres an asymmetric 8-bit input on zero point 128, or makes it positive for a logarithm;
+    ``bias`` has it taken out again. It is None where the range needs no shift, or where the layer norm before it
+    carries the shift.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,6 +78,7 @@ class QuantAttention(nn.Module):
     """
 
     position_bias: Tensor | None
+    logit_scale: Tensor | None
 
     def __init__(
         self,
@@ -96,6 +102,8 @@ class QuantAttention(nn.Module):
         relative = getattr(attention, "_get_rel_pos_bias", None)
         # Swin looks its bias up in a table through an index; the looked-up [1, heads, N, N] is what inference needs.
         self.register_buffer("position_bias", None if relative is None else relative().detach().clone())
+        # [heads, 1, 1], in place of ``scale``, where q and k of each head were given scales of their own.
+        self.register_buffer("logit_scale", None)
         self.quantized = softmax != "float"
         if self.quantized:
             self.q_quantizer = UniformQuantizer(f"{name}.q", bits)
@@ -115,7 +123,8 @@ class QuantAttention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
         # k is transposed before its quantizer, so that Q/DQ stands right before the product.
-        logits = self.q_quantizer(q) @ self.k_quantizer(k.transpose(-2, -1)) * self.scale
+        scale = self.scale if self.logit_scale is None else self.logit_scale
+        logits = self.q_quantizer(q) @ self.k_quantizer(k.transpose(-2, -1)) * scale
         if self.position_bias is not None:
             logits = logits + self.position_bias
         if mask is not None:

@@ -139,7 +139,7 @@ def _(x: Tensor, scale: Tensor, angle: Tensor, table: Tensor, bits: int, site: s
 
 @torch.library.custom_op("repq::fake_quantize_adalog", mutates_args=())
 def fake_quantize_adalog(x: Tensor, scale: Tensor, steps: Tensor, table: Tensor, bits: int, site: str) -> Tensor:
-    """Fake quantization of values in [0, 1] to the 2^bits values of ``table``, by ``log2_codes`` with real steps."""
+    """Fake quantization of positive values to the 2^bits values of ``table``, by ``log2_codes`` with real steps."""
     return table[log2_codes(x, scale, bits, steps).long()]
 
 

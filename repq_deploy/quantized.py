@@ -22,7 +22,7 @@ from repq_deploy.files import atomic_output, existing_file
 from repq_deploy.layers import QuantAttention, QuantConv2d, QuantLinear
 from repq_deploy.models import ModelSpec, build_architecture
 from repq_deploy.quantizers import Quantizer
-from repq_deploy.softmax import SoftmaxQuantizer
+from repq_deploy.softmax import AdaLogQuantizer, SoftmaxQuantizer
 
 __all__ = ["Provenance", "QuantizedModel", "assign", "load", "save", "wrap"]
 
@@ -155,9 +155,13 @@ def load(path: Path) -> QuantizedModel:
 def assign(model: nn.Module, sites: Sites, tensors: Mapping[str, Tensor]) -> None:
     """Set all parameters and buffers of a model, whatever was there.
 
-    Folds create biases and shifts, and scales change shape; a LayerScale without a tensor was folded away.
+    Folds create biases and shifts, and scales change shape; a LayerScale without a tensor was folded away, an input
+    quantizer with a table is logarithmic.
     """
     for site in sites.linears:
+        if f"{site.name}.input_quantizer.table" in tensors:
+            layer: QuantLinear = model.get_submodule(site.name)  # type: ignore[assignment]
+            layer.input_quantizer = AdaLogQuantizer(layer.input_quantizer.site, layer.input_quantizer.bits)
         if site.layer_scale is not None and f"{site.layer_scale}.gamma" not in tensors:
             model.set_submodule(site.layer_scale, nn.Identity())
     for name, tensor in tensors.items():

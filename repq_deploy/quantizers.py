@@ -93,6 +93,7 @@ class UniformQuantizer(Quantizer):
 
     ``axis`` None: one scale for the tensor. Otherwise ``scale`` and ``zero_point`` have shape [C], C the size of that
     axis, for example axis 0 of a weight [out, in]. The zero point is whole, so there are at most 2^bits levels.
+    ``range_kind`` names the search of ``repq_deploy.ranges`` for steps that have to search again.
     """
 
     zero_point: Tensor
@@ -100,6 +101,7 @@ class UniformQuantizer(Quantizer):
     def __init__(self, site: str, bits: int, *, axis: int | None = None) -> None:
         super().__init__(site, bits)
         self.axis = axis
+        self.range_kind = "percentile"
         self.register_buffer("zero_point", torch.tensor(0.0))
 
     def adopt(self, found: Parameters) -> None:

@@ -15,7 +15,15 @@ from torch import Tensor
 from repq_deploy import ops
 from repq_deploy.quantizers import UniformParameters
 
-__all__ = ["PERCENTILES", "log2_search", "minmax_search", "percentile_search", "quantiles", "sample"]
+__all__ = [
+    "PERCENTILES",
+    "RANGES",
+    "log2_search",
+    "minmax_search",
+    "percentile_search",
+    "quantiles",
+    "sample",
+]
 
 #: The published code lacks 1.0 and so clips even 8-bit tensors that need no clipping.
 PERCENTILES = (0.999, 0.9999, 0.99999, 1.0)
@@ -61,9 +69,9 @@ def _tail(x: Tensor, size: int, *, largest: bool) -> Tensor:
     return x.topk(size, dim=1, largest=largest).values
 
 
-def sample(rows: Tensor) -> Tensor:
-    """At most 2^24 elements of [rows, elements], the same of each row; an odd step meets every row of a matrix."""
-    step = max(1, math.ceil(rows.numel() / _SAMPLE))
+def sample(rows: Tensor, elements: int = _SAMPLE) -> Tensor:
+    """At most so many ``elements`` of [rows, n], the same of each row; an odd step meets every row of a matrix."""
+    step = max(1, math.ceil(rows.numel() / elements))
     return rows[:, :: step | 1]
 
 
@@ -141,6 +149,13 @@ def percentile_search(
         return _shaped(best, axis)
 
     return search
+
+
+#: The searches for uniform quantizers, by the name that a recipe gives them.
+RANGES: dict[str, Callable[..., Callable[[Tensor], UniformParameters]]] = {
+    "minmax": minmax_search,
+    "percentile": percentile_search,
+}
 
 
 def log2_search(

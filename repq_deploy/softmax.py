@@ -25,6 +25,7 @@ __all__ = [
     "AdaLogQuantizer",
     "SoftmaxQuantizer",
     "TanQuantizer",
+    "adalog_search",
     "softmax_quantizer",
     "softmax_search",
 ]
@@ -36,13 +37,16 @@ SoftmaxQuantizer = Literal["uniform", "log2", "log_sqrt2", "adalog", "tan", "by_
 
 SOFTMAX_KINDS: tuple[str, ...] = get_args(SoftmaxQuantizer)
 
+#: Of the published code's 37 / n, n = 10 .. 138, every fourth.
+_ADALOG_STEPS = [37 / n for n in range(10, 139, 4)]
+
 
 #: The step of a logarithmic quantizer does not shrink with more bits, that of a uniform one does.
 UNIFORM_FROM = 6
 
 
 class _TableQuantizer(Quantizer):
-    """A quantizer of [0, 1] whose codes follow from ``scale`` and ``shape``, and whose values are read from a table.
+    """A quantizer of numbers from 0 on: codes follow from ``scale`` and ``shape``, values are read from a table.
 
     The table [2^bits] is computed once in float64, so that every runtime has the same values to the last bit.
     """
@@ -131,18 +135,27 @@ def softmax_search(quantizer: Quantizer, uniform: Callable[..., Search]) -> Sear
     if isinstance(quantizer, TanQuantizer):
         return _table_search(quantizer, PERCENTILES, [0.3, 0.6, 0.9, 1.2, 1.3, 1.4, 1.45, 1.5, 1.53, 1.55])
     if isinstance(quantizer, AdaLogQuantizer):
-        return _table_search(quantizer, (1.0,), [37 / n for n in range(10, 139, 4)])
+        return _table_search(quantizer, (1.0,), _ADALOG_STEPS)
     # An 8-bit operand of a product has no bias that could take its zero point.
     return uniform(quantizer.bits, symmetric=quantizer.bits == 8)
 
 
-def _table_search(quantizer: _TableQuantizer, percentiles: tuple[float, ...], shapes: list[float]) -> Search:
-    """The scale (an upper quantile) and the shape with the lowest squared error."""
+def adalog_search(quantizer: AdaLogQuantizer) -> Search:
+    """The search for a tensor whose scale is free, as an activation's is; a probability's is 1."""
+    return _table_search(quantizer, PERCENTILES, _ADALOG_STEPS, elements=2**20)
+
+
+def _table_search(
+    quantizer: _TableQuantizer, percentiles: tuple[float, ...], shapes: list[float], elements: int = 2**24
+) -> Search:
+    """The scale (an upper quantile) and the shape with the lowest squared error, on at most so many ``elements``."""
 
     def search(x: Tensor) -> TableParameters:
         x = sample(x.reshape(1, -1))
+        scales = quantiles(x, percentiles, largest=True)[:, 0]
+        x = sample(x, elements)
         best, best_error = None, math.inf
-        for scale in quantiles(x, percentiles, largest=True)[:, 0]:
+        for scale in scales:
             for shape in shapes:
                 found = TableParameters(scale, torch.tensor(shape))
                 quantizer.adopt(found)

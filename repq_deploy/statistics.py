@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,8 @@ from repq_deploy.adapter import LinearSite
 from repq_deploy.calibration import Calibration, Position, captured_inputs
 from repq_deploy.layers import QuantConv2d, QuantLinear
 
-__all__ = ["Prefix", "Statistics", "gather"]
+__all__ = ["Prefix", "Statistics", "gather", "rows_of"]
+
 #: Whether the layers before the one in question are float or quantized.
 Prefix = Literal["float", "quantized"]
 
@@ -56,13 +57,11 @@ def gather(
     prefix: Prefix = "quantized",
 ) -> Statistics:
     """Statistics of ``layer`` where it stands in the walk; y is what the float model has there."""
-    pairs = _behind_float if prefix == "float" else _behind_quantized
     weight = layer.weight.flatten(1)
     bias = 0.0 if layer.bias is None else layer.bias
     rows, moment, error = 0, torch.zeros(()), torch.zeros(())
     centre: Tensor | None = None
-    for batch in pairs(run, position, site, layer):
-        x, y = _as_rows(layer, *batch)
+    for x, y in rows_of(run, position, site, layer, prefix=prefix):
         missing = y - x @ weight.T - bias
         # Products of one batch in float32, which is several times faster, and around a centre, as the input of a layer
         # may lie far from zero compared with how much it varies; sums in float64.
@@ -75,6 +74,20 @@ def gather(
     back = torch.eye(len(moment), dtype=torch.float64)
     back[:-1, -1] = centre.double()
     return Statistics(back @ (moment / rows) @ back.T, back @ (error / rows))
+
+
+def rows_of(
+    run: Calibration,
+    position: Position,
+    site: LinearSite,
+    layer: QuantLinear | QuantConv2d,
+    *,
+    prefix: Prefix = "quantized",
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of a layer's input, quantized, and the output wanted, as [rows, in] and [rows, out]."""
+    pairs = _behind_float if prefix == "float" else _behind_quantized
+    for x, y in pairs(run, position, site, layer):
+        yield _as_rows(layer, x, y)
 
 
 def _as_rows(layer: QuantLinear | QuantConv2d, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -76,6 +76,7 @@ class WorkFolder:
             quantizer.enabled = name not in state["disabled"]
             if isinstance(quantizer, UniformQuantizer):
                 quantizer.axis = state["axes"][name]
+                quantizer.range_kind = state.get("range_kinds", {}).get(name, quantizer.range_kind)
         self.step = state["step"]
         self._resumed = Mark(state["step"], state["done"], parts["extra"])
         return self.step
@@ -101,11 +102,13 @@ class WorkFolder:
         if self.file is None:
             return
         quantizers = self.model.quantizers()
+        uniform = {name: q for name, q in quantizers.items() if isinstance(q, UniformQuantizer)}
         state = {
             "step": self.step,
             "done": done,
             "disabled": [name for name, quantizer in quantizers.items() if not quantizer.enabled],
-            "axes": {name: q.axis for name, q in quantizers.items() if isinstance(q, UniformQuantizer)},
+            "axes": {name: quantizer.axis for name, quantizer in uniform.items()},
+            "range_kinds": {name: quantizer.range_kind for name, quantizer in uniform.items()},
         }
         parts = {
             "model": self.model.model.state_dict(),

@@ -9,6 +9,7 @@ from typing import Any
 
 from repq_deploy.calibration import Calibration
 from repq_deploy.errors import BadInput
+from repq_deploy.steps.bias_correction import bias_correction
 from repq_deploy.steps.dual_clip import dual_clip
 from repq_deploy.steps.ranges import fold, ranges
 from repq_deploy.steps.reconstruct import reconstruct
@@ -18,7 +19,7 @@ from repq_deploy.steps.weights import weights
 __all__ = ["STEPS", "Step", "step"]
 
 STEPS: dict[str, Callable[..., None]] = {
-    function.__name__: function for function in (rotate, ranges, dual_clip, fold, weights, reconstruct)
+    function.__name__: function for function in (rotate, ranges, dual_clip, fold, weights, reconstruct, bias_correction)
 }
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from repq_deploy.calibration import Calibration, captured_inputs, walk
+from repq_deploy.folds import uniform_input
 from repq_deploy.layers import QuantLinear
 from repq_deploy.quantizers import UniformParameters
 
@@ -29,8 +30,8 @@ def dual_clip(run: Calibration, *, steps: int = 150, rate: float = 5e-3) -> None
     """
     generator = torch.Generator().manual_seed(run.seed)
     for position in walk(run, "dual clipping"):
-        for _, layer in position.linears(run.model):
-            if layer.input_quantizer.axis is None or not isinstance(layer, QuantLinear):
+        for site, layer in position.linears(run.model):
+            if site.norm is None or not isinstance(layer, QuantLinear) or uniform_input(layer).axis is None:
                 continue
             batches = (captured_inputs(position.stage, x, [layer])[0] for x, _ in position.batches())
             x = torch.cat([batch.flatten(0, -2) for batch in batches])
@@ -40,7 +41,7 @@ def dual_clip(run: Calibration, *, steps: int = 150, rate: float = 5e-3) -> None
 
 def _clip(layer: QuantLinear, x: Tensor, steps: int, rate: float, generator: torch.Generator) -> UniformParameters:
     """The range of each channel of ``x`` [rows, channels] with the least error of the layer's output."""
-    found = layer.input_quantizer
+    found = uniform_input(layer)
     last = 2**found.bits - 1
     low, high = -found.zero_point * found.scale, (last - found.zero_point) * found.scale
     centre, half = (low + high) / 2, (high - low) / 2

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 
 from repq_deploy.calibration import BATCH, Calibration
 from repq_deploy.clipped import clipped_channel_search
-from repq_deploy.folds import center_zero_point, fold_post_norm
-from repq_deploy.layers import QuantLinear
-from repq_deploy.ranges import minmax_search, percentile_search
+from repq_deploy.errors import BadInput
+from repq_deploy.folds import center_zero_point, fold_post_norm, uniform_input
+from repq_deploy.gelu import use_adalog
+from repq_deploy.heads import HEADS, fold_value_heads, foldable, proj_search
+from repq_deploy.layers import QuantAttention, QuantLinear
+from repq_deploy.quantizers import Search
+from repq_deploy.ranges import RANGES
 from repq_deploy.softmax import softmax_search
 
 __all__ = ["fold", "ranges"]
-
-SEARCHES = {"minmax": minmax_search, "percentile": percentile_search}
 
 
 @torch.no_grad()
@@ -24,6 +27,8 @@ def ranges(
     *,
     search: Literal["minmax", "percentile"] = "percentile",
     post_norm: Literal["channel", "clipped", "tensor"] = "channel",
+    attention: Literal["tensor", "head"] = "tensor",
+    gelu: Literal["uniform", "adalog"] = "uniform",
     images: int = BATCH,
     weights: bool = True,
 ) -> None:
@@ -33,21 +38,31 @@ def ranges(
         search: how a range is found.
         post_norm: one scale per channel, which ``fold`` moves into the layer norm, the same with the widest channels
             clipped as Mix-QViT does, or one for the tensor.
+        attention: one scale for each of q, k and v, or one for each of their heads (see ``repq_deploy.heads``): v's
+            are moved by ``fold``, those of q and k at the end of the calibration.
+        gelu: how the input of fc2 is quantized: uniformly, or shifted on a logarithmic grid, as AdaLog does, which
+            makes fc2 a product of floats (see ``repq_deploy.gelu``).
         images: how many are used, all at once.
         weights: quantize weights too; otherwise they stay float until the step ``weights``.
     """
     model = run.model
-    find = SEARCHES[search]
+    find = RANGES[search]
+    if gelu == "adalog" and not any(site.after_gelu for site, _, _ in model.linears()):
+        raise BadInput("step ranges: gelu is adalog, but no linear of this model reads a GELU; leave it out")
     for site, layer, norm in model.linears():
         widths = model.bits.of(site.name, site.role)
         layer.weight_quantizer.enabled = weights
+        layer.weight_quantizer.range_kind = search
         if weights:
             symmetric = model.bits.symmetric_weights(widths.weight)
             layer.weight_quantizer.search = find(widths.weight, axis=0, symmetric=symmetric)
+        if gelu == "adalog" and site.after_gelu and isinstance(layer, QuantLinear):
+            use_adalog(site, layer)
+            continue
         if norm is None or post_norm == "tensor":
             layer.input_quantizer.search = find(widths.activation)
             continue
-        layer.input_quantizer.axis = -1
+        uniform_input(layer).axis = -1
         if post_norm == "channel":
             layer.input_quantizer.search = find(widths.activation, axis=-1, spans_zero=False)
         else:
@@ -57,11 +72,13 @@ def ranges(
                 weight_bits=widths.weight,
                 symmetric=model.bits.symmetric_weights(widths.weight),
             )
-    for attention in model.attentions():
-        for quantizer in (attention.q_quantizer, attention.k_quantizer, attention.v_quantizer):
+    for module in model.attentions():
+        for quantizer in (module.q_quantizer, module.k_quantizer, module.v_quantizer):
             # An 8-bit operand of a product has no bias that could take its zero point.
             quantizer.search = find(quantizer.bits, symmetric=quantizer.bits == 8)
-        attention.p_quantizer.search = softmax_search(attention.p_quantizer, find)
+        module.p_quantizer.search = softmax_search(module.p_quantizer, find)
+        if attention == "head":
+            _by_head(module, find)
     quantizers = [q for q in model.quantizers().values() if q.search is not None]
     done = 0
 
@@ -78,18 +95,43 @@ def ranges(
             handle.remove()
 
 
+def _by_head(attention: QuantAttention, find: Callable[..., Search]) -> None:
+    """Search for a scale for each head, where it can be folded."""
+    query_key, value = foldable(attention)
+    if query_key:
+        for quantizer, symmetric in ((attention.q_quantizer, True), (attention.k_quantizer, False)):
+            quantizer.axis = HEADS
+            # k's zero points go into its bias, so its ranges need not span zero.
+            quantizer.search = find(quantizer.bits, axis=HEADS, symmetric=symmetric, spans_zero=symmetric)
+    if value:
+        attention.v_quantizer.axis = HEADS
+        attention.v_quantizer.search = find(attention.v_quantizer.bits, axis=HEADS, symmetric=True)
+        uniform_input(attention.proj).axis = -1
+        attention.proj.input_quantizer.search = proj_search(attention, find)
+
+
 def fold(run: Calibration, *, target: Literal["mean", "median"] = "mean") -> None:
     """Fold channel-wise inputs into their layer norms, and centre the zero points of 8-bit inputs (see ``folds``).
 
-    Weights that were quantized before a fold are searched again after it, as their columns have changed.
+    v's scales for each head are folded too. Weights that were quantized before a fold are searched again after it, as
+    their columns have changed, in the way that ``ranges`` searched.
     """
+    for site in run.model.sites.attentions:
+        attention: QuantAttention = run.model.model.get_submodule(site.name)  # type: ignore[assignment]
+        if attention.quantized and attention.v_quantizer.axis is not None:
+            fold_value_heads(attention, run.reference.get_submodule(site.name))
+            _search_weight_again(run, attention.proj)
     for _, layer, norm in run.model.linears():
-        if layer.input_quantizer.axis is None:
+        if getattr(layer.input_quantizer, "axis", None) is None:
             center_zero_point(layer, norm)
             continue
         assert norm is not None and isinstance(layer, QuantLinear)  # noqa: S101 - only they are channel-wise
         fold_post_norm(norm, layer, target=target)
-        quantizer = layer.weight_quantizer
-        if quantizer.enabled:
-            symmetric = run.model.bits.symmetric_weights(quantizer.bits)
-            quantizer.adopt(percentile_search(quantizer.bits, axis=0, symmetric=symmetric)(layer.weight))
+        _search_weight_again(run, layer)
+
+
+def _search_weight_again(run: Calibration, layer: QuantLinear) -> None:
+    quantizer = layer.weight_quantizer
+    if quantizer.enabled:
+        symmetric = run.model.bits.symmetric_weights(quantizer.bits)
+        quantizer.adopt(RANGES[quantizer.range_kind](quantizer.bits, axis=0, symmetric=symmetric)(layer.weight))

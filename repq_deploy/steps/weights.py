@@ -8,10 +8,11 @@ from typing import Literal
 import torch
 from torch import nn
 
+from repq_deploy.adaround import adaround
 from repq_deploy.calibration import Calibration, walk
 from repq_deploy.layers import QuantConv2d, QuantLinear
 from repq_deploy.quantizers import UniformParameters
-from repq_deploy.ranges import percentile_search
+from repq_deploy.ranges import RANGES
 from repq_deploy.refinement import refined
 from repq_deploy.ridge import ridge_update
 from repq_deploy.rounding import Rounding, gptq, nearest
@@ -19,14 +20,14 @@ from repq_deploy.statistics import Prefix, Statistics, gather
 
 __all__ = ["weights"]
 
-ROUNDINGS: dict[str, Rounding] = {"nearest": nearest, "gptq": gptq, "refined": refined}
+ROUNDINGS: dict[str, Rounding] = {"nearest": nearest, "gptq": gptq, "refined": refined, "adaround": adaround}
 
 
 def weights(
     run: Calibration,
     *,
     ridge: float = 0.0,
-    rounding: Literal["nearest", "gptq", "refined"] = "nearest",
+    rounding: Literal["nearest", "gptq", "refined", "adaround"] = "nearest",
     prefix: Prefix = "quantized",
     images: int = 256,
 ) -> None:
@@ -34,7 +35,7 @@ def weights(
 
     Args:
         ridge: strength of the ridge regression that goes before the rounding; 0 for none.
-        rounding: ``nearest``, GPTQ, or ERQ's refinement.
+        rounding: ``nearest``, GPTQ, ERQ's refinement, or AdaRound, which takes longest (see ``repq_deploy.adaround``).
         prefix: whether a layer sees the error of the layers before it.
         images: how many are looked at, at most; ERQ's authors see no gain beyond 256.
     """
@@ -60,7 +61,7 @@ def _quantize(
         of_weight, of_bias = ridge_update(statistics, ridge)
         weight, bias = weight + of_weight, bias + of_bias
     symmetric = run.model.bits.symmetric_weights(quantizer.bits)
-    found = percentile_search(quantizer.bits, axis=0, symmetric=symmetric)(weight.float())
+    found = RANGES[quantizer.range_kind](quantizer.bits, axis=0, symmetric=symmetric)(weight.float())
     grid = UniformParameters(found.scale.double(), found.zero_point.double())
     # The bias takes up the mean error, so only the inputs' deviation from their mean counts.
     rounded = rounding(weight, statistics.covariance, grid, quantizer.bits)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from repq_deploy.adaround import adaround
 from repq_deploy.linear_algebra import cholesky, solve
 from repq_deploy.quantizers import UniformParameters
 from repq_deploy.ranges import minmax_search
@@ -27,7 +28,7 @@ def error(rounded, weight, inputs):
     return ((rounded - weight) @ inputs * (rounded - weight)).sum(dim=1)
 
 
-@pytest.mark.parametrize("rounding", [nearest, gptq, refined])
+@pytest.mark.parametrize("rounding", [nearest, gptq, refined, adaround])
 def test_the_result_is_on_the_grid(rounding):
     weight, inputs, grid = problem(6, 40, 3)
     codes = rounding(weight, inputs, grid, 3) / grid.scale[:, None]
@@ -36,16 +37,16 @@ def test_the_result_is_on_the_grid(rounding):
     assert (codes.round() <= 7 - grid.zero_point[:, None]).all()
 
 
-@pytest.mark.parametrize("rounding", [gptq, refined])
-def test_both_beat_the_nearest_value(rounding):
+@pytest.mark.parametrize("rounding", [gptq, refined, adaround])
+def test_all_beat_the_nearest_value(rounding):
     weight, inputs, grid = problem(32, 64, 4)
     better = error(rounding(weight, inputs, grid, 4), weight, inputs)
     plain = error(nearest(weight, inputs, grid, 4), weight, inputs)
     assert better.sum() < 0.75 * plain.sum()
 
 
-@pytest.mark.parametrize(("rounding", "share"), [(gptq, 0.6), (refined, 1.0)])
-def test_both_lie_between_the_best_of_all_roundings_and_the_nearest(rounding, share):
+@pytest.mark.parametrize(("rounding", "share"), [(gptq, 0.6), (refined, 1.0), (adaround, 0.3)])
+def test_all_lie_between_the_best_of_all_roundings_and_the_nearest(rounding, share):
     """Brute force over every rounding of five columns to a neighbour."""
     weight, inputs, grid = problem(12, 5, 4, seed=1)
     scale = grid.scale[:, None]
@@ -75,6 +76,23 @@ def test_gptq_equals_its_definition():
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_no_row_of_adaround_is_worse_than_the_nearest(bits, seed):
+    weight, inputs, grid = problem(8, 6, bits, seed)
+    weight[0, 0] *= 3  # outside of the grid
+    found = error(adaround(weight, inputs, grid, bits), weight, inputs)
+    plain = error(nearest(weight, inputs, grid, bits), weight, inputs)
+    assert (found <= plain).all()
+    assert found.sum() < plain.sum()
+
+
+def test_adaround_with_uncorrelated_inputs_is_the_nearest_rounding():
+    weight, _, grid = problem(8, 16, 4)
+    inputs = torch.diag(torch.rand(16, dtype=torch.float64) + 0.1)
+    assert torch.equal(adaround(weight, inputs, grid, 4), nearest(weight, inputs, grid, 4))
+
+
 def test_refinement_with_uncorrelated_inputs_is_the_nearest_rounding():
     weight, _, grid = problem(8, 16, 4)
     inputs = torch.diag(torch.rand(16, dtype=torch.float64) + 0.1)
@@ -83,7 +101,7 @@ def test_refinement_with_uncorrelated_inputs_is_the_nearest_rounding():
 
 def test_inputs_that_are_always_zero_are_rounded_too():
     weight, _, grid = problem(8, 16, 4)
-    for rounding in (gptq, refined):
+    for rounding in (gptq, refined, adaround):
         assert torch.isfinite(rounding(weight, torch.zeros(16, 16, dtype=torch.float64), grid, 4)).all()
 
 

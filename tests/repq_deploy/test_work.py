@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from repq_deploy.bits import BitWidths
 from repq_deploy.calibrate import quantize
@@ -21,11 +22,23 @@ METHOD = Method(
 )
 
 
+BLOCKS = Method(
+    "blocks",
+    "log_sqrt2",
+    (
+        step("ranges", search="minmax", attention="head", gelu="adalog", weights=False),
+        step("fold"),
+        step("weights", rounding="adaround"),
+        step("bias_correction"),
+    ),
+)
+
+
 class Killed(Exception):
     pass
 
 
-def run(folder, *, die_at: int | None = None):
+def run(folder, *, die_at: int | None = None, method: Method = METHOD):
     """The calibration, killed at its ``die_at``-th report."""
     reports = 0
 
@@ -37,7 +50,7 @@ def run(folder, *, die_at: int | None = None):
 
     bits = BitWidths.parse("w4a4")
     model = quantize(
-        float_model("vit"), SPECS["vit"], images_for("vit"), bits=bits, method=METHOD, work_folder=folder, report=report
+        float_model("vit"), SPECS["vit"], images_for("vit"), bits=bits, method=method, work_folder=folder, report=report
     )
     return model, reports
 
@@ -63,6 +76,24 @@ def test_a_killed_calibration_goes_on_and_ends_the_same(monkeypatch, tmp_path, w
     for name, tensor in expected.items():
         # Adam makes steps of their full size of gradients that are rounding errors only, such as those of k's bias.
         assert (found[name] - tensor).norm() <= 5e-3 * tensor.norm() + 1e-6, name
+
+
+@pytest.mark.parametrize("share", [0.7, 0.8, 0.95])
+def test_structure_that_a_step_changed_is_taken_up(monkeypatch, tmp_path, share):
+    """Logarithmic quantizers, scales by head, biases and the kind of search."""
+    monkeypatch.setattr("repq_deploy.work.INTERVAL", 0.0)
+    whole, reports = run(None, method=BLOCKS)
+    with pytest.raises(Killed):
+        run(tmp_path, die_at=int(share * reports), method=BLOCKS)
+    model, left = run(tmp_path, method=BLOCKS)
+    assert left < reports
+    expected, found = whole.model.state_dict(), model.model.state_dict()
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+    kinds = [[getattr(q, "range_kind", None) for q in each.quantizers().values()] for each in (whole, model)]
+    assert kinds[0] == kinds[1]
+    assert "minmax" in kinds[0]
 
 
 def test_another_seed_does_not_take_up_the_state(monkeypatch, tmp_path):

@@ -1,0 +1,40 @@
+"""The step that takes the mean error of every layer's output into its bias (Nagel et al., arXiv 1906.04721).
+
+Quantization moves the mean of a layer's output; a bias can move it back at no cost. The layers are taken in order, each
+behind what the earlier ones have become, so that each sees their corrections.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from repq_deploy.calibration import Calibration, walk
+from repq_deploy.statistics import Prefix, rows_of
+
+__all__ = ["bias_correction"]
+
+
+@torch.no_grad()
+def bias_correction(run: Calibration, *, prefix: Prefix = "quantized", images: int = 256) -> None:
+    """Add ``mean(y - (Q(W) Q(x) + bias))`` to each bias, y the float model's output there; after all other steps.
+
+    A layer without a bias gets one (a plain Add in the export). The step ``weights`` leaves nothing to correct: its
+    biases take up the mean error already. After ``ranges`` and ``fold`` alone, and after ``reconstruct``, there is.
+
+    Args:
+        prefix: whether a layer sees the error of the layers before it.
+        images: how many are looked at, at most.
+    """
+    run = dataclasses.replace(run, images=run.images[:images])
+    for position in walk(run, "correcting biases"):
+        for site, layer in position.linears(run.model):
+            weight = layer.weight_quantizer(layer.weight).flatten(1)
+            bias: Tensor | float = 0.0 if layer.bias is None else layer.bias
+            count, missing = 0, torch.zeros((), dtype=torch.float64)
+            for x, y in rows_of(run, position, site, layer, prefix=prefix):
+                missing = missing + (y - x @ weight.T - bias).sum(dim=0, dtype=torch.float64)
+                count += len(x)
+            layer.bias = nn.Parameter((bias + missing / count).to(layer.weight.dtype), requires_grad=False)
