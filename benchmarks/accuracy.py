@@ -6,7 +6,8 @@ fine-tuned on CIFAR-10, whose folder has ``train`` (calibration) and ``test`` (l
     python benchmarks/accuracy.py                                                           # the demo
     python benchmarks/accuracy.py --checkpoint vit_s14_cifar10.safetensors --data cifar10   # the ViT-S
 
-Every run is one line of a JSON file and is not repeated; the Markdown table and the plot are made from the file. Runs
+Every run is one line of a JSON file and is not repeated; the Markdown table, the plot and with ``--write-readme`` the
+README's table are made from the file. Runs
 take minutes, those of ``best-high`` about an hour. ``mixq`` below 8 bits, where weights and activations have the same
 width, is an average of that width, which ``repq-search`` spreads over the sites; its calibration includes the search.
 """
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands import run_command, table_line
+from commands import run_command, table_line, write_readme
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = ("minmax", "percentile", "repq", "repquant", "dopq", "erq", "mixq", "best", "best-high")
@@ -133,6 +134,20 @@ def table(runs: list[dict[str, Any]]) -> str:
     return "".join(lines)
 
 
+def overview(runs: list[dict[str, Any]]) -> str:
+    """Mean top-1, a line for each method and a column for each bit-width."""
+    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for run in runs:
+        groups[run["method"], run["bits"]].append(run["top1"])
+    lines = [table_line(["method", *BITS]), table_line(["---"] * (len(BITS) + 1))]
+    lines.append(table_line(["float", *[f"{runs[0]['float_top1']:.2f}"] * len(BITS)]))
+    for method in METHODS:
+        cells = [f"{statistics.mean(groups[method, bits]):.2f}" if (method, bits) in groups else "" for bits in BITS]
+        if any(cells):
+            lines.append(table_line([f"`{method}`", *cells]))
+    return "".join(lines)
+
+
 def plot(runs: list[dict[str, Any]], path: Path) -> None:
     """Top-1 against bits, a line for each method."""
     from matplotlib import pyplot as plt  # noqa: PLC0415 - only the plot needs it
@@ -166,6 +181,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--work-dir", type=Path, default=Path("build/accuracy"))
     parser.add_argument("--plot", action="store_true", help="also draw the plot; needs matplotlib")
+    parser.add_argument("--write-readme", action="store_true", help="also replace the README's table")
     args = parser.parse_args()
     if (args.checkpoint is None) != (args.data is None):
         parser.error("--checkpoint and --data belong together")
@@ -186,6 +202,8 @@ def main() -> None:
         f"`python benchmarks/accuracy.py`, model {name}, preset `paper`; float top-1 {runs[0]['float_top1']:.2f}.\n\n"
     )
     file.with_suffix(".md").write_text(title + table(runs))
+    if args.write_readme:
+        write_readme("accuracy-table", overview(runs))
     if args.plot:
         plot(runs, file.with_suffix(".png"))
 

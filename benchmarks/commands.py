@@ -1,4 +1,4 @@
-"""Running the package's commands as a user does, with wall time and peak memory of each process."""
+"""Running the package's commands as a user does, with wall time and peak memory of each process; and tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Ran", "run_command", "table_line"]
+__all__ = ["Ran", "run_command", "table_line", "write_readme"]
+
+_README = Path(__file__).resolve().parents[1] / "README.md"
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,11 @@ def run_command(verb: str, *arguments: str) -> Ran:
 def table_line(cells: Sequence[str]) -> str:
     """One line of a Markdown table."""
     return f"| {' | '.join(cells)} |\n"
+
+
+def write_readme(name: str, table: str) -> None:
+    """Put ``table`` between the markers ``<!-- name:begin -->`` and ``<!-- name:end -->`` of README.md."""
+    begin, end = (f"<!-- {name}:{what} -->" for what in ("begin", "end"))
+    before, rest = _README.read_text(encoding="utf-8").split(begin)
+    after = rest.split(end)[1]
+    _README.write_text(f"{before}{begin}\n{table}{end}{after}", encoding="utf-8")

@@ -1,7 +1,8 @@
 """The whole pipeline on the embedded demo model, through the commands a user types, as one table.
 
-Exports at three bit-widths with the plain baseline and with RepQ-ViT, builds the ONNX Runtime and, where its package is
-installed, the TensorRT-RTX engine, and evaluates the built ONNX Runtime engine on the 2,000 embedded test images::
+Exports at three bit-widths with the plain baseline, RepQ-ViT and the default method, builds the ONNX
+Runtime and, where its package is installed, the TensorRT-RTX engine, and evaluates the built ONNX Runtime engine on the
+2,000 embedded test images::
 
     python benchmarks/demo.py [--write-readme]
 
@@ -15,15 +16,13 @@ import importlib.util
 import time
 from pathlib import Path
 
-from commands import run_command, table_line
+from commands import run_command, table_line, write_readme
 from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "out" / "demo"
-README = ROOT / "README.md"
-MARKERS = ("<!-- demo-table:begin -->", "<!-- demo-table:end -->")
-RUNS = [(bits, method) for bits in ("w8a8", "w6a6", "w4a4") for method in ("minmax", "repq")]
+RUNS = [(bits, method) for bits in ("w8a8", "w6a6", "w4a4") for method in ("minmax", "repq", "best")]
 HEADER = ("bits", "method", "top-1 %", "equal codes %", "ONNX MB", "ONNX Runtime", "TensorRT-RTX")
 
 console = Console(stderr=True)
@@ -49,14 +48,6 @@ def run(bits: str, method: str, backends: list[str]) -> tuple[str, ...]:
     )
 
 
-def write_readme(rows: list[tuple[str, ...]]) -> None:
-    """Replace what stands between the markers."""
-    table = "".join(map(table_line, (HEADER, ("---",) * len(HEADER), *rows)))
-    before, rest = README.read_text(encoding="utf-8").split(MARKERS[0])
-    after = rest.split(MARKERS[1])[1]
-    README.write_text(f"{before}{MARKERS[0]}\n{table}{MARKERS[1]}{after}", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write-readme", action="store_true")
@@ -78,7 +69,7 @@ def main() -> None:
     Console().print(table)
     console.print(f"{time.monotonic() - started:.0f} s; files in {OUTPUT.relative_to(ROOT)}")
     if args.write_readme:
-        write_readme(rows)
+        write_readme("demo-table", "".join(map(table_line, (HEADER, ("---",) * len(HEADER), *rows))))
 
 
 if __name__ == "__main__":
