@@ -21,6 +21,9 @@ import numpy as np
 from commands import run_command, table_line
 from subjects import BACKENDS, OURS, PEERS, Maker, write_images
 
+from repq_deploy.engines.bench import describe_machine
+from repq_deploy.engines.source import read_source
+
 MODELS = ("deit_s", "deit_b", "swin_t", "vit_s")
 RESULTS = Path(__file__).parent / "results" / "speed.md"
 HEADER = ("runtime", "model", "file", "batch", "median ms", "p90", "images/s", "speed", "memory MB", "of float", "MB")
@@ -76,12 +79,13 @@ def main() -> None:
     args = parser.parse_args()
     for folder in (args.work, args.output.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    images = args.work / f"images-{args.calibration}.npz"
-    if not images.exists():
-        write_images(images, np.random.default_rng(0).normal(size=(args.calibration, 3, 224, 224)))
     calibration = ("--num-calib", str(args.calibration))
     for model in args.models:
+        images = args.work / f"{model}.images-{args.calibration}.npz"
         maker = Maker(model, (model, "--no-pretrained"), calibration, images, args.work, args.peers)
+        if not images.exists():
+            shape = read_source(maker.float_onnx()).image_shape
+            write_images(images, np.random.default_rng(0).normal(size=(args.calibration, *shape)))
         for backend in args.backends:
             if args.output.exists() and f"| {backend} | {model} | float | 8 |" in args.output.read_text():
                 continue
@@ -99,8 +103,6 @@ def main() -> None:
 
 
 def title() -> str:
-    from repq_deploy.engines.bench import describe_machine  # noqa: PLC0415 - only for the title
-
     text = (
         f"`python benchmarks/speed.py`, random weights, {describe_machine((0, 1))}. Speed: times float's in the same\n"
         "runtime. `ours w8a8` and `ours w4a4` quantize attention as the default method does, on a logarithmic grid.\n\n"

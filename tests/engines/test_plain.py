@@ -33,7 +33,7 @@ def write_onnx(path: Path, shape: tuple[str | int, ...] = ("n", 3, 2, 2), kind: 
 
 
 def write_ir(path: Path, **options: object) -> Path:
-    import openvino  # noqa: PLC0415 - skipped where it is missing
+    import openvino
 
     source = write_onnx(path.with_suffix(".onnx"), **options)  # type: ignore[arg-type]
     openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
