@@ -75,11 +75,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--calibration", type=int, default=8, help="images: speed does not depend on their number")
+    parser.add_argument("--method", default="best", help="of ours; repq is calibrated sooner, for a trial run")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     for folder in (args.work, args.output.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    calibration = ("--num-calib", str(args.calibration))
+    calibration = ("--num-calib", str(args.calibration), "--method", args.method)
     for model in args.models:
         images = args.work / f"{model}.images-{args.calibration}.npz"
         maker = Maker(model, (model, "--no-pretrained"), calibration, images, args.work, args.peers)

@@ -7,7 +7,7 @@ import pytest
 from repq_deploy.export.domain import DOMAIN
 from repq_deploy.export.passes.fused_attention import FusedAttention
 from repq_deploy.export.passes.graph import append
-from repq_deploy.export.passes.log2_softmax import Log2Softmax
+from repq_deploy.export.passes.log2_by_log_softmax import Log2ByLogSoftmax
 from repq_deploy.export.passes.token_gather import TokenGather
 from tests.export.passes.graphs import as_model, ops, quantize, rewritten, run
 
@@ -28,7 +28,7 @@ def test_log2_codes_come_from_the_logarithm_of_the_softmax(bits, steps, scale):
         y = append(graph, op, name, [y, constant], dtype=kind, shape=x.shape, domain=DOMAIN, **attributes)
     values = quantize(graph, v, "v", scale=0.03)
     model = as_model(graph, append(graph, "MatMul", "product", [y, values], shape=v.shape))
-    after, changed = rewritten(model, Log2Softmax())
+    after, changed = rewritten(model, Log2ByLogSoftmax())
     assert changed == [1]
     assert not {"Log", "Softmax", "Log2QuantizeLinear"} & set(ops(after))
     given = {"x": 4 * image(2, 2, 50, 50), "v": image(2, 2, 50, 4)}
