@@ -76,12 +76,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("out") / "peer-accuracy")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--method", default="best", help="of ours")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     for folder in (args.work, args.output.parent):
         folder.mkdir(parents=True, exist_ok=True)
     train, test = str(args.data / "train"), str(args.data / "test")
-    calibration = ("--calib-data", train, "--num-calib", str(args.calibration), "--seed", "0")
+    calibration = ("--calib-data", train, "--num-calib", str(args.calibration), "--seed", "0", "--method", args.method)
     images = args.work / f"images-{args.calibration}.npz"
     model = (*MODEL, "--checkpoint", str(args.checkpoint))
     maker = Maker("vit_s14", model, calibration, images, args.work, args.peers)
@@ -93,7 +94,7 @@ def main() -> None:
     tested = len(open_images(test))
     title = (
         f"`python benchmarks/peer_accuracy.py`: ViT-S/14 at 112 pixels, CIFAR-10, {tested:,} test images, "
-        f"{args.calibration} calibration images,\nmethod `best`, preset `deploy`; speed: times float's in the same "
+        f"{args.calibration} calibration images,\nmethod `{args.method}`, preset `deploy`; speed: times float's in the same "
         "runtime.\n\n"
     )
     header = table_line(HEADER) + table_line(["---"] * len(HEADER))
