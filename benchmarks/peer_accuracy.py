@@ -94,8 +94,8 @@ def main() -> None:
     tested = len(open_images(test))
     title = (
         f"`python benchmarks/peer_accuracy.py`: ViT-S/14 at 112 pixels, CIFAR-10, {tested:,} test images, "
-        f"{args.calibration} calibration images,\nmethod `{args.method}`, preset `deploy`; speed: times float's in the same "
-        "runtime.\n\n"
+        f"{args.calibration} calibration images,\n"
+        f"method `{args.method}`, preset `deploy`; speed: times float's in the same runtime.\n\n"
     )
     header = table_line(HEADER) + table_line(["---"] * len(HEADER))
     args.output.write_text(title + header + "".join(map(table_line, lines)))
