@@ -1,8 +1,8 @@
 """Accuracy beside speed: ours and the peers' files of one trained model, calibrated on the same 32 images.
 
-The model is the embedded demo or, with ``--checkpoint`` and ``--data``, timm's ``vit_small_patch14_dinov2`` at 112 pixels
-with ten classes, fine-tuned on CIFAR-10, and a folder with ``train`` (calibration) and ``test`` (labelled), one folder a
-class in each::
+The model is the embedded demo or, with ``--checkpoint`` and ``--data``, timm's ``vit_small_patch14_dinov2`` at 112
+pixels with ten classes, fine-tuned on CIFAR-10; the data is then a folder with ``train`` (calibration) and ``test``
+(labelled), one folder a class in each::
 
     benchmarks/peers/install.sh .venv-peers
     python benchmarks/peer_accuracy.py --peers .venv-peers/bin/python --checkpoint vit_s14_cifar10.safetensors \\
