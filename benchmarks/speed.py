@@ -1,74 +1,55 @@
-"""Speed and memory of our ONNX Runtime engines against the float model and ``quantize_static``, in the same run.
+"""Speed and memory of our CPU engines against the float model and the peers in the same runtime, in the same run.
 
-Random weights: this is about speed. For each model the float ONNX, ours (w8a8 with quantized and with float attention,
-w4a4) and the peer in its four configurations run interleaved, each in a process of its own; one row a file and batch
-size, ratios to float. The peer's files are made in an environment of their own::
+Random weights: this is about speed. For each model and runtime the float model, ours and the peers' files (see
+``subjects.py``) run interleaved, each in a process of its own; one row a file and batch size, ratios to float in that
+runtime. The peers' files are made in an environment of their own::
 
     benchmarks/peers/install.sh .venv-peers
-    python benchmarks/speed.py --peers .venv-peers/bin/python [--models deit_s swin_t] [--output FILE]
+    python benchmarks/speed.py --peers .venv-peers/bin/python [--models deit_s swin_t] [--backends openvino]
 
-Files are kept in ``--work`` and models whose rows are already in the output are skipped, so that a run that was
-interrupted goes on where it was.
+Files are kept in ``--work``, and what already has its rows in the output is skipped, so that a run that was interrupted
+goes on where it was. ``--prepare`` makes the files and measures nothing: only measuring needs an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 from commands import run_command, table_line
+from subjects import BACKENDS, OURS, PEERS, Maker, write_images
+
+from repq_deploy.engines.bench import describe_machine
+from repq_deploy.engines.source import read_source
 
 MODELS = ("deit_s", "deit_b", "swin_t", "vit_s")
-OURS = {
-    "ours w8a8, float attention": ("--bits", "w8a8", "--attention", "float"),
-    "ours w8a8": ("--bits", "w8a8"),
-    "ours w4a4": ("--bits", "w4a4"),
-}
-PEERS = [(activations, ops) for activations in ("qint8", "quint8") for ops in ("products", "all")]
 RESULTS = Path(__file__).parent / "results" / "speed.md"
-PEER_SCRIPT = Path(__file__).parent / "peers" / "quantize_static.py"
-HEADER = ("model", "file", "batch", "median ms", "p90", "images/s", "speed", "memory MB", "of float", "file MB")
+HEADER = ("runtime", "model", "file", "batch", "median ms", "p90", "images/s", "speed", "memory MB", "of float", "MB")
 
 
-def files(model: str, work: Path, peers: str | None, calibration: int) -> dict[str, Path]:
-    """Make what is compared for one model, by label; what is already there is kept."""
-    made = {"float": work / f"{model}.float.onnx"}
-    if not made["float"].exists():
-        run_command("repq-export", model, "--no-pretrained", "--float", "-o", str(made["float"]))
-    for label, options in OURS.items():
-        stem = work / f"{model}.{'-'.join(label.replace(',', '').split()[1:])}"
-        made[label] = Path(f"{stem}.onnxruntime.engine")
-        if not made[label].exists():
-            source = f"{stem}.onnx"
-            common = ("--no-pretrained", "--num-calib", str(calibration), "-o", source)
-            run_command("repq-export", model, *options, *common)
-            (engine,) = run_command("repq-build-engine", source, "--backend", "onnxruntime", "-o", str(stem)).result[
-                "engines"
-            ]
-            if engine["verdict"] != "PASSED":
-                sys.exit(f"{source}: {engine['verdict']}")
-    for activations, ops in PEERS if peers else ():
-        label = f"quantize_static {activations} {ops}"
-        output = work / f"{model}.static-{activations}-{ops}.onnx"
-        if not output.exists():
-            images = work / f"images-{calibration}.npz"
-            if not images.exists():
-                np.savez(images, images=np.random.default_rng(0).normal(size=(calibration, 3, 224, 224)).astype("f4"))
-            command = [peers, str(PEER_SCRIPT), str(made["float"]), str(images), str(output)]
-            subprocess.run([*command, "--activations", activations, "--ops", ops], check=True)  # type: ignore[list-item]
-        made[label] = output
-    return made
+def files(maker: Maker, backend: str) -> tuple[dict[str, Path], dict[str, str]]:
+    """What is compared for one model in one runtime, by label, and why a peer is missing, by its label."""
+    made = {"float": maker.float_model(backend)}
+    made |= {label: maker.ours(backend, label) for label in OURS[backend]}
+    missing = {}
+    for label in PEERS[backend] if maker.peers else ():
+        file = maker.peer(backend, label)
+        if isinstance(file, Path):
+            made[label] = file
+        else:
+            missing[label] = file
+    return made, missing
 
 
-def rows(model: str, made: dict[str, Path], rounds: int, seconds: float) -> list[list[str]]:
+def rows(backend: str, model: str, made: dict[str, Path], rounds: int, seconds: float) -> list[list[str]]:
     """Measure the files side by side."""
     named = [f"{label}={path}" for label, path in made.items()]
     options = ("--batch", "1,8", "--rounds", str(rounds), "--seconds", str(seconds))
     return [
         [
+            backend,
             model,
             one["label"],
             str(one["batch"]),
@@ -87,29 +68,47 @@ def rows(model: str, made: dict[str, Path], rounds: int, seconds: float) -> list
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--backends", nargs="+", default=BACKENDS, choices=BACKENDS)
     parser.add_argument("--peers", help="Python of the environment that peers/install.sh made; without it no peers.")
+    parser.add_argument("--prepare", action="store_true", help="make the files, measure nothing")
     parser.add_argument("--work", type=Path, default=Path("out") / "speed")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument(
-        "--calibration", type=int, default=8, help="Images to calibrate on: speed does not depend on it."
-    )
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--calibration", type=int, default=8, help="images: speed does not depend on their number")
+    parser.add_argument("--method", default="best", help="of ours; repq is calibrated sooner, for a trial run")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     for folder in (args.work, args.output.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    if not args.output.exists():
-        from repq_deploy.engines.bench import describe_machine  # noqa: PLC0415 - only for the title
-
-        machine = describe_machine((0, 1))
-        title = f"`python benchmarks/speed.py`, random weights, ONNX Runtime, {machine}. Speed: times float's."
-        args.output.write_text(title + "\n\n" + table_line(HEADER) + table_line(["---"] * len(HEADER)))
+    calibration = ("--num-calib", str(args.calibration), "--method", args.method)
     for model in args.models:
-        if f"| {model} | float | 8 |" in args.output.read_text():
-            continue
-        found = rows(model, files(model, args.work, args.peers, args.calibration), args.rounds, args.seconds)
-        with args.output.open("a") as output:
-            output.writelines(map(table_line, found))
+        images = args.work / f"{model}.images-{args.calibration}.npz"
+        maker = Maker(model, (model, "--no-pretrained"), calibration, images, args.work, args.peers)
+        if not images.exists():
+            shape = read_source(maker.float_onnx()).image_shape
+            write_images(images, np.random.default_rng(0).normal(size=(args.calibration, *shape)))
+        for backend in args.backends:
+            if args.output.exists() and f"| {backend} | {model} | float | 8 |" in args.output.read_text():
+                continue
+            made, missing = files(maker, backend)
+            for label, error in missing.items():
+                sys.stderr.write(f"{backend} {model}: no {label}: {error}\n")
+            if args.prepare:
+                continue
+            if not args.output.exists():
+                args.output.write_text(title())
+            lines = rows(backend, model, made, args.rounds, args.seconds)
+            lines += [[backend, model, label, "", f"fails: {error}", *[""] * 6] for label, error in missing.items()]
+            with args.output.open("a") as output:
+                output.writelines(map(table_line, lines))
+
+
+def title() -> str:
+    text = (
+        f"`python benchmarks/speed.py`, random weights, {describe_machine((0, 1))}. Speed: times float's in the same\n"
+        "runtime. `ours w8a8` and `ours w4a4` quantize attention as the default method does, on a logarithmic grid.\n\n"
+    )
+    return text + table_line(HEADER) + table_line(["---"] * len(HEADER))
 
 
 if __name__ == "__main__":

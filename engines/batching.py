@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from repq_deploy.errors import BadInput
 
-__all__ = ["BatchedRunner", "Profile", "Runner"]
+__all__ = ["THREADS", "BatchedRunner", "Profile", "Runner"]
+
+#: Session option of the CPU backends: how many threads to use; the runtime's own choice where it is not given.
+THREADS = "threads"
 
 Array = NDArray[np.float32]
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from repq_deploy.engines.plain import SUFFIXES
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
 from repq_deploy.files import existing_file
 
@@ -45,8 +46,8 @@ class BenchPlan:
             raise BadInput(f"models {', '.join(labels)}: two have one name; give names as in NAME=FILE")
         for _, path in self.subjects:
             existing_file(path, "model")
-            if path.suffix not in (".engine", ".onnx"):
-                raise BadInput(f"model {path}: expected a file ending in .engine or .onnx")
+            if path.suffix not in (".engine", *SUFFIXES):
+                raise BadInput(f"model {path}: expected a file ending in .engine, {' or '.join(SUFFIXES)}")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Measured:
     """One model at one batch size.
 
     Milliseconds are of a whole batch; ``speedup`` is the first model's median over this one's. ``memory_mb`` is the
-    peak that loading and running add to the process, over all rounds; ``size_mb`` the file's size. MB are 10^6 bytes.
+    peak that loading and running add to the process, over all rounds; ``size_mb`` the file's size, an IR's with
+    its ``.bin``. MB are 10^6 bytes.
     """
 
     label: str
@@ -134,10 +136,15 @@ def _measured(
         p99_ms=float(np.percentile(runs, 99)),
         images_per_s=1e3 * batch * len(runs) / sum(runs),
         memory_mb=memory[label, batch],
-        size_mb=path.stat().st_size / 1e6,
+        size_mb=sum(one.stat().st_size for one in {path, _weights(path)} if one.exists()) / 1e6,
         speedup=statistics.median(times[first, batch]) / median,
         memory_ratio=memory[label, batch] / memory[first, batch],
     )
+
+
+def _weights(path: Path) -> Path:
+    """Where the weights of the model ``path`` are."""
+    return path.with_suffix(".bin") if path.suffix == ".xml" else path
 
 
 def _run(request: dict[str, Any], label: str) -> list[dict[str, Any]]:

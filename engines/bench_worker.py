@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repq_deploy.engines.ort import THREADS, open_onnx
+from repq_deploy.engines.batching import THREADS
+from repq_deploy.engines.plain import open_plain
 from repq_deploy.engines.runner import open_engine
 from repq_deploy.errors import BadInput, RepqError
 
@@ -64,11 +65,8 @@ def _open(path: Path, threads: int) -> tuple[Run, tuple[int, ...], int | None]:
     if path.suffix == ".engine":
         runner, manifest = open_engine(path, session={THREADS: str(threads)})
         return runner, manifest.image_shape, None
-    run, shape = open_onnx(path, threads=threads)
-    if len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
-        raise BadInput(f"model {path}: input of shape {list(shape)}; expected images [batch, C, H, W] of a fixed size")
-    batch, *image = shape
-    return run, tuple(size for size in image if isinstance(size, int)), batch if isinstance(batch, int) else None
+    model = open_plain(path, threads=threads)
+    return model.run, model.image_shape, model.batch
 
 
 def _resident_mb() -> float:

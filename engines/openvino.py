@@ -21,17 +21,20 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from repq_deploy.engines.batching import BatchedRunner, Profile, Runner
+from repq_deploy.engines.batching import THREADS, BatchedRunner, Profile, Runner
 from repq_deploy.engines.source import INPUT, OUTPUT
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
 
-__all__ = ["BACKEND", "OpenVinoBackend", "product_kernels"]
+__all__ = ["BACKEND", "OpenVinoBackend", "open_ir", "product_kernels"]
 
 _XML, _BIN = "model.xml", "model.bin"
 
 #: The layers of OpenVINO's CPU plugin that multiply. A fused attention subgraph counts as what its inputs are.
 _PRODUCTS = ("FullyConnected", "MatMul", "Convolution")
 _INTEGERS = ("i8", "u8")
+
+#: On CPUs with bfloat16 OpenVINO would compute in it around the integers; float32 is what was validated.
+_SESSION = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,7 @@ class OpenVinoBackend:
             raise BadInput(f"--target {','.join(targets)}: backend {self.name} builds for any CPU; leave --target out")
 
     def session_options(self) -> dict[str, str]:
-        """On CPUs with bfloat16 OpenVINO would compute in it around the integers; float32 is what was validated."""
-        return {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        return dict(_SESSION)
 
     def build(
         self,
@@ -101,6 +103,32 @@ class OpenVinoBackend:
 BACKEND = OpenVinoBackend()
 
 
+def open_ir(
+    path: Path, *, threads: int | None
+) -> tuple[Callable[[NDArray[np.float32]], Any], tuple[int | None, ...], tuple[int | None, ...]]:
+    """Any IR (``.xml`` with its ``.bin`` beside it) of one input: what runs it, and the shapes of its input and of its
+    first output, None for a dynamic axis. It computes in float32 around its integers, as our engines do.
+
+    Raises:
+        BadInput: it has more inputs than one, or another type than float32.
+    """
+    core = _openvino().Core()
+    options = dict(_SESSION) | ({} if threads is None else {THREADS: str(threads)})
+    try:
+        model = core.read_model(path)
+    except RuntimeError as error:
+        raise BuildFailed(f"model {path}: OpenVINO cannot read it: {_one_line(error)}") from error
+    if [one.get_element_type().get_type_name() for one in model.inputs] != ["f32"]:
+        found = ", ".join(f"{one.any_name} {one.get_element_type().get_type_name()}" for one in model.inputs)
+        raise BadInput(f"model {path}: has the inputs {found}; expected one, images in float32")
+    compiled = _compile_model(core, model, options)
+    shapes = [
+        tuple(None if size.is_dynamic else size.get_length() for size in one.get_partial_shape())
+        for one in (model.inputs[0], model.outputs[0])
+    ]
+    return lambda images: compiled(images)[0].copy(), shapes[0], shapes[1]
+
+
 def product_kernels(engine: bytes, session: Mapping[str, str]) -> dict[str, int]:
     """How many products this machine runs in which type: ``{"i8": 61, "f32": 12}``, asked of the compiled model."""
     kernels: Counter[str] = Counter()
@@ -127,10 +155,15 @@ def _compile(engine: bytes, session: Mapping[str, str]) -> Any:
             model = core.read_model(archive.read(_XML), archive.read(_BIN))
     except (zipfile.BadZipFile, KeyError) as error:
         raise BadInput(f"engine: not a ZIP of {_XML} and {_BIN} ({error}); rebuild with repq-build-engine") from error
+    return _compile_model(core, model, session)
+
+
+def _compile_model(core: Any, model: Any, session: Mapping[str, str]) -> Any:
+    properties = {"INFERENCE_NUM_THREADS" if name == THREADS else name: value for name, value in session.items()}
     try:
-        return core.compile_model(model, "CPU", dict(session))
+        return core.compile_model(model, "CPU", properties)
     except RuntimeError as error:
-        raise BuildFailed(f"backend openvino: refuses the engine: {_one_line(error)}") from error
+        raise BuildFailed(f"backend openvino: refuses the model: {_one_line(error)}") from error
 
 
 def _one_line(error: Exception) -> str:

@@ -16,18 +16,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from repq_deploy.engines.batching import BatchedRunner, Profile, Runner
+from repq_deploy.engines.batching import THREADS, BatchedRunner, Profile, Runner
 from repq_deploy.engines.source import INPUT, OUTPUT, SourceModel
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
 
-__all__ = ["BACKEND", "THREADS", "OnnxRuntimeBackend", "open_onnx", "open_reference"]
+__all__ = ["BACKEND", "OnnxRuntimeBackend", "open_onnx", "open_reference"]
 
 _OPTIMIZATION = "optimization"
 _DISABLED = "disabled_optimizers"
 _EXACT = "exact_int8"
-
-#: Session option: how many threads an operator may use; ONNX Runtime's own choice where it is not given.
-THREADS = "threads"
 
 #: ``MatMulAddFusion`` would turn a quantized MatMul with a bias into a Gemm in float; the two others make kernels that
 #: are slower than what they replace (1.31 on Zen 4, 197 tokens: 0.38 ms for a LayerNormalization of 0.04, 0.24 for a
@@ -93,18 +90,24 @@ def open_reference(source: SourceModel, *, data: bytes | None = None) -> Runner:
     return BatchedRunner(run, Profile(), source.image_shape)
 
 
-def open_onnx(path: Path, *, threads: int) -> tuple[Callable[[NDArray[np.float32]], Any], tuple[int | str | None, ...]]:
-    """Any ONNX file of one input, with ONNX Runtime's own optimizations: what runs it, and the shape of its input.
+def open_onnx(
+    path: Path, *, threads: int | None
+) -> tuple[Callable[[NDArray[np.float32]], Any], tuple[int | str | None, ...], tuple[int | str | None, ...]]:
+    """Any ONNX file of one input, with ONNX Runtime's own optimizations: what runs it, and the shapes of its input and
+    of its first output.
 
     Raises:
         BadInput: it has more inputs than one, or another type than float32.
     """
-    session = _load(str(path), {_OPTIMIZATION: "all", THREADS: str(threads)}, what=f"model {path}")
+    options = {_OPTIMIZATION: "all"} | ({} if threads is None else {THREADS: str(threads)})
+    session = _load(str(path), options, what=f"model {path}")
     inputs = session.get_inputs()
     if len(inputs) != 1 or inputs[0].type != "tensor(float)":
         found = ", ".join(f"{one.name} {one.type}" for one in inputs)
         raise BadInput(f"model {path}: has the inputs {found}; expected one, images in float32")
-    return lambda images: session.run(None, {inputs[0].name: images})[0], tuple(inputs[0].shape)
+    output = session.get_outputs()[0]
+    run = lambda images: session.run([output.name], {inputs[0].name: images})[0]  # noqa: E731
+    return run, tuple(inputs[0].shape), tuple(output.shape)
 
 
 def _session(data: bytes | str, options: Mapping[str, str], *, what: str) -> Callable[[NDArray[np.float32]], Any]:

@@ -1,4 +1,7 @@
-"""The float model as ONNX: what a user would otherwise run, to compare with."""
+"""The float model as ONNX: what a user would otherwise run, to compare with.
+
+Its metadata are those of a canonical file without bits, so that it is built, evaluated and measured the same way.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,13 @@ from repq_deploy.export.trace import OPSET, quiet
 __all__ = ["float_onnx"]
 
 
-def float_onnx(model: nn.Module, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
-    """Export a timm model as it is: input ``images`` [batch, *input_shape], output ``logits`` [batch, classes]."""
+def float_onnx(
+    model: nn.Module, input_shape: tuple[int, int, int], *, name: str = "float", preprocess: str = ""
+) -> onnx.ModelProto:
+    """Export a timm model as it is: input ``images`` [batch, *input_shape], output ``logits`` [batch, classes].
+
+    ``name`` and ``preprocess`` (``Preprocess.to_json``) are recorded.
+    """
     with quiet():
         program = torch.onnx.export(
             model.eval(),
@@ -25,4 +33,6 @@ def float_onnx(model: nn.Module, input_shape: tuple[int, int, int]) -> onnx.Mode
             verbose=False,
         )
     assert program is not None  # noqa: S101 - for the type checker: dynamo always returns a program
-    return program.model_proto
+    exported = program.model_proto
+    onnx.helper.set_model_props(exported, {"repq.model": name, "repq.bits": "", "repq.preprocess": preprocess})
+    return exported

@@ -10,16 +10,16 @@ import onnx
 from repq_deploy.errors import BadInput
 from repq_deploy.export.passes.attention_scale import AttentionScale
 from repq_deploy.export.passes.base import Pass, PassReport, run_passes
-from repq_deploy.export.passes.early_quantize import EarlyQuantize
 from repq_deploy.export.passes.float_activations import FloatActivations
 from repq_deploy.export.passes.fp8_products import FP8Products
 from repq_deploy.export.passes.fused_attention import FusedAttention
 from repq_deploy.export.passes.integer_products import IntegerProducts
-from repq_deploy.export.passes.log2_of_softmax import Log2OfSoftmax
+from repq_deploy.export.passes.log2_by_log_softmax import Log2ByLogSoftmax
+from repq_deploy.export.passes.log2_by_log_sum_exp import Log2ByLogSumExp
 from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
-from repq_deploy.export.passes.log2_softmax import Log2Softmax
 from repq_deploy.export.passes.patch_product import PatchProduct
-from repq_deploy.export.passes.quantize_early import QuantizeEarly
+from repq_deploy.export.passes.quantize_at_source import QuantizeAtSource
+from repq_deploy.export.passes.quantize_before_moves import QuantizeBeforeMoves
 from repq_deploy.export.passes.separate_projections import SeparateProjections
 from repq_deploy.export.passes.table_plain_ops import TablePlainOps
 from repq_deploy.export.passes.to_half import ToHalf
@@ -51,9 +51,9 @@ def _onnxruntime(variant: _Variant) -> list[Pass]:
         SeparateProjections(),
         UnsignedCodes(),
         PatchProduct(),
-        Log2Softmax(),
+        Log2ByLogSoftmax(),
         FusedAttention(),
-        QuantizeEarly(),
+        QuantizeBeforeMoves(),
         IntegerProducts(),
         TablePlainOps(),
         Log2PlainOps(),
@@ -64,7 +64,7 @@ def _openvino(variant: _Variant) -> list[Pass]:
     if variant.half:
         raise BadInput("backend openvino: fp16 was asked for, but its engines compute in fp32; use --precision fp32")
     # Its own transformations fuse attention of this very form; one product for each of q, k and v stops them.
-    return [UnpackInt4(), Log2OfSoftmax(), TablePlainOps(), Log2PlainOps()]
+    return [UnpackInt4(), Log2ByLogSumExp(), TablePlainOps(), Log2PlainOps()]
 
 
 def _tensorrt(variant: _Variant) -> list[Pass]:
@@ -73,7 +73,7 @@ def _tensorrt(variant: _Variant) -> list[Pass]:
     if variant.compute == "fp16":
         passes += [FloatActivations()]
     else:
-        passes += [EarlyQuantize()]
+        passes += [QuantizeAtSource()]
         if variant.compute != "int8":
             passes += [FP8Products(mixed=variant.compute == "fp8+int8", allow_rounding=variant.allow_rounding)]
         passes += [UnpackInt4()]

@@ -39,12 +39,10 @@ def export(model: str, variant: Variant, folder: Path, checkpoint: Path | None =
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    if variant.export == FLOAT:
-        from float_model import write_float_model  # noqa: PLC0415 (torch takes seconds)
-
-        write_float_model(model, path, checkpoint=checkpoint)
-        return path
     weights = ["--checkpoint", str(checkpoint)] if checkpoint else ["--no-pretrained"]
+    if variant.export == FLOAT:
+        run_command("repq-export", model, *weights, "--float", "-o", str(path))
+        return path
     options = ["--bits", variant.bits, "--attention", variant.attention, "--num-calib", "4"]
     run_command("repq-export", model, *weights, *options, "-o", str(path))
     return path

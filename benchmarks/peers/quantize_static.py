@@ -2,16 +2,16 @@
 
 Q/DQ, INT8 weights one scale a channel, as its documentation advises for x86 with VNNI and for transformers; run in the
 environment that ``install.sh`` makes. ``--activations`` is qint8 or quint8, ``--ops`` all or products (Conv, Gemm and
-MatMul): speed.py tries each of the four and keeps the fastest.
+MatMul).
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from common import INPUT, arguments, load_images, not_ours
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -24,32 +24,28 @@ class Images(CalibrationDataReader):
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         batch = next(self.batches, None)
-        return None if batch is None else {"images": batch}
+        return None if batch is None else {INPUT: batch}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("float_model", type=Path)
-    parser.add_argument("images", type=Path)
-    parser.add_argument("output", type=Path)
+    parser = arguments(__doc__)
     parser.add_argument("--activations", choices=("qint8", "quint8"), default="qint8")
     parser.add_argument("--ops", choices=("all", "products"), default="products")
     args = parser.parse_args()
-    with np.load(args.images) as arrays:
-        images = arrays["images"]
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(args.float_model, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
             args.output,
-            Images(images),
+            Images(load_images(args.images)),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QInt8 if args.activations == "qint8" else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=["Conv", "Gemm", "MatMul"] if args.ops == "products" else None,
         )
+    not_ours(args.output)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ __all__ = ["main"]
 
 def bench(
     models: Annotated[
-        list[str], typer.Argument(help="Engines and ONNX files with one image input, as FILE or NAME=FILE.")
+        list[str],
+        typer.Argument(help="Engines, ONNX files, OpenVINO IRs (.xml), as FILE or NAME=FILE."),
     ],
     batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8",
     threads: Annotated[int, typer.Option(min=0, help="CPUs to pin to. Default: all that this process may use.")] = 0,

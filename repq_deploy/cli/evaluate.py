@@ -19,13 +19,16 @@ __all__ = ["main"]
 
 
 def evaluate(
-    target: Annotated[str, typer.Argument(help="An .engine, .onnx or saved .safetensors; or a model's name.")],
+    target: Annotated[str, typer.Argument(help="An .engine, .onnx, .xml or saved .safetensors; or a model's name.")],
     data: Annotated[str, typer.Option(help="Images, one folder a class; an .npz; or demo.")],
     against: Annotated[str | None, typer.Option(help="A second target, to compare predictions with.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights, where a target is a model's name.")] = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes of the checkpoint.")] = None,
     img_size: Annotated[int | None, typer.Option(help="Image height and width in pixels.")] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained/--no-pretrained", help="timm's weights, or random.")] = True,
+    preprocess_from: Annotated[
+        str | None, typer.Option(help="A file of ours whose preprocessing to use where a target records none.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 32,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many images, chosen at random.")] = None,
     seed: Seed = 0,
@@ -38,7 +41,7 @@ def evaluate(
     set_up(verbose=verbose, quiet=quiet)
     from repq_deploy.calib_data import open_images
     from repq_deploy.calib_data.images import choose
-    from repq_deploy.cli.targets import ModelOptions, is_model_name, open_target
+    from repq_deploy.cli.targets import ModelOptions, is_model_name, open_target, recorded_preprocess
     from repq_deploy.evaluation import check_data
     from repq_deploy.evaluation import evaluate as run
 
@@ -52,7 +55,8 @@ def evaluate(
     source = open_images(data, demo_split="test")
     if limit is not None and limit < len(source):
         source = source.select(sorted(choose(source, limit, seed)))
-    opened = [open_target(name, options, seed=seed) for name in names]
+    preprocess = None if preprocess_from is None else recorded_preprocess(preprocess_from)
+    opened = [open_target(name, options, seed=seed, preprocess=preprocess) for name in names]
     check_data(opened, source)
     settings = {"data": source.origin, "limit": limit, "batch_size": batch_size, "seed": seed}
     if dry_run:

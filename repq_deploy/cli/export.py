@@ -258,7 +258,7 @@ def _write_float(spec: Any, checkpoint: Path | None, output: Path, seed: int, *,
         network = models.create(spec, checkpoint, seed)
         preprocess = Preprocess.from_model(network)
         with console.status("exporting to ONNX"):
-            model = float_onnx(network, (3, *preprocess.size))
+            model = float_onnx(network, (3, *preprocess.size), name=spec.name, preprocess=preprocess.to_json())
         write_canonical(model, output)
     return {"output": str(output), "model": spec.name, "bits": "float", "dry_run": dry_run}
 

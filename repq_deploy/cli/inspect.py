@@ -143,7 +143,8 @@ def _print_engine(result: dict[str, Any]) -> None:
 
 
 def _print_passes(passes: list[dict[str, Any]]) -> None:
-    _write("pass             places changed", *(f"{one['name']:16} {one['changed']}" for one in passes))
+    width = max([16, *(len(one["name"]) for one in passes)])
+    _write(f"{'pass':{width}} places changed", *(f"{one['name']:{width}} {one['changed']}" for one in passes))
 
 
 def _write(*lines: str) -> None:

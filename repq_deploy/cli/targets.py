@@ -1,4 +1,4 @@
-"""What ``repq-eval`` can evaluate: an engine, a canonical ONNX file, a saved quantized model, or a timm model."""
+"""What ``repq-eval`` can evaluate: an engine, an ONNX file or OpenVINO IR, a saved quantized model, or a timm model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -15,15 +16,17 @@ from torch import nn
 from repq_deploy import models, quantized
 from repq_deploy.calib_data import Preprocess
 from repq_deploy.cli.common import console
+from repq_deploy.engines.manifest import read_manifest
 from repq_deploy.engines.ort import open_reference
+from repq_deploy.engines.plain import open_plain
 from repq_deploy.engines.runner import open_engine
 from repq_deploy.engines.source import read_source
 from repq_deploy.errors import BadInput
 from repq_deploy.evaluation import Target
 
-__all__ = ["ModelOptions", "is_model_name", "open_target"]
+__all__ = ["ModelOptions", "is_model_name", "open_target", "recorded_preprocess"]
 
-_FILES = (".onnx", ".engine", ".safetensors")
+_FILES = (".onnx", ".xml", ".engine", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,10 @@ def is_model_name(name: str) -> bool:
     return not name.endswith(_FILES)
 
 
-def open_target(name: str, options: ModelOptions, *, seed: int = 0) -> Target:
+def open_target(name: str, options: ModelOptions, *, seed: int = 0, preprocess: Preprocess | None = None) -> Target:
     """Open what ``name`` says: a file by its suffix, anything else as a model's name.
+
+    ``preprocess`` is for files that record none: ONNX files of other tools, and IRs.
 
     Raises:
         BadInput: no such file or model, or one that cannot be read.
@@ -50,16 +55,18 @@ def open_target(name: str, options: ModelOptions, *, seed: int = 0) -> Target:
     """
     if name.endswith(".engine"):
         runner, manifest = open_engine(Path(name))
-        preprocess = _recorded(manifest.metadata, name)
-        return Target(name, f"engine ({manifest.backend})", runner, preprocess, manifest.classes)
+        recorded = _recorded(manifest.metadata, name)
+        return Target(name, f"engine ({manifest.backend})", runner, recorded, manifest.classes)
+    if name.endswith((".onnx", ".xml")) and not _is_ours(Path(name)):
+        return _plain(name, preprocess)
     if name.endswith(".onnx"):
         source = read_source(Path(name))
-        preprocess = _recorded(source.metadata, name)
-        return Target(name, "canonical ONNX (onnxruntime)", open_reference(source), preprocess, source.classes)
+        recorded = _recorded(source.metadata, name)
+        return Target(name, "canonical ONNX (onnxruntime)", open_reference(source), recorded, source.classes)
     if name.endswith(".safetensors"):
         saved = quantized.load(Path(name))
-        preprocess = _recorded({"repq.preprocess": saved.preprocess_json}, name)
-        return Target(name, "quantized model (PyTorch)", _predictor(saved), preprocess, _classes(saved.model))
+        recorded = _recorded({"repq.preprocess": saved.preprocess_json}, name)
+        return Target(name, "quantized model (PyTorch)", _predictor(saved), recorded, _classes(saved.model))
     if Path(name).is_file():
         raise BadInput(f"{name}: expected a file ending in {', '.join(_FILES)}, or a model's name")
     spec = models.resolve(
@@ -73,6 +80,47 @@ def open_target(name: str, options: ModelOptions, *, seed: int = 0) -> Target:
         console.print(f"[bold red]RANDOM WEIGHTS[/]: {spec.name} is untrained")
     model = models.create(spec, options.checkpoint, seed)
     return Target(name, "float model (PyTorch)", _predictor(model), Preprocess.from_model(model), _classes(model))
+
+
+def recorded_preprocess(name: str) -> Preprocess:
+    """The preprocessing that a file of ours records: an engine's manifest, a canonical ONNX, a quantized model."""
+    path = Path(name)
+    if path.suffix == ".engine":
+        return _recorded(read_manifest(path).metadata, name)
+    if path.suffix == ".onnx":
+        return _recorded(read_source(path).metadata, name)
+    if path.suffix == ".safetensors":
+        return _recorded({"repq.preprocess": quantized.load(path).preprocess_json}, name)
+    raise BadInput(f"--preprocess-from {name}: expected a file of ours ending in .engine, .onnx or .safetensors")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether an ONNX file was made by ``repq-export``; what cannot be read is left to whoever reads it."""
+    if path.suffix != ".onnx" or not path.is_file():
+        return path.suffix == ".onnx"
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except Exception:  # protobuf's DecodeError has no public base across its implementations
+        return True
+    return any(entry.key == "repq.model" for entry in model.metadata_props)
+
+
+def _plain(name: str, preprocess: Preprocess | None) -> Target:
+    """A file of another tool, as its user would run it."""
+    if preprocess is None:
+        raise BadInput(
+            f"{name}: does not say its preprocessing; name a file of ours for the same model with --preprocess-from, "
+            "or write it with repq-export"
+        )
+    model = open_plain(Path(name))
+    if model.classes is None or model.image_shape != (3, *preprocess.size):
+        raise BadInput(
+            f"{name}: takes images {list(model.image_shape)} and gives {model.classes or 'any number of'} classes; "
+            f"expected images {[3, *preprocess.size]} as --preprocess-from records, and a fixed number"
+        )
+    kind = "ONNX" if name.endswith(".onnx") else "IR"
+    return Target(name, f"{kind} ({model.runtime})", model.runner(), preprocess, model.classes)
 
 
 def _recorded(metadata: Mapping[str, str], name: str) -> Preprocess:

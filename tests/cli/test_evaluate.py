@@ -86,6 +86,24 @@ def test_canonical_onnx_equals_numpy(run, linear: Path, data: Path):
     assert result["preprocess"]["size"] == [8, 8]
 
 
+def test_a_file_of_another_tool_takes_our_preprocessing(run, linear: Path, data: Path, tmp_path: Path):
+    model = onnx.load(linear)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "theirs.onnx")
+    options = ("--data", data, "--json", "--batch-size", 16)
+    theirs = json.loads(run(tmp_path / "theirs.onnx", *options, "--preprocess-from", linear).out)
+    ours = json.loads(run(linear, *options).out)
+    assert theirs["kind"] == "ONNX (onnxruntime)"
+    assert (theirs["top1"], theirs["preprocess"]) == (ours["top1"], ours["preprocess"])
+    done = run(tmp_path / "theirs.onnx", *options)
+    assert done.code == 2
+    assert "--preprocess-from" in done.err
+    smaller = write_onnx(tmp_path / "smaller.onnx", preprocess=PREPROCESS.to_json().replace("[8, 8]", "[4, 4]"))
+    done = run(tmp_path / "theirs.onnx", *options, "--preprocess-from", smaller)
+    assert done.code == 2
+    assert "takes images [3, 8, 8]" in done.err
+
+
 def test_text_goes_to_stdout_only(run, linear: Path, data: Path):
     done = run(linear, "--data", data)
     assert done.code == 0
@@ -165,7 +183,10 @@ def test_agreement_on_unlabelled_images(run, linear: Path, tmp_path: Path):
         (["none.onnx", "--data", "{data}"], "none.onnx: no such file"),
         (["none.engine", "--data", "{data}"], "none.engine: no such file"),
         (["none.safetensors", "--data", "{data}"], "none.safetensors: no such file"),
-        (["{data}", "--data", "{data}"], "expected a file ending in .onnx, .engine, .safetensors, or a model's name"),
+        (
+            ["{data}", "--data", "{data}"],
+            "expected a file ending in .onnx, .xml, .engine, .safetensors, or a model's name",
+        ),
         (["deit_q", "--data", "{data}"], "near names: deit_"),
         (["{linear}", "--data", "{data}", "--img-size", "8"], "are for a model's name"),
         (["{linear}", "--data", "demo"], "labels from 0 to 9"),

@@ -72,7 +72,7 @@ def test_what_cannot_be_measured_is_named(tmp_path):
         measure(plan(("broken", path)))
     with pytest.raises(BadInput, match="two have one name"):
         plan(("a", path), ("a", path))
-    with pytest.raises(BadInput, match=r"\.engine or \.onnx"):
+    with pytest.raises(BadInput, match=r"\.engine, \.onnx or \.xml"):
         plan(("a", Path(__file__)))
 
 

@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from repq_deploy.engines import openvino
-from repq_deploy.engines.batching import Profile
+from repq_deploy.engines.batching import THREADS, Profile
 from repq_deploy.engines.build import BuiltEngine, build_engine, plan_build
 from repq_deploy.engines.openvino import BACKEND, product_kernels
 from repq_deploy.engines.reference import make_reference
@@ -49,6 +49,14 @@ def test_the_engine_passes_and_computes_what_numpy_computes(source: SourceModel)
     kept = first.copy()
     runner(images[4:8])
     assert np.array_equal(first, kept)  # results are not views of a buffer that the next call overwrites
+
+
+@installed
+def test_the_number_of_threads_is_an_option(source: SourceModel) -> None:
+    built = made(source)
+    images = np.random.default_rng(0).normal(size=(2, *source.image_shape)).astype(np.float32)
+    runner, _ = open_engine(built.engine, session={THREADS: "1"})
+    np.testing.assert_allclose(runner(images), oracle(source.model, images), atol=1e-3)
 
 
 @installed

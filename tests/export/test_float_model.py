@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from repq_deploy.export import float_onnx, reference_session
+from repq_deploy.engines.source import read_source
+from repq_deploy.export import float_onnx, reference_session, write_canonical
 from tests.conftest import float_model, images_for
 
 
@@ -13,3 +14,10 @@ def test_float_onnx(family):
     (found,) = reference_session(exported).run(None, {"images": images.numpy()})
     with torch.no_grad():
         np.testing.assert_allclose(found, model(images).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_it_records_what_a_canonical_file_records(tmp_path):
+    model, images = float_model("vit"), images_for("vit")
+    write_canonical(float_onnx(model, tuple(images.shape[1:]), name="tiny", preprocess="{}"), tmp_path / "float.onnx")
+    source = read_source(tmp_path / "float.onnx")
+    assert source.metadata == {"repq.model": "tiny", "repq.bits": "", "repq.preprocess": "{}"}

@@ -7,7 +7,7 @@ import pytest
 from repq_deploy.export.domain import DOMAIN
 from repq_deploy.export.passes.fused_attention import FusedAttention
 from repq_deploy.export.passes.graph import append
-from repq_deploy.export.passes.log2_softmax import Log2Softmax
+from repq_deploy.export.passes.log2_by_log_softmax import Log2ByLogSoftmax
 from repq_deploy.export.passes.token_gather import TokenGather
 from tests.export.passes.graphs import as_model, ops, quantize, rewritten, run
 
@@ -28,7 +28,7 @@ def test_log2_codes_come_from_the_logarithm_of_the_softmax(bits, steps, scale):
         y = append(graph, op, name, [y, constant], dtype=kind, shape=x.shape, domain=DOMAIN, **attributes)
     values = quantize(graph, v, "v", scale=0.03)
     model = as_model(graph, append(graph, "MatMul", "product", [y, values], shape=v.shape))
-    after, changed = rewritten(model, Log2Softmax())
+    after, changed = rewritten(model, Log2ByLogSoftmax())
     assert changed == [1]
     assert not {"Log", "Softmax", "Log2QuantizeLinear"} & set(ops(after))
     given = {"x": 4 * image(2, 2, 50, 50), "v": image(2, 2, 50, 4)}
@@ -38,7 +38,7 @@ def test_log2_codes_come_from_the_logarithm_of_the_softmax(bits, steps, scale):
     assert np.abs(run(model, **given)).max() > 0.1
 
 
-def attention(*, bias: bool) -> gs.Graph:
+def attention(*, bias: bool = False, scale: float | np.ndarray = 0.7, axis: int = -1) -> gs.Graph:
     rows = [gs.Variable(name, np.float32, ["batch", 5, 12]) for name in "qkv"]
     graph = gs.Graph(inputs=rows)
     q, k, v = (
@@ -55,10 +55,10 @@ def attention(*, bias: bool) -> gs.Graph:
     k = append(graph, "Transpose", "k/transposed", [k], shape=["batch", 3, 4, 5], perm=[0, 1, 3, 2])
     square = ["batch", 3, 5, 5]
     y = append(graph, "MatMul", "logits", [q, k], shape=square)
-    y = append(graph, "Mul", "scaled", [y, np.array(0.7, np.float32)], shape=square)
+    y = append(graph, "Mul", "scaled", [y, np.asarray(scale, np.float32)], shape=square)
     if bias:
         y = append(graph, "Add", "bias", [y, image(3, 5, 5)], shape=square)
-    y = append(graph, "Softmax", "softmax", [y], shape=square, axis=-1)
+    y = append(graph, "Softmax", "softmax", [y], shape=square, axis=axis)
     y = append(graph, "MatMul", "product", [y, v], shape=["batch", 3, 5, 4])
     y = append(graph, "Transpose", "back", [y], shape=["batch", 5, 3, 4], perm=[0, 2, 1, 3])
     graph.outputs = [append(graph, "Reshape", "rows", [y, np.array([-1, 5, 12])], shape=["batch", 5, 12])]
@@ -75,8 +75,9 @@ def test_float_attention_is_one_kernel():
     np.testing.assert_allclose(run(after, **given), run(model, **given), rtol=1e-5, atol=1e-6)
 
 
-def test_attention_with_a_bias_stays():
-    graph = attention(bias=True)
+@pytest.mark.parametrize("other", [{"bias": True}, {"scale": image(3, 1, 1)}, {"axis": 2}], ids=str)
+def test_attention_that_the_kernel_cannot_compute_stays(other):
+    graph = attention(**other)
     assert rewritten(as_model(graph, *graph.outputs), FusedAttention())[1] == [0]
 
 

@@ -7,7 +7,7 @@ import pytest
 from repq_deploy.export.passes.graph import append
 from repq_deploy.export.passes.integer_products import IntegerProducts
 from repq_deploy.export.passes.patch_product import PatchProduct
-from repq_deploy.export.passes.quantize_early import QuantizeEarly
+from repq_deploy.export.passes.quantize_before_moves import QuantizeBeforeMoves
 from repq_deploy.export.passes.separate_projections import SeparateProjections
 from repq_deploy.export.passes.unsigned_codes import UnsignedCodes
 from tests.export.passes.graphs import as_model, ops, quantize, rewritten, run, weight
@@ -124,7 +124,7 @@ def test_quantizers_move_above_what_only_moves():
     y = append(graph, "Transpose", "first", [y], shape=["batch", 2, 5, 6], perm=[0, 2, 1, 3])
     y = append(graph, "Transpose", "turned", [y], shape=["batch", 2, 6, 5], perm=[0, 1, 3, 2])
     model = as_model(graph, quantize(graph, y, "k", scale=0.3, bits=4, zero_point=8))
-    after, changed = rewritten(model, QuantizeEarly())
+    after, changed = rewritten(model, QuantizeBeforeMoves())
     assert changed == [4]
     assert ops(after) == ["Clip", "QuantizeLinear", "Reshape", "Transpose", "DequantizeLinear"]
     given = image(3, 5, 12)

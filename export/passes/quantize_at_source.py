@@ -7,12 +7,12 @@ import onnx_graphsurgeon as gs
 from repq_deploy.export.passes.base import Pass
 from repq_deploy.export.passes.graph import nodes_of
 
-__all__ = ["EarlyQuantize"]
+__all__ = ["QuantizeAtSource"]
 
 _MOVES = ("Reshape", "Transpose")
 
 
-class EarlyQuantize(Pass):
+class QuantizeAtSource(Pass):
     """``Reshape | Transpose -> [Add(scalar)] -> [Clip] -> QuantizeLinear`` becomes ``[Add] -> [Clip] ->
     QuantizeLinear -> Reshape | Transpose``, up to the operator that computes the values.
 

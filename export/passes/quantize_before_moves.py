@@ -7,13 +7,13 @@ import onnx_graphsurgeon as gs
 from repq_deploy.export.passes.base import Pass
 from repq_deploy.export.passes.graph import is_constant, nodes_of, sole_reader
 
-__all__ = ["QuantizeEarly"]
+__all__ = ["QuantizeBeforeMoves"]
 
 #: Operators whose output is elements of their first input in another order.
 _MOVES = frozenset({"Gather", "Reshape", "Slice", "Squeeze", "Transpose"})
 
 
-class QuantizeEarly(Pass):
+class QuantizeBeforeMoves(Pass):
     """``Transpose -> [Clip] -> QuantizeLinear`` becomes ``[Clip] -> QuantizeLinear -> Transpose``; so for Reshape etc.
 
     1. A quantizer with one scale changes places with each node above it that only moves elements, for it alone.

@@ -11,13 +11,13 @@ from repq_deploy.export.domain import DEQUANTIZE_LOG2, DOMAIN, QUANTIZE_LOG2
 from repq_deploy.export.passes.base import Pass
 from repq_deploy.export.passes.graph import append, constant_of, nodes_of, producer, replace_output, sole_reader
 
-__all__ = ["Log2Softmax"]
+__all__ = ["Log2ByLogSoftmax"]
 
 #: Powers below this are zero beside any other probability of a row.
 _NOTHING = 1e-30
 
 
-class Log2Softmax(Pass):
+class Log2ByLogSoftmax(Pass):
     """``Softmax -> Log2QuantizeLinear -> Log2DequantizeLinear -> @ v`` without a logarithm of the attention matrix.
 
     The logarithm of a softmax is a subtraction, ``l = LogSoftmax(x)``, and its code is ``l - ln(scale)`` quantized

@@ -11,13 +11,13 @@ from repq_deploy.export.domain import DOMAIN, QUANTIZE_LOG2
 from repq_deploy.export.passes.base import Pass
 from repq_deploy.export.passes.graph import constant_of, nodes_of, replace_output
 
-__all__ = ["Log2OfSoftmax"]
+__all__ = ["Log2ByLogSumExp"]
 
 #: A value below this is zero to every sum it enters.
 _NEGLIGIBLE = 1e-30
 
 
-class Log2OfSoftmax(Pass):
+class Log2ByLogSumExp(Pass):
     """``Softmax -> Log2QuantizeLinear -> Log2DequantizeLinear`` becomes, from the logits ``x``, with L = log sum exp x,
 
         codes = clip(round((L - x + ln scale) steps / ln 2)), values = exp(ln scale - codes ln 2 / steps)

@@ -1,0 +1,122 @@
+"""The files that speed.py and peer_accuracy.py compare: the float model, ours and the peers', made once and kept."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from commands import run_command
+
+__all__ = ["BACKENDS", "OURS", "PEERS", "Maker", "write_images"]
+
+BACKENDS = ("onnxruntime", "openvino")
+
+#: Options of ``repq-export``, by label and backend. "ours w8a8" and "ours w4a4" quantize the attention probabilities as
+#: the default method does, on a logarithmic grid.
+OURS = {
+    "onnxruntime": {
+        "ours w8a8, float attention": ("--bits", "w8a8", "--attention", "float"),
+        "ours w8a8": ("--bits", "w8a8"),
+        "ours w4a4": ("--bits", "w4a4"),
+    },
+    "openvino": {
+        "ours w8a8, uniform attention": ("--bits", "w8a8", "--attention", "uniform"),
+        "ours w8a8, float attention": ("--bits", "w8a8", "--attention", "float"),
+        "ours w8a8": ("--bits", "w8a8"),
+        "ours w4a4": ("--bits", "w4a4"),
+    },
+}
+
+#: A script in peers/, its output's suffix, and its options, by label and backend. Signed activations are left out: of
+#: products only, ONNX Runtime 1.31 refuses the file ("output_dtype INT8 does not match y_zero_point type UINT8").
+PEERS = {
+    "onnxruntime": {
+        "quantize_static, products only": (
+            "quantize_static",
+            ".onnx",
+            ("--activations", "quint8", "--ops", "products"),
+        ),
+        "quantize_static, all operators": ("quantize_static", ".onnx", ("--activations", "quint8", "--ops", "all")),
+        "Model Optimizer": ("modelopt_ptq", ".onnx", ()),
+    },
+    "openvino": {"NNCF": ("nncf_ptq", ".xml", ())},
+}
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes files of one model in ``folder``.
+
+    ``model`` tells ``repq-export`` the model and its weights, ``calibration`` how ours are calibrated. ``images`` are
+    what the peers calibrate on: an .npz of preprocessed images. ``peers`` is the Python of the environment that
+    peers/install.sh makes, None for no peers.
+    """
+
+    name: str
+    model: tuple[str, ...]
+    calibration: tuple[str, ...]
+    images: Path
+    folder: Path
+    peers: str | None
+
+    def float_onnx(self) -> Path:
+        path = self.folder / f"{self.name}.float.onnx"
+        if not path.exists():
+            run_command("repq-export", *self.model, "--float", "-o", str(path))
+        return path
+
+    def float_model(self, backend: str) -> Path:
+        """Float in ``backend``, with all of its runtime's optimizations."""
+        source = self.float_onnx()
+        return source if backend == "onnxruntime" else self._build(source, backend)
+
+    def ours(self, backend: str, label: str) -> Path:
+        """The engine of one of ``OURS``; ends the program where it does not compute what it should."""
+        stem = "-".join([self.name, *label.replace(",", "").split()[1:]])
+        source = self.folder / f"{stem}.onnx"
+        if not source.exists():
+            run_command("repq-export", *self.model, *OURS[backend][label], *self.calibration, "-o", str(source))
+        return self._build(source, backend)
+
+    def peer(self, backend: str, label: str) -> Path | str:
+        """The file of one of ``PEERS``; where it cannot be made or run here, the last line of its error."""
+        script, suffix, options = PEERS[backend][label]
+        output = self.folder / ("-".join([self.name, *label.replace(",", "").split()]) + suffix)
+        if not output.exists():
+            program = str(Path(__file__).parent / "peers" / f"{script}.py")
+            command = [str(self.peers), program, str(self.float_onnx()), str(self.images), str(output), *options]
+            if error := _attempt(command):
+                output.unlink(missing_ok=True)
+                return error
+        bench = str(Path(sys.executable).parent / "repq-bench")
+        probe = ("--batch", "1", "--rounds", "1", "--seconds", "0", "-q")
+        return _attempt([bench, str(output), *probe]) or output
+
+    def _build(self, source: Path, backend: str) -> Path:
+        stem = source.with_suffix("")
+        engine = stem.with_name(f"{stem.name}.{backend}.engine")
+        if not engine.exists():
+            options = ("--backend", backend, "-o", str(stem))
+            (built,) = run_command("repq-build-engine", str(source), *options).result["engines"]
+            if built["verdict"] != "PASSED":
+                engine.unlink()
+                sys.exit(f"{source}: {built['verdict']}: {built['manifest']['validation']['reason']}")
+        return engine
+
+
+def write_images(path: Path, images: np.ndarray) -> Path:
+    """Preprocessed images as the peers read them."""
+    np.savez(path, images=images.astype(np.float32, copy=False))
+    return path
+
+
+def _attempt(command: list[str]) -> str | None:
+    """Run ``command``; None where it succeeds, otherwise the last line that it wrote."""
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    if done.returncode == 0:
+        return None
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    return lines[-1] if lines else f"exit status {done.returncode}"
