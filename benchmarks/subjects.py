@@ -15,7 +15,7 @@ __all__ = ["BACKENDS", "OURS", "PEERS", "Maker", "write_images"]
 BACKENDS = ("onnxruntime", "openvino")
 
 #: Options of ``repq-export``, by label and backend. "ours w8a8" and "ours w4a4" quantize the attention probabilities as
-#: the default method does, on a logarithmic grid.
+#: the default method does: uniformly at 8 bits, on a logarithmic grid at 4.
 OURS = {
     "onnxruntime": {
         "ours w8a8, float attention": ("--bits", "w8a8", "--attention", "float"),
@@ -23,7 +23,6 @@ OURS = {
         "ours w4a4": ("--bits", "w4a4"),
     },
     "openvino": {
-        "ours w8a8, uniform attention": ("--bits", "w8a8", "--attention", "uniform"),
         "ours w8a8, float attention": ("--bits", "w8a8", "--attention", "float"),
         "ours w8a8": ("--bits", "w8a8"),
         "ours w4a4": ("--bits", "w4a4"),
