@@ -106,8 +106,8 @@ def main() -> None:
 def title() -> str:
     text = (
         f"`python benchmarks/speed.py`, random weights, {describe_machine((0, 1))}. Speed: times float's in the same\n"
-        "runtime. `ours w8a8` and `ours w4a4` quantize attention probabilities as the default method does: uniformly at 8\n"
-        "bits, on a logarithmic grid at 4.\n\n"
+        "runtime. `ours w8a8` and `ours w4a4` quantize attention probabilities as the default method does: uniformly\n"
+        "at 8 bits, on a logarithmic grid at 4.\n\n"
     )
     return text + table_line(HEADER) + table_line(["---"] * len(HEADER))
 
