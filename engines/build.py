@@ -20,7 +20,15 @@ from repq_deploy.engines.reference import Reference, make_reference, read_refere
 from repq_deploy.engines.runner import load_engine, open_engine
 from repq_deploy.engines.select import Backend
 from repq_deploy.engines.source import SourceModel
-from repq_deploy.engines.validate import Tolerance, Validation, compare, not_run, sqnr_db, tolerance
+from repq_deploy.engines.validate import (
+    Tolerance,
+    Validation,
+    compare,
+    not_run,
+    smallest_activation_bits,
+    sqnr_db,
+    tolerance,
+)
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
 from repq_deploy.files import atomic_output, check_writable, write_atomically
 
@@ -134,10 +142,11 @@ def build_engine(
         lowered, passes = _lower(plan, half=plan.precision == "fp16")
         lowering_sqnr_db, rounded_sqnr_db = _prove_lowering(plan, lowered, reference)
         plan.backend.build(lowered, engine_file, profile=plan.profile, targets=plan.targets, progress=progress)
+        kernels_sqnr_db = _prove_kernels(plan, lowered, reference)
         seconds = time.perf_counter() - started
         engine = engine_file.read_bytes()
         progress(1.0, "validating")
-        manifest = _manifest(plan, reference, engine, passes, lowering_sqnr_db, rounded_sqnr_db)
+        manifest = _manifest(plan, reference, engine, passes, lowering_sqnr_db, rounded_sqnr_db, kernels_sqnr_db)
         manifest = dataclasses.replace(manifest, validation=_validate(engine, manifest, reference))
         reference_file.write_bytes(reference.to_bytes())
         manifest_file.write_text(manifest.to_json(), encoding="utf-8")
@@ -207,6 +216,30 @@ def _prove_lowering(plan: BuildPlan, lowered: onnx.ModelProto, reference: Refere
     return weakest.sqnr_db, None
 
 
+def _prove_kernels(plan: BuildPlan, lowered: onnx.ModelProto, reference: Reference) -> float | None:
+    """Compare what the runtime's own kernels compute with the canonical graph, where they can be run here.
+
+    Returns the SQNR in dB of the weakest stretch.
+
+    Raises:
+        BuildFailed: the runtime computes something else. Logits alone would not tell: at few bits they drift too far.
+    """
+    from repq_deploy.export.equivalence import compare_lowering, least_kernels_sqnr_db  # noqa: PLC0415 (as in _lower)
+
+    if not plan.backend.portable:
+        return None
+    stretches = compare_lowering(plan.source.model, lowered, reference.images, kernels=plan.backend.run_graph)
+    weakest = min(stretches, key=lambda one: one.sqnr_db)
+    least = least_kernels_sqnr_db(smallest_activation_bits(plan.source.bits))
+    if weakest.sqnr_db < least:
+        raise BuildFailed(
+            f"{plan.backend.name} {plan.version} does not compute the graph of {plan.source.path.name}: SQNR "
+            f"{weakest.sqnr_db:.1f} dB at {weakest.end!r}, expected at least {least:.0f}; "
+            "take another --backend, and please report this model"
+        )
+    return weakest.sqnr_db
+
+
 def _manifest(
     plan: BuildPlan,
     reference: Reference,
@@ -214,6 +247,7 @@ def _manifest(
     passes: tuple[PassCount, ...],
     lowering_sqnr_db: float,
     rounded_sqnr_db: float | None,
+    kernels_sqnr_db: float | None,
 ) -> Manifest:
     return Manifest(
         backend=plan.backend.name,
@@ -231,6 +265,7 @@ def _manifest(
         passes=passes,
         lowering_sqnr_db=lowering_sqnr_db,
         rounded_sqnr_db=rounded_sqnr_db,
+        kernels_sqnr_db=kernels_sqnr_db,
         metadata=plan.source.metadata,
         compute=plan.compute,
         allow_rounding=plan.allow_rounding,

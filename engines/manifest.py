@@ -48,7 +48,8 @@ class Manifest:
     runtime's. ``metadata`` is the ``repq.*`` of the ONNX file. ``lowering_sqnr_db`` is how near the weakest stretch of
     the lowered graph (see ``export.equivalence``), in float32, stays to the canonical one's, both on ONNX Runtime with
     all optimizations off; 200 is equal. ``rounded_sqnr_db`` is how near its logits stay, where rounding was allowed.
-    ``latency_ms`` is by batch size, None until measured.
+    ``kernels_sqnr_db`` is ``lowering_sqnr_db`` with the lowered graph run by the engine's kernels, None where that
+    takes a GPU. ``latency_ms`` is by batch size, None until measured.
     """
 
     backend: str
@@ -71,6 +72,7 @@ class Manifest:
     compute: str = "int8"
     allow_rounding: bool = False
     rounded_sqnr_db: float | None = None
+    kernels_sqnr_db: float | None = None
 
     @property
     def bits(self) -> str:

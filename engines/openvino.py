@@ -72,10 +72,7 @@ class OpenVinoBackend:
         del profile, targets
         ov = _openvino()
         progress(0.0, "converting to OpenVINO's IR")
-        try:
-            converted = ov.Core().read_model(model.SerializeToString(deterministic=True))
-        except Exception as error:  # its exceptions are RuntimeError and several of its own
-            raise BuildFailed(f"backend {self.name}: {_one_line(error)}") from error
+        converted = _convert(model)
         _number_anew(converted)
         with tempfile.TemporaryDirectory(prefix="repq-openvino-") as folder:
             ov.save_model(converted, Path(folder) / _XML, compress_to_fp16=False)
@@ -83,6 +80,13 @@ class OpenVinoBackend:
                 for name in (_XML, _BIN):
                     # A fixed date, ZIP's first: equal models give equal bytes.
                     archive.writestr(zipfile.ZipInfo(name), (Path(folder) / name).read_bytes())
+
+    def run_graph(
+        self, model: onnx.ModelProto, inputs: Mapping[str, NDArray[np.float32]]
+    ) -> dict[str, NDArray[np.float32]]:
+        """All outputs of a lowered graph, with the engine's kernels."""
+        found = _compile_model(_openvino().Core(), _convert(model), self.session_options())(dict(inputs))
+        return {output.name: found[output.name] for output in model.graph.output}
 
     def open(
         self,
@@ -138,6 +142,13 @@ def product_kernels(engine: bytes, session: Mapping[str, str]) -> dict[str, int]
             precision = info["runtimePrecision"].astype(str)
             kernels["i8" if precision in _INTEGERS else precision] += 1
     return dict(kernels)
+
+
+def _convert(model: onnx.ModelProto) -> Any:
+    try:
+        return _openvino().Core().read_model(model.SerializeToString(deterministic=True))
+    except Exception as error:  # its exceptions are RuntimeError and several of its own
+        raise BuildFailed(f"backend openvino: {_one_line(error)}") from error
 
 
 def _number_anew(model: Any) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from repq_deploy.engines import openvino, ort, tensorrt, tensorrt_rtx
 from repq_deploy.engines.batching import Profile, Runner
@@ -19,7 +21,8 @@ __all__ = ["BACKENDS", "Backend", "backend_named", "choose_backend"]
 class Backend(Protocol):
     """A runtime that engines are built for.
 
-    ``precisions`` are those it computes around Q/DQ, its default first. ``portable`` engines load in any version.
+    ``precisions`` are those it computes around Q/DQ, its default first. ``portable`` engines load in any version, on any
+    CPU.
     """
 
     @property
@@ -50,6 +53,11 @@ class Backend(Protocol):
         progress: Callable[[float, str], None],
     ) -> None:
         """Write the engine of a lowered model to ``output``; BuildFailed where the builder refuses or crashes."""
+
+    def run_graph(
+        self, model: onnx.ModelProto, inputs: Mapping[str, NDArray[np.float32]]
+    ) -> Mapping[str, NDArray[np.float32]]:
+        """All outputs of a lowered graph, computed by the kernels of its engines; only ``portable`` backends do it."""
 
     def open(
         self, engine: bytes, *, profile: Profile, image_shape: tuple[int, ...], session: Mapping[str, str]

@@ -84,6 +84,9 @@ class TrtBackend:
             progress=progress,
         )
 
+    def run_graph(self, model: onnx.ModelProto, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        raise BackendMissing(f"backend {self.name}: runs engines only, on their GPU")
+
     def open(
         self,
         engine: bytes,

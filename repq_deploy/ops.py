@@ -6,6 +6,7 @@ decides what the node becomes. All take the name of their site, which travels wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +23,23 @@ __all__ = [
     "uniform_codes",
     "uniform_values",
 ]
+
+
+#: Elements of one piece of ``_by_pieces``: its temporaries stay in the cache.
+_PIECE = 2**18
+
+
+def _by_pieces(values: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``values(x)`` of an elementwise function, a piece after the other.
+
+    Attention probabilities of 32 images at 518 pixels take 1.4 GB: done at once, so does every intermediate result.
+    """
+    if x.numel() <= _PIECE or not x.is_contiguous():
+        return values(x)
+    found = torch.empty_like(x)
+    for source, target in zip(x.view(-1).split(_PIECE), found.view(-1).split(_PIECE), strict=True):
+        target.copy_(values(source))
+    return found
 
 
 def _along(parameter: Tensor, axis: int | None, ndim: int) -> Tensor:
@@ -76,7 +94,9 @@ def tan_codes(x: Tensor, scale: Tensor, angle: Tensor, bits: int) -> Tensor:
 @torch.library.custom_op("repq::fake_quantize", mutates_args=())
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, axis: int | None, site: str) -> Tensor:
     """Uniform fake quantization: ``scale * n`` with the codes of ``uniform_codes``."""
-    return uniform_values(uniform_codes(x, scale, zero_point, bits, axis), scale, axis)
+    if axis is not None:
+        return uniform_codes(x, scale, zero_point, bits, axis).mul_(_along(scale, axis, x.ndim))
+    return _by_pieces(lambda piece: uniform_codes(piece, scale, zero_point, bits).mul_(scale), x)
 
 
 @fake_quantize.register_fake
@@ -110,7 +130,9 @@ fake_quantize.register_autograd(_uniform_gradient, setup_context=_save_uniform)
 @torch.library.custom_op("repq::fake_quantize_log2", mutates_args=())
 def fake_quantize_log2(x: Tensor, scale: Tensor, bits: int, steps_per_octave: int, site: str) -> Tensor:
     """Logarithmic fake quantization of values in [0, 1] with 2^bits - 1 powers and zero: 2^bits levels."""
-    return log2_values(log2_codes(x, scale, bits, steps_per_octave), scale, bits, steps_per_octave)
+    return _by_pieces(
+        lambda piece: log2_values(log2_codes(piece, scale, bits, steps_per_octave), scale, bits, steps_per_octave), x
+    )
 
 
 @fake_quantize_log2.register_fake
@@ -129,7 +151,7 @@ fake_quantize_log2.register_autograd(_log2_gradient)
 @torch.library.custom_op("repq::fake_quantize_tan", mutates_args=())
 def fake_quantize_tan(x: Tensor, scale: Tensor, angle: Tensor, table: Tensor, bits: int, site: str) -> Tensor:
     """Fake quantization of values in [0, 1] to the 2^bits values of ``table``, by ``tan_codes``."""
-    return table[tan_codes(x, scale, angle, bits).long()]
+    return _by_pieces(lambda piece: table[tan_codes(piece, scale, angle, bits).long()], x)
 
 
 @fake_quantize_tan.register_fake
@@ -140,7 +162,7 @@ def _(x: Tensor, scale: Tensor, angle: Tensor, table: Tensor, bits: int, site: s
 @torch.library.custom_op("repq::fake_quantize_adalog", mutates_args=())
 def fake_quantize_adalog(x: Tensor, scale: Tensor, steps: Tensor, table: Tensor, bits: int, site: str) -> Tensor:
     """Fake quantization of positive values to the 2^bits values of ``table``, by ``log2_codes`` with real steps."""
-    return table[log2_codes(x, scale, bits, steps).long()]
+    return _by_pieces(lambda piece: table[log2_codes(piece, scale, bits, steps).long()], x)
 
 
 @fake_quantize_adalog.register_fake

@@ -16,6 +16,9 @@ __all__ = ["Log2ByLogSumExp"]
 #: A value below this is zero to every sum it enters.
 _NEGLIGIBLE = 1e-30
 
+#: Below every logit.
+_LOWEST = -3e38
+
 
 class Log2ByLogSumExp(Pass):
     """``Softmax -> Log2QuantizeLinear -> Log2DequantizeLinear`` becomes, from the logits ``x``, with L = log sum exp x,
@@ -66,12 +69,14 @@ def _emit_all(graph: gs.Graph, quantize: gs.Node, x: gs.Tensor) -> gs.Tensor:
         graph.nodes.append(gs.Node(op, name, {}, tensors, [output]))
         return output
 
-    largest = emit("ReduceMax", x, rows=True)
-    total = emit("ReduceSum", emit("Exp", emit("Sub", x, largest)), rows=True)
-    log_sum = emit("Add", largest, emit("Log", total, rows=True), rows=True)
+    # Of a product of integers that both ReduceMax and Sub read, OpenVINO 2026.4 scales the maximum twice. It moves no
+    # scale over a Max, which changes nothing here.
+    logits = emit("Max", x, _LOWEST)
+    below = emit("Sub", logits, emit("ReduceMax", logits, rows=True))
+    log_sum = emit("Log", emit("ReduceSum", emit("Exp", below), rows=True), rows=True)
     # Row by row first: one multiplication and one addition are left for each element.
     offset = emit("Mul", emit("Add", log_sum, log_scale, rows=True), 1 / nats, rows=True)
-    exact = emit("Add", emit("Mul", x, -1 / nats), offset)
+    exact = emit("Add", emit("Mul", below, -1 / nats), offset)
     codes = emit("Clip", emit("Round", exact), 0.0, float(last))
     values = emit("Exp", emit("Add", emit("Mul", codes, -nats), log_scale))
     if math.exp(log_scale - last * nats) > _NEGLIGIBLE:

@@ -192,6 +192,9 @@ def _print_engines(entries: list[dict[str, Any]]) -> None:
             _write(f"passes (places changed): {passes or 'none'}")
             proof = f"SQNR {manifest['lowering_sqnr_db']:.0f} dB"
             _write(f"lowered graph against canonical, both in float32, in its weakest stretch: {proof}")
+            if manifest["kernels_sqnr_db"] is not None:
+                kernels = f"SQNR {manifest['kernels_sqnr_db']:.0f} dB"
+                _write(f"the same with {entry['backend']}'s own kernels: {kernels}")
             _write(
                 f"wrote {entry['engine']}: {entry['bytes'] / 1e6:.1f} MB in {entry['seconds']:.1f} s, "
                 f"{manifest['precision']} around {manifest['metadata'].get('repq.bits', 'unknown bits')} "

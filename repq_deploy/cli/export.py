@@ -170,6 +170,7 @@ def _run(
 
     from repq_deploy import models
     from repq_deploy import quantized as quantized_file
+    from repq_deploy.allocator import keep_freed_memory
     from repq_deploy.calib_data import Preprocess, load_sample, open_images
     from repq_deploy.calibrate import quantize
     from repq_deploy.export import canonical_onnx, compare_export, write_canonical
@@ -184,6 +185,7 @@ def _run(
                 "give --calib-data a folder of images like those the model will see"
             )
     started = time.monotonic()
+    keep_freed_memory()
     network = models.create(spec, checkpoint, seed)
     float_bytes = 4 * sum(parameter.numel() for parameter in network.parameters())
     preprocess = Preprocess.from_model(network)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 from repq_deploy.engines import build, ort, tensorrt, tensorrt_rtx
 from repq_deploy.engines.batching import Profile
@@ -100,7 +102,26 @@ def test_a_wrong_lowering_is_no_engine(source: SourceModel, tmp_path: Path, monk
 
 
 def test_a_right_lowering_is_proven_exact(source: SourceModel) -> None:
-    assert made(source).manifest.lowering_sqnr_db > 120
+    manifest = made(source).manifest
+    assert manifest.lowering_sqnr_db > 120
+    assert manifest.kernels_sqnr_db is not None
+    assert manifest.kernels_sqnr_db > 40
+
+
+def test_kernels_that_compute_something_else_are_no_engine(
+    source: SourceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = OnnxRuntimeBackend.run_graph
+
+    def wrong(
+        self: OnnxRuntimeBackend, model: onnx.ModelProto, inputs: Mapping[str, NDArray[np.float32]]
+    ) -> dict[str, NDArray[np.float32]]:
+        return run(self, _narrow_the_clip(model), inputs)
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "run_graph", wrong)
+    with pytest.raises(BuildFailed, match="does not compute the graph"):
+        made(source)
+    assert not list(tmp_path.glob("*.engine"))
 
 
 def test_a_wrong_engine_fails_and_is_kept_with_its_verdict(

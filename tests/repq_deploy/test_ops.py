@@ -82,3 +82,18 @@ def test_gradient_of_log2_is_straight_through():
     x = torch.rand(6, requires_grad=True)
     ops.fake_quantize_log2(x, torch.tensor(1.0), 4, 2, "site").backward(torch.arange(6.0))
     assert torch.equal(x.grad, torch.arange(6.0))
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_large_tensors_are_quantized_like_small_ones(contiguous):
+    x = torch.rand(3, 2**17 + 5) if contiguous else torch.rand(2**17 + 5, 3).T
+    scale, zero_point = torch.tensor(0.11), torch.tensor(1.0)
+    table = torch.rand(16)
+    for op, *parameters in (
+        (ops.fake_quantize, scale, zero_point, 4, None),
+        (ops.fake_quantize_log2, scale, 4, 2),
+        (ops.fake_quantize_tan, scale, torch.tensor(1.5), table, 4),
+        (ops.fake_quantize_adalog, scale, torch.tensor(1.7), table, 4),
+    ):
+        by_rows = torch.stack([op(row, *parameters, "x") for row in x.split(1)]).squeeze(1)
+        assert torch.equal(op(x, *parameters, "x"), by_rows)
