@@ -141,8 +141,8 @@ def build_engine(
         started = time.perf_counter()
         lowered, passes = _lower(plan, half=plan.precision == "fp16")
         lowering_sqnr_db, rounded_sqnr_db = _prove_lowering(plan, lowered, reference)
-        plan.backend.build(lowered, engine_file, profile=plan.profile, targets=plan.targets, progress=progress)
         kernels_sqnr_db = _prove_kernels(plan, lowered, reference)
+        plan.backend.build(lowered, engine_file, profile=plan.profile, targets=plan.targets, progress=progress)
         seconds = time.perf_counter() - started
         engine = engine_file.read_bytes()
         progress(1.0, "validating")

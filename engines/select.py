@@ -21,8 +21,8 @@ __all__ = ["BACKENDS", "Backend", "backend_named", "choose_backend"]
 class Backend(Protocol):
     """A runtime that engines are built for.
 
-    ``precisions`` are those it computes around Q/DQ, its default first. ``portable`` engines load in any version, on any
-    CPU.
+    ``precisions`` are those it computes around Q/DQ, its default first. ``portable`` engines load in any version, on
+    any CPU.
     """
 
     @property
