@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,8 +18,14 @@ from repq_deploy import __version__
 from repq_deploy.errors import RepqError
 
 __all__ = [
+    "CalibData",
+    "Checkpoint",
     "DryRun",
+    "ImgSize",
     "Json",
+    "Model",
+    "NumClasses",
+    "Pretrained",
     "Quiet",
     "Seed",
     "Verbose",
@@ -26,6 +33,7 @@ __all__ = [
     "entry_point",
     "hardware_note",
     "progress_bar",
+    "say_weights",
     "set_up",
     "show",
 ]
@@ -35,6 +43,18 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every step, and tracebacks of user errors.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no log: only results and errors.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")]
+
+# Of the commands that start from a timm model.
+Model = Annotated[str, typer.Argument(help="deit_s, swin_t, ..., any timm id of these families, or demo.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="Weights: .safetensors, or a .pt of tensors only.")]
+NumClasses = Annotated[int | None, typer.Option(help="Classes of the checkpoint.")]
+ImgSize = Annotated[int | None, typer.Option(help="Image height and width in pixels.")]
+Pretrained = Annotated[
+    bool, typer.Option("--pretrained/--no-pretrained", help="timm's weights, or random ones for structural work.")
+]
+CalibData = Annotated[
+    str | None, typer.Option(help="Calibration images: a folder, flat or one folder a class, or an .npz.")
+]
 
 #: People read stderr; stdout is for data.
 console = Console(stderr=True, highlight=False)
@@ -107,3 +127,9 @@ def entry_point(function: Callable[..., None], name: str) -> Callable[[], None]:
 
     main.__doc__ = function.__doc__
     return main
+
+
+def say_weights(name: str, weights: str) -> None:
+    """Say it loudly where a model's weights are random."""
+    if weights == "random":
+        console.print(f"[bold red]RANDOM WEIGHTS[/]: {name} is untrained; use the result for structural work only")

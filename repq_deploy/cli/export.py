@@ -12,8 +12,14 @@ import typer
 
 from repq_deploy.bits import PRESETS, BitWidths
 from repq_deploy.cli.common import (
+    CalibData,
+    Checkpoint,
     DryRun,
+    ImgSize,
     Json,
+    Model,
+    NumClasses,
+    Pretrained,
     Quiet,
     Seed,
     Verbose,
@@ -21,6 +27,7 @@ from repq_deploy.cli.common import (
     entry_point,
     hardware_note,
     progress_bar,
+    say_weights,
     set_up,
     show,
 )
@@ -55,7 +62,7 @@ class Attention(StrEnum):
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="deit_s, swin_t, ..., any timm id of these families, or demo.")],
+    model: Model,
     output: Annotated[Path, typer.Option("-o", "--output", help="The ONNX file to write.")],
     bits: Annotated[
         str | None, typer.Option(help="Bits, as in w6a6 or w4a4,head=w8a8; 2 to 8.", show_default="w8a8")
@@ -82,15 +89,11 @@ def export(
     float_model: Annotated[
         bool, typer.Option("--float", help="Write the float model instead, to compare with; nothing is calibrated.")
     ] = False,
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights: .safetensors, or a .pt of tensors only.")] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Classes of the checkpoint.")] = None,
-    img_size: Annotated[int | None, typer.Option(help="Image height and width in pixels.")] = None,
-    pretrained: Annotated[
-        bool, typer.Option("--pretrained/--no-pretrained", help="timm's weights, or random ones for structural work.")
-    ] = True,
-    calib_data: Annotated[
-        str | None, typer.Option(help="Calibration images: a folder, flat or one folder a class, or an .npz.")
-    ] = None,
+    checkpoint: Checkpoint = None,
+    num_classes: NumClasses = None,
+    img_size: ImgSize = None,
+    pretrained: Pretrained = True,
+    calib_data: CalibData = None,
     num_calib: Annotated[
         int | None,
         typer.Option(min=1, help="How many of them to use.", show_default="32; 128 for best, 1024 with effort high"),
@@ -175,8 +178,7 @@ def _run(
     from repq_deploy.calibrate import quantize
     from repq_deploy.export import canonical_onnx, compare_export, write_canonical
 
-    if spec.weights == "random":
-        console.print(f"[bold red]RANDOM WEIGHTS[/]: {spec.name} is untrained; use the result for structural work only")
+    say_weights(spec.name, spec.weights)
     if calib_data is None:
         calib_data = "demo:calib"
         if spec.weights not in ("demo", "random"):

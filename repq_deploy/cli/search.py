@@ -11,8 +11,14 @@ import typer
 
 from repq_deploy.bits import PRESETS, BitWidths
 from repq_deploy.cli.common import (
+    CalibData,
+    Checkpoint,
     DryRun,
+    ImgSize,
     Json,
+    Model,
+    NumClasses,
+    Pretrained,
     Quiet,
     Seed,
     Verbose,
@@ -20,6 +26,7 @@ from repq_deploy.cli.common import (
     entry_point,
     hardware_note,
     progress_bar,
+    say_weights,
     set_up,
     show,
 )
@@ -33,7 +40,7 @@ __all__ = ["main"]
 
 
 def search(
-    model: Annotated[str, typer.Argument(help="deit_s, swin_t, ..., any timm id of these families, or demo.")],
+    model: Model,
     recipe: Annotated[Path, typer.Option(help="The recipe to write, YAML, for repq-export --recipe.")],
     avg_bits: Annotated[float | None, typer.Option(help="Budget: average bits of weights and of activations.")] = None,
     max_size: Annotated[str | None, typer.Option(help="Budget: exported weights, as in 20MB.")] = None,
@@ -50,15 +57,11 @@ def search(
     tau: Annotated[float, typer.Option(min=0, help="Weight of relevance; 0: sensitivity alone.")] = 0.5,
     method: Annotated[str, typer.Option(help="The method that the recipe names.")] = "repq",
     preset: Annotated[str, typer.Option(help=f"What is quantized: {' or '.join(PRESETS)}.")] = "deploy",
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights: .safetensors, or a .pt of tensors only.")] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Classes of the checkpoint.")] = None,
-    img_size: Annotated[int | None, typer.Option(help="Image height and width in pixels.")] = None,
-    pretrained: Annotated[
-        bool, typer.Option("--pretrained/--no-pretrained", help="timm's weights, or random ones for structural work.")
-    ] = True,
-    calib_data: Annotated[
-        str | None, typer.Option(help="Calibration images: a folder, flat or one folder a class, or an .npz.")
-    ] = None,
+    checkpoint: Checkpoint = None,
+    num_classes: NumClasses = None,
+    img_size: ImgSize = None,
+    pretrained: Pretrained = True,
+    calib_data: CalibData = None,
     num_calib: Annotated[int, typer.Option(min=1, help="How many of them to use.")] = 32,
     work_dir: Annotated[
         Path | None, typer.Option(help="Keep measurements here: a killed search goes on, a second budget is instant.")
@@ -103,8 +106,7 @@ def search(
     spec = models.resolve(
         model, checkpoint=checkpoint, num_classes=num_classes, img_size=img_size, pretrained=pretrained
     )
-    if spec.weights == "random":
-        console.print(f"[bold red]RANDOM WEIGHTS[/]: {spec.name} is untrained; use the result for structural work only")
+    say_weights(spec.name, spec.weights)
     opened = open_search(
         spec,
         checkpoint,
