@@ -35,6 +35,8 @@ from repq_deploy.files import atomic_output, check_writable, write_atomically
 if TYPE_CHECKING:
     import onnx
 
+    from repq_deploy.export.equivalence import Stretch
+
 __all__ = ["BuildPlan", "BuiltEngine", "build_engine", "make_reference", "output_stem", "plan_build", "validate_engine"]
 
 Progress = Callable[[float, str], None]
@@ -140,13 +142,12 @@ def build_engine(
         engine_file = outputs.enter_context(atomic_output(plan.engine))
         started = time.perf_counter()
         lowered, passes = _lower(plan, half=plan.precision == "fp16")
-        lowering_sqnr_db, rounded_sqnr_db = _prove_lowering(plan, lowered, reference)
-        kernels_sqnr_db = _prove_kernels(plan, lowered, reference)
+        proofs = _prove(plan, lowered, reference)
         plan.backend.build(lowered, engine_file, profile=plan.profile, targets=plan.targets, progress=progress)
         seconds = time.perf_counter() - started
         engine = engine_file.read_bytes()
         progress(1.0, "validating")
-        manifest = _manifest(plan, reference, engine, passes, lowering_sqnr_db, rounded_sqnr_db, kernels_sqnr_db)
+        manifest = _manifest(plan, reference, engine, passes, proofs)
         manifest = dataclasses.replace(manifest, validation=_validate(engine, manifest, reference))
         reference_file.write_bytes(reference.to_bytes())
         manifest_file.write_text(manifest.to_json(), encoding="utf-8")
@@ -190,54 +191,65 @@ def _lower(plan: BuildPlan, *, half: bool) -> tuple[onnx.ModelProto, tuple[PassC
     return lowered, tuple(PassCount(report.name, report.changed) for report in reports)
 
 
-def _prove_lowering(plan: BuildPlan, lowered: onnx.ModelProto, reference: Reference) -> tuple[float, float | None]:
-    """Compare the lowered graph with the canonical one, on the same runtime and in the same precision.
+@dataclass(frozen=True)
+class _Proofs:
+    """The figures of the manifest of the same names; see ``Manifest``."""
 
-    Returns the SQNR in dB of the weakest stretch; and, where rounding is allowed, that of the logits: then both are
-    figures and no condition.
+    lowering_sqnr_db: float
+    kernels_sqnr_db: float | None
+    rounded_sqnr_db: float | None
+
+
+def _prove(plan: BuildPlan, lowered: onnx.ModelProto, reference: Reference) -> _Proofs:
+    """Compare the lowered graph with the canonical one: on the same runtime in the same precision, and on its own.
+
+    Where rounding is allowed, both figures are no condition.
 
     Raises:
-        BuildFailed: the passes changed what the graph computes.
+        BuildFailed: the passes changed what the graph computes; or the runtime, where it can be run here, computes
+            something else. Logits alone would not tell: at few bits they drift too far.
     """
-    from repq_deploy.export.equivalence import LEAST_SQNR_DB, compare_lowering  # noqa: PLC0415 (as in _lower)
+    from repq_deploy.export.equivalence import (  # noqa: PLC0415 (as in _lower)
+        LEAST_SQNR_DB,
+        compare_lowering,
+        expect,
+        least_kernels_sqnr_db,
+    )
 
     if plan.precision == "fp16":
         lowered, _ = _lower(plan, half=False)
-    run = open_reference(plan.source, data=lowered.SerializeToString())
-    weakest = min(compare_lowering(plan.source.model, lowered, reference.images), key=lambda one: one.sqnr_db)
+    expected = expect(plan.source.model, lowered, reference.images)
+    stretches = compare_lowering(expected, lowered)
+    lowering_db = min(one.sqnr_db for one in stretches)
     if plan.allow_rounding:
-        return weakest.sqnr_db, sqnr_db(reference.logits, run_batches(run, reference.images))
-    if weakest.sqnr_db < LEAST_SQNR_DB:
+        run = open_reference(plan.source, data=lowered.SerializeToString())
+        return _Proofs(lowering_db, None, sqnr_db(reference.logits, run_batches(run, reference.images)))
+    weakest = _weakest(stretches, LEAST_SQNR_DB)
+    if not weakest.holds(LEAST_SQNR_DB):
         raise BuildFailed(
-            f"lowering {plan.source.path.name} for {plan.backend.name} changed what it computes: SQNR "
-            f"{weakest.sqnr_db:.1f} dB at {weakest.end!r}, expected at least {LEAST_SQNR_DB:.0f}; "
-            "please report this model"
+            f"lowering {plan.source.path.name} for {plan.backend.name} changed what it computes: "
+            f"{_shortfall(weakest, LEAST_SQNR_DB)}; please report this model"
         )
-    return weakest.sqnr_db, None
-
-
-def _prove_kernels(plan: BuildPlan, lowered: onnx.ModelProto, reference: Reference) -> float | None:
-    """Compare what the runtime's own kernels compute with the canonical graph, where they can be run here.
-
-    Returns the SQNR in dB of the weakest stretch.
-
-    Raises:
-        BuildFailed: the runtime computes something else. Logits alone would not tell: at few bits they drift too far.
-    """
-    from repq_deploy.export.equivalence import compare_lowering, least_kernels_sqnr_db  # noqa: PLC0415 (as in _lower)
-
     if not plan.backend.portable:
-        return None
-    stretches = compare_lowering(plan.source.model, lowered, reference.images, kernels=plan.backend.run_graph)
-    weakest = min(stretches, key=lambda one: one.sqnr_db)
+        return _Proofs(lowering_db, None, None)
+    stretches = compare_lowering(expected, lowered, kernels=plan.backend.run_graph)
     least = least_kernels_sqnr_db(smallest_activation_bits(plan.source.bits))
-    if weakest.sqnr_db < least:
+    weakest = _weakest(stretches, least)
+    if not weakest.holds(least):
         raise BuildFailed(
-            f"{plan.backend.name} {plan.version} does not compute the graph of {plan.source.path.name}: SQNR "
-            f"{weakest.sqnr_db:.1f} dB at {weakest.end!r}, expected at least {least:.0f}; "
-            "take another --backend, and please report this model"
+            f"{plan.backend.name} {plan.version} does not compute the graph of {plan.source.path.name}: "
+            f"{_shortfall(weakest, least)}; take another --backend, and please report this model"
         )
-    return weakest.sqnr_db
+    return _Proofs(lowering_db, min(one.sqnr_db for one in stretches), None)
+
+
+def _weakest(stretches: Sequence[Stretch], least_db: float) -> Stretch:
+    """The stretch of the lowest SQNR, of those that do not hold if there are any."""
+    return min(stretches, key=lambda one: (one.holds(least_db), one.sqnr_db))
+
+
+def _shortfall(stretch: Stretch, least_db: float) -> str:
+    return f"SQNR {stretch.sqnr_db:.1f} dB at {stretch.end!r}, expected at least {least_db:.0f}"
 
 
 def _manifest(
@@ -245,9 +257,7 @@ def _manifest(
     reference: Reference,
     engine: bytes,
     passes: tuple[PassCount, ...],
-    lowering_sqnr_db: float,
-    rounded_sqnr_db: float | None,
-    kernels_sqnr_db: float | None,
+    proofs: _Proofs,
 ) -> Manifest:
     return Manifest(
         backend=plan.backend.name,
@@ -263,15 +273,13 @@ def _manifest(
         versions={"repq-deploy": __version__, plan.backend.name: plan.version},
         session=plan.backend.session_options(),
         passes=passes,
-        lowering_sqnr_db=lowering_sqnr_db,
-        rounded_sqnr_db=rounded_sqnr_db,
-        kernels_sqnr_db=kernels_sqnr_db,
+        **dataclasses.asdict(proofs),
         metadata=plan.source.metadata,
         compute=plan.compute,
         allow_rounding=plan.allow_rounding,
         validation=not_run(
             "not validated yet",
-            _tolerance(plan.source.bits, plan.precision, reference, rounded_sqnr_db),
+            _tolerance(plan.source.bits, plan.precision, reference, proofs.rounded_sqnr_db),
         ),
     )
 

@@ -7,7 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from repq_deploy.export.equivalence import LEAST_SQNR_DB, compare_lowering
+from repq_deploy.export.equivalence import LEAST_SQNR_DB, Stretch, expect
+from repq_deploy.export.equivalence import compare_lowering as compare
 
 WIDTH, BLOCKS, STEP = 16, 3, 0.25
 
@@ -48,6 +49,10 @@ def images(count: int = 64) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(count, WIDTH)).astype(np.float32)
 
 
+def compare_lowering(canonical: onnx.ModelProto, lowered: onnx.ModelProto, given: np.ndarray) -> tuple[Stretch, ...]:
+    return compare(expect(canonical, lowered, given), lowered)
+
+
 def changed(name: str, factor: float) -> onnx.ModelProto:
     model = stream()
     (tensor,) = [one for one in model.graph.initializer if one.name == name]
@@ -63,9 +68,9 @@ def test_a_graph_equals_itself_in_every_stretch() -> None:
 
 @pytest.mark.parametrize(("name", "factor"), [("high1", 1e6), ("low1", 0.9), ("w1", 1.02), ("w1", float("nan"))])
 def test_a_wrong_constant_shows_in_its_own_stretch_alone(name: str, factor: float) -> None:
-    stretches = {one.end: one.sqnr_db for one in compare_lowering(stream(), changed(name, factor), images())}
-    assert stretches.pop("stream1") < LEAST_SQNR_DB
-    assert set(stretches.values()) == {200.0}
+    stretches = {one.end: one for one in compare_lowering(stream(), changed(name, factor), images())}
+    assert not stretches.pop("stream1").holds()
+    assert {one.sqnr_db for one in stretches.values()} == {200.0}
 
 
 def test_the_ratio_is_that_of_what_a_stretch_adds() -> None:
@@ -93,3 +98,34 @@ def test_a_graph_without_shared_norms_is_one_stretch() -> None:
         node.output[:] = [name.replace("stream", "moved") for name in node.output]
     (only,) = compare_lowering(stream(), renamed, images())
     assert (only.end, only.sqnr_db) == ("logits", 200.0)
+
+
+def test_ties_are_told_from_errors() -> None:
+    """Where values lie on ties, whichever way they fall is right; a wrong constant is not excused by that."""
+    tied = np.round(images() / STEP) * STEP + STEP / 2
+    canonical, nearly = on_ties(), on_ties(factor=1 - 1e-6)
+    (only,) = compare_lowering(canonical, nearly, tied.astype(np.float32))
+    assert only.sqnr_db < LEAST_SQNR_DB
+    assert only.ties_sqnr_db < LEAST_SQNR_DB
+    assert only.holds()
+    (free,) = compare_lowering(canonical, on_ties(factor=1.05), images())
+    assert free.ties_sqnr_db > LEAST_SQNR_DB
+    assert not free.holds()
+
+
+def on_ties(*, factor: float = 1) -> onnx.ModelProto:
+    """``DQ(Q(factor * x))``, one stretch."""
+    nodes = [
+        helper.make_node("Mul", ["images", "factor"], ["x"]),
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["codes"]),
+        helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["logits"]),
+    ]
+    arrays = {"factor": np.float32(factor), "scale": np.float32(STEP), "zero": np.int8(0)}
+    graph = helper.make_graph(
+        nodes,
+        "ties",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", WIDTH])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", WIDTH])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
