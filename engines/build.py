@@ -15,7 +15,7 @@ from repq_deploy import __version__
 from repq_deploy.engines.batching import Profile, Runner
 from repq_deploy.engines.compute import check_compute
 from repq_deploy.engines.manifest import FileRecord, Manifest, PassCount, manifest_path
-from repq_deploy.engines.ort import open_reference
+from repq_deploy.engines.proof import Proofs, prove
 from repq_deploy.engines.reference import Reference, make_reference, read_reference, run_batches
 from repq_deploy.engines.runner import load_engine, open_engine
 from repq_deploy.engines.select import Backend
@@ -25,17 +25,13 @@ from repq_deploy.engines.validate import (
     Validation,
     compare,
     not_run,
-    smallest_activation_bits,
-    sqnr_db,
     tolerance,
 )
-from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
+from repq_deploy.errors import BackendMissing, BadInput
 from repq_deploy.files import atomic_output, check_writable, write_atomically
 
 if TYPE_CHECKING:
     import onnx
-
-    from repq_deploy.export.equivalence import Stretch
 
 __all__ = ["BuildPlan", "BuiltEngine", "build_engine", "make_reference", "output_stem", "plan_build", "validate_engine"]
 
@@ -142,7 +138,8 @@ def build_engine(
         engine_file = outputs.enter_context(atomic_output(plan.engine))
         started = time.perf_counter()
         lowered, passes = _lower(plan, half=plan.precision == "fp16")
-        proofs = _prove(plan, lowered, reference)
+        single = _lower(plan, half=False)[0] if plan.precision == "fp16" else lowered
+        proofs = prove(plan.source, plan.backend, single, reference, allow_rounding=plan.allow_rounding)
         plan.backend.build(lowered, engine_file, profile=plan.profile, targets=plan.targets, progress=progress)
         seconds = time.perf_counter() - started
         engine = engine_file.read_bytes()
@@ -191,73 +188,12 @@ def _lower(plan: BuildPlan, *, half: bool) -> tuple[onnx.ModelProto, tuple[PassC
     return lowered, tuple(PassCount(report.name, report.changed) for report in reports)
 
 
-@dataclass(frozen=True)
-class _Proofs:
-    """The figures of the manifest of the same names; see ``Manifest``."""
-
-    lowering_sqnr_db: float
-    kernels_sqnr_db: float | None
-    rounded_sqnr_db: float | None
-
-
-def _prove(plan: BuildPlan, lowered: onnx.ModelProto, reference: Reference) -> _Proofs:
-    """Compare the lowered graph with the canonical one: on the same runtime in the same precision, and on its own.
-
-    Where rounding is allowed, both figures are no condition.
-
-    Raises:
-        BuildFailed: the passes changed what the graph computes; or the runtime, where it can be run here, computes
-            something else. Logits alone would not tell: at few bits they drift too far.
-    """
-    from repq_deploy.export.equivalence import (  # noqa: PLC0415 (as in _lower)
-        LEAST_SQNR_DB,
-        compare_lowering,
-        expect,
-        least_kernels_sqnr_db,
-    )
-
-    if plan.precision == "fp16":
-        lowered, _ = _lower(plan, half=False)
-    expected = expect(plan.source.model, lowered, reference.images)
-    stretches = compare_lowering(expected, lowered)
-    lowering_db = min(one.sqnr_db for one in stretches)
-    if plan.allow_rounding:
-        run = open_reference(plan.source, data=lowered.SerializeToString())
-        return _Proofs(lowering_db, None, sqnr_db(reference.logits, run_batches(run, reference.images)))
-    weakest = _weakest(stretches, LEAST_SQNR_DB)
-    if not weakest.holds(LEAST_SQNR_DB):
-        raise BuildFailed(
-            f"lowering {plan.source.path.name} for {plan.backend.name} changed what it computes: "
-            f"{_shortfall(weakest, LEAST_SQNR_DB)}; please report this model"
-        )
-    if not plan.backend.portable:
-        return _Proofs(lowering_db, None, None)
-    stretches = compare_lowering(expected, lowered, kernels=plan.backend.run_graph)
-    least = least_kernels_sqnr_db(smallest_activation_bits(plan.source.bits))
-    weakest = _weakest(stretches, least)
-    if not weakest.holds(least):
-        raise BuildFailed(
-            f"{plan.backend.name} {plan.version} does not compute the graph of {plan.source.path.name}: "
-            f"{_shortfall(weakest, least)}; take another --backend, and please report this model"
-        )
-    return _Proofs(lowering_db, min(one.sqnr_db for one in stretches), None)
-
-
-def _weakest(stretches: Sequence[Stretch], least_db: float) -> Stretch:
-    """The stretch of the lowest SQNR, of those that do not hold if there are any."""
-    return min(stretches, key=lambda one: (one.holds(least_db), one.sqnr_db))
-
-
-def _shortfall(stretch: Stretch, least_db: float) -> str:
-    return f"SQNR {stretch.sqnr_db:.1f} dB at {stretch.end!r}, expected at least {least_db:.0f}"
-
-
 def _manifest(
     plan: BuildPlan,
     reference: Reference,
     engine: bytes,
     passes: tuple[PassCount, ...],
-    proofs: _Proofs,
+    proofs: Proofs,
 ) -> Manifest:
     return Manifest(
         backend=plan.backend.name,
