@@ -71,9 +71,15 @@ def gather(
         error = error + (augmented.T @ missing).double()
         rows += len(x)
     assert centre is not None  # noqa: S101 - there is at least one image
-    back = torch.eye(len(moment), dtype=torch.float64)
-    back[:-1, -1] = centre.double()
-    return Statistics(back @ (moment / rows) @ back.T, back @ (error / rows))
+    return _around_zero(moment / rows, error / rows, centre.double())
+
+
+def _around_zero(moment: Tensor, error: Tensor, centre: Tensor) -> Statistics:
+    """Statistics of ``a = [x, 1]`` from those of ``[x - centre, 1]``, with no product of matrices."""
+    moment[:-1] += torch.outer(centre, moment[-1])
+    moment[:, :-1] += torch.outer(moment[:, -1], centre)
+    error[:-1] += torch.outer(centre, error[-1])
+    return Statistics(moment, error)
 
 
 def rows_of(

@@ -8,9 +8,9 @@ import resource
 import torch
 from repq_deploy.allocator import keep_freed_memory
 {call}
-for _ in range(2):
+for rounds in (20, 5):  # glibc keeps the first few trimmings of aligned blocks, so it settles only after some
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(5):
+    for _ in range(rounds):
         torch.ones(2**24)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -25,4 +25,4 @@ def faults(call: str) -> int:
 def test_a_tensor_takes_the_memory_of_the_one_before() -> None:
     pages = 5 * 4 * 2**24 / 4096
     assert faults("") == pytest.approx(pages, rel=0.1)
-    assert faults("keep_freed_memory()") < pages / 2  # alignment costs some
+    assert faults("keep_freed_memory()") < pages / 50
