@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,3 +56,13 @@ def test_no_long_files():
         for path in (ROOT / folder).rglob("*.py")
     }
     assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
+
+
+def test_every_package_is_installed():
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = {name: name.replace(".", "/") for name in tool["packages"]}
+    for package, folder in tool["package-dir"].items():
+        moved = package.replace(".", "/")
+        folders |= {name: path.replace(moved, folder, 1) for name, path in folders.items() if path.startswith(moved)}
+    files = (path for folder in FORBIDDEN for path in (ROOT / folder).rglob("*.py"))
+    assert set(folders.values()) == {path.parent.relative_to(ROOT).as_posix() for path in files}

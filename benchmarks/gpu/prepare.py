@@ -2,10 +2,10 @@
 
     python benchmarks/gpu/prepare.py build/gpu [--models deit_s] [--checkpoint FILE] [--wheels 3.12]
 
-The folder then holds the engines, their manifests, their reference I/O, and ``run.py``, which measures them on the GPU
-with nothing else of this project; with ``--wheels``, also what that machine's Python installs offline. Weights are
-random without ``--checkpoint``: speed and agreement with the reference do not depend on them, accuracy does. What is
-there already is kept, so an interrupted run goes on where it was.
+The folder then holds the engines, their manifests, their reference I/O, and ``run.py`` and ``runner.py``, which measure
+them on the GPU with nothing else of this project; with ``--wheels``, also what that machine's Python installs offline.
+Weights are random without ``--checkpoint``: speed and agreement with the reference do not depend on them, accuracy
+does. What is there already is kept, so an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def main() -> None:
             sys.stderr.write(f"{Path(built['engine']).name}: {built['seconds']:.1f} s, {built['bytes'] / 1e6:.1f} MB\n")
     if args.wheels:
         download_wheels(args.wheels, args.folder / "wheels")
-    shutil.copy(Path(__file__).with_name("run.py"), args.folder)
+    for script in ("run.py", "runner.py"):
+        shutil.copy(Path(__file__).with_name(script), args.folder)
     print(f"copy {args.folder} (without exports/ and builds/) to the GPU machine, and there: python run.py .")
 
 
