@@ -9,6 +9,7 @@ runtime. The peers' files are made in an environment of their own::
 
 Files are kept in ``--work``, and what already has its rows in the output is skipped, so that a run that was interrupted
 goes on where it was. ``--prepare`` makes the files and measures nothing: only measuring needs an idle machine.
+``--write-readme`` measures nothing either; it makes the README's table from the output.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from commands import run_command, table_line
+from commands import run_command, table_line, write_readme
 from subjects import BACKENDS, OURS, PEERS, Maker, write_images
 
 from repq_deploy.engines.bench import describe_machine
@@ -65,6 +66,23 @@ def rows(backend: str, model: str, made: dict[str, Path], rounds: int, seconds: 
     ]
 
 
+def overview(text: str) -> str:
+    """The README's table from the whole one: speeds of ours, and of the fastest peer in that runtime and batch."""
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    measured = [dict(zip(HEADER, row, strict=True)) for row in cells[2:] if row[3]]
+    columns = ("runtime", "model", "batch", "float ms", "ours w8a8", "ours w4a4", "fastest peer, 8 bits")
+    lines = [table_line(columns), table_line(["---"] * len(columns))]
+    for key in dict.fromkeys((row["runtime"], row["model"], row["batch"]) for row in measured):
+        group = [row for row in measured if (row["runtime"], row["model"], row["batch"]) == key]
+        by_file = {row["file"]: row for row in group}
+        peers = [row for row in group if row["file"] in PEERS[key[0]]]
+        peer = max(peers, key=lambda row: float(row["speed"]), default=None)
+        speeds = (by_file[ours]["speed"] for ours in ("ours w8a8", "ours w4a4"))
+        best = f"{peer['speed']} ({peer['file'].split(',')[0]})" if peer else ""
+        lines.append(table_line([*key, by_file["float"]["median ms"], *speeds, best]))
+    return "".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS)
@@ -77,7 +95,11 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=8, help="images: speed does not depend on their number")
     parser.add_argument("--method", default="best", help="of ours; repq is calibrated sooner, for a trial run")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--write-readme", action="store_true", help="only replace the README's table")
     args = parser.parse_args()
+    if args.write_readme:
+        write_readme("speed-table", overview(args.output.read_text(encoding="utf-8")))
+        return
     for folder in (args.work, args.output.parent):
         folder.mkdir(parents=True, exist_ok=True)
     calibration = ("--num-calib", str(args.calibration), "--method", args.method)
