@@ -9,7 +9,6 @@ import functools
 import hashlib
 import logging
 import os
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from PIL import Image
 
 from repq_deploy.calib_data.demo import demo_images
 from repq_deploy.errors import BadInput
-from repq_deploy.files import existing_file
+from repq_deploy.files import existing_file, read_arrays
 
 __all__ = ["IMAGE_SUFFIXES", "ImageSource", "UnreadableImage", "open_images"]
 
@@ -160,12 +159,8 @@ def _decoded(path: Path) -> Image.Image:
 
 
 def _open_arrays(path: Path, origin: str) -> ImageSource:
-    existing_file(path, "images")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images, labels = file.get("images"), file.get("labels")
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise BadInput(f"images {path}: not a readable .npz file ({error})") from error
+    arrays = read_arrays(path, "images")
+    images, labels = arrays.get("images"), arrays.get("labels")
     shape_fits = images is not None and (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3))
     if images is None or images.dtype != np.uint8 or not shape_fits or not len(images):
         found = "no array 'images'" if images is None else f"{images.dtype} {list(images.shape)}"

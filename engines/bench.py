@@ -26,7 +26,8 @@ from repq_deploy.files import existing_file
 
 __all__ = ["BenchPlan", "Measured", "describe_machine", "measure"]
 
-COMMAND = (sys.executable, "-m", "repq_deploy.engines.bench_worker")
+#: -P: the current folder may hold a module of any name, and in a clone one named repq_deploy.
+COMMAND = (sys.executable, "-P", "-m", "repq_deploy.engines.bench_worker")
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,15 @@ def measure(plan: BenchPlan, *, progress: Callable[[str], None] = lambda what: N
     """Measure every model at every batch size, in the plan's order.
 
     Raises:
+        BadInput: models of different inputs.
         BadInput, BackendMissing: a model that cannot be opened here.
         BuildFailed: a model that its runtime fails to run.
     """
     cpus = plan.cpus or tuple(sorted(os.sched_getaffinity(0)))
     times: dict[tuple[str, int], list[float]] = {}
     memory: dict[tuple[str, int], float] = {}
+    shapes: dict[str, list[int]] = {}
+    first = plan.subjects[0][0]
     for number in range(plan.rounds):
         for label, path in plan.subjects:
             progress(f"{label}: round {number + 1} of {plan.rounds}")
@@ -95,11 +99,17 @@ def measure(plan: BenchPlan, *, progress: Callable[[str], None] = lambda what: N
                 "seconds": plan.seconds,
                 "warmup": plan.warmup,
             }
-            for line in _run(request, label):
+            shape, *lines = _run(request, label)
+            shapes[label] = shape["image_shape"]
+            for line in lines:
                 key = label, line["batch"]
                 times.setdefault(key, []).extend(line["milliseconds"])
                 memory[key] = max(memory.get(key, 0.0), line["memory_mb"])
-    first = plan.subjects[0][0]
+            if shapes[label] != shapes[first]:
+                raise BadInput(
+                    f"model {label}: takes images {shapes[label]}, {first} takes {shapes[first]}; "
+                    "only models of one input can be compared"
+                )
     return [
         _measured(label, path, batch, times, memory, first)
         for batch in sorted(set(plan.batches))

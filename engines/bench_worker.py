@@ -1,13 +1,14 @@
 """The process that measures one model: ``python -m repq_deploy.engines.bench_worker REQUEST`` with a JSON request.
 
-It prints one JSON object a line: for each batch size, in rising order, the milliseconds of every run and the megabytes
-that the model has added to the process so far at their peak; or an error.
+It prints one JSON object a line: the shape of an image; then for each batch size, in rising order, the milliseconds of
+every run and the megabytes that the model has added to the process so far at their peak; or an error.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import sys
 import time
@@ -35,6 +36,7 @@ def main(argv: list[str]) -> int:
     try:
         before = _resident_mb()
         run, shape, only_batch = _open(Path(request["path"]), len(request["cpus"]))
+        _say(image_shape=shape)
         for batch in request["batches"]:
             if only_batch not in (None, batch):
                 raise BadInput(f"model {request['path']}: takes batches of {only_batch} only; use --batch {only_batch}")
@@ -75,7 +77,9 @@ def _resident_mb() -> float:
 
 
 def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    """Of this program alone: what getrusage tells begins at the peak of the process that started it."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024 / 1e6  # type: ignore[index]
 
 
 def _say(**message: Any) -> None:

@@ -160,6 +160,7 @@ def validate_engine(path: Path) -> Manifest:
         BadInput: one of the three is missing, altered, or belongs to another model.
         BackendMissing: the engine's runtime or GPU is not here; the manifest stays as it is.
     """
+    check_writable(manifest_path(path))
     runner, manifest = open_engine(path)
     reference_path = path.with_name(manifest.reference)
     reference = read_reference(reference_path)

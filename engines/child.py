@@ -20,7 +20,8 @@ __all__ = ["build_in_child"]
 
 logger = logging.getLogger(__name__)
 
-COMMAND = (sys.executable, "-m", "repq_deploy.engines.build_worker")
+#: -P: the current folder may hold a module of any name.
+COMMAND = (sys.executable, "-P", "-m", "repq_deploy.engines.build_worker")
 
 
 def build_in_child(
@@ -63,7 +64,6 @@ def _run(request: Mapping[str, object], folder: Path, *, backend: str, progress:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            cwd=folder,  # `-m` searches the current folder first: it must hold nothing that could be imported
             env={**os.environ, "PYTHONPATH": search_path},
             encoding="utf-8",
         )

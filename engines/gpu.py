@@ -8,18 +8,9 @@ from __future__ import annotations
 import ctypes
 import sys
 
-__all__ = ["gpu_count", "gpu_target"]
+__all__ = ["gpu_target"]
 
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{MAJOR,MINOR}
-
-
-def gpu_count() -> int:
-    """How many GPUs the driver shows; 0 without a driver."""
-    driver = _driver()
-    count = ctypes.c_int(0)
-    if driver is None or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
 
 
 def gpu_target() -> str | None:

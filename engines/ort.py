@@ -114,19 +114,22 @@ def open_onnx(
         found = ", ".join(f"{one.name} {one.type}" for one in inputs)
         raise BadInput(f"model {path}: has the inputs {found}; expected one, images in float32")
     output = session.get_outputs()[0]
-    run = lambda images: session.run([output.name], {inputs[0].name: images})[0]  # noqa: E731
+    run = _runner(session, inputs[0].name, output.name, what=f"model {path}")
     return run, tuple(inputs[0].shape), tuple(output.shape)
 
 
 def _session(data: bytes | str, options: Mapping[str, str], *, what: str) -> Callable[[NDArray[np.float32]], Any]:
-    session = _load(data, options, what=what)
+    return _runner(_load(data, options, what=what), INPUT, OUTPUT, what=what)
 
+
+def _runner(session: Any, name: str, output: str, *, what: str) -> Callable[[NDArray[np.float32]], Any]:
     def run(images: NDArray[np.float32]) -> Any:
         try:
-            return session.run([OUTPUT], {INPUT: images})[0]
+            return session.run([output], {name: images})[0]
         except Exception as error:
             version = _onnxruntime().__version__
-            raise BuildFailed(f"{what}: ONNX Runtime {version} fails to run: {_one_line(error)}") from error
+            said = f"{what}: ONNX Runtime {version} fails to run a batch of {len(images)}: {_one_line(error)}"
+            raise BuildFailed(said) from error
 
     return run
 

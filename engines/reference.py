@@ -8,7 +8,6 @@ with the GPU validates an engine from it alone. Six images, so that a batch of o
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from repq_deploy.engines.rounding import MANTISSA_BITS, round_constants, round_m
 from repq_deploy.engines.source import SourceModel
 from repq_deploy.engines.validate import sqnr_db
 from repq_deploy.errors import BadInput
-from repq_deploy.files import existing_file
+from repq_deploy.files import read_arrays
 
 __all__ = ["IMAGES", "Reference", "make_reference", "read_reference", "run_batches"]
 
@@ -86,18 +85,18 @@ def read_reference(path: Path) -> Reference:
     Raises:
         BadInput: no such file, or not such a file.
     """
-    existing_file(path, "reference")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            images, logits, rounding, source_sha256, inputs = (arrays[field] for field in _FIELDS)
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise BadInput(f"reference {path}: not the reference I/O of an engine ({error}); rebuild the engine") from error
+    arrays = read_arrays(path, "reference", advice="rebuild the engine")
+    if missing := [field for field in _FIELDS if field not in arrays]:
+        raise BadInput(f"reference {path}: holds no {missing[0]}, so it is no engine's reference; rebuild the engine")
+    images, logits, rounding, source_sha256, inputs = (arrays[field] for field in _FIELDS)
     shapes_fit = images.ndim == 4 and logits.ndim == 2 and len(images) == len(logits) == IMAGES
     shapes_fit = shapes_fit and rounding.shape == (len(MANTISSA_BITS),) and rounding.dtype == np.float64
     if not shapes_fit or images.dtype != np.float32 or logits.dtype != np.float32:
         raise BadInput(
             f"reference {path}: holds other arrays than {IMAGES} float32 images and logits; rebuild the engine"
         )
+    if not (np.isfinite(images).all() and np.isfinite(logits).all() and not np.isnan(rounding).any()):
+        raise BadInput(f"reference {path}: holds NaN or infinite values; rebuild the engine")
     by_precision = dict(zip(MANTISSA_BITS, rounding.tolist(), strict=True))
     return Reference(images, logits, by_precision, str(source_sha256), str(inputs))
 
@@ -121,16 +120,8 @@ def _noise(image_shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
 
 
 def _images_of_file(path: Path, image_shape: tuple[int, ...]) -> NDArray[np.float32]:
-    existing_file(path, "reference data")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            images = loaded
-        else:
-            with loaded:
-                images = loaded["images" if "images" in loaded.files else loaded.files[0]]
-    except (OSError, ValueError, KeyError, EOFError, IndexError, TypeError, zipfile.BadZipFile) as error:
-        raise BadInput(f"reference data {path}: not an npz or npy file of numbers ({error})") from error
+    arrays = read_arrays(path, "reference data")
+    images = arrays.get("images", next(iter(arrays.values()), np.empty(0)))
     if images.dtype.kind != "f" or images.shape[1:] != image_shape or len(images) < IMAGES:
         raise BadInput(
             f"reference data {path}: {images.dtype} {list(images.shape)}, expected preprocessed float images "

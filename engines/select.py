@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from repq_deploy.engines import openvino, ort, tensorrt, tensorrt_rtx
 from repq_deploy.engines.batching import Profile, Runner
-from repq_deploy.engines.gpu import gpu_count
+from repq_deploy.engines.gpu import gpu_target
 from repq_deploy.errors import BadInput
 
 __all__ = ["BACKENDS", "Backend", "backend_named", "choose_backend"]
@@ -79,9 +79,10 @@ def backend_named(name: str) -> Backend:
 
 def choose_backend() -> tuple[Backend, str]:
     """The backend whose engine this machine can also run, so that the build ends in a verdict; and why."""
-    if gpu_count() == 0:
+    gpu = gpu_target()
+    if gpu is None:
         return ort.BACKEND, "no GPU is here; for one elsewhere: --backend tensorrt-rtx"
     for backend in (tensorrt.BACKEND, tensorrt_rtx.BACKEND):
-        if backend.is_installed():
-            return backend, f"a GPU is here and {backend.name} is installed"
-    return ort.BACKEND, "no TensorRT is installed; it runs on any CPU"
+        if backend.is_installed() and backend.builds_for(gpu):
+            return backend, f"{backend.name} is installed and builds for the GPU that is here, {gpu}"
+    return ort.BACKEND, f"no TensorRT that builds for the GPU here, {gpu}, is installed; it runs on any CPU"

@@ -25,13 +25,15 @@ class TrtBackend:
     """Builds and opens ``<name>.<backend>[-sm89].engine``.
 
     ``modules`` are the import names to try, ``install`` is the pip requirement that brings one of them. With
-    ``builds_for_this_gpu`` the builder measures on the GPU that is there and builds for no other.
+    ``builds_for_this_gpu`` the builder measures on the GPU that is there and builds for no other; without, it builds
+    for ``default_targets`` where it is told none.
     """
 
     name: str
     modules: tuple[str, ...]
     install: str
     builds_for_this_gpu: bool
+    default_targets: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ("fp16", "fp32")
     portable: bool = False
 
@@ -61,6 +63,10 @@ class TrtBackend:
                     f"--target {target}: expected one of {', '.join(known)} for {self.name} {self.version()}"
                 )
         return "+".join(targets) or None
+
+    def builds_for(self, gpu: str) -> bool:
+        """Whether an engine of its own choice of targets loads on ``gpu``, as in ``sm89``."""
+        return self.builds_for_this_gpu or gpu in self.default_targets
 
     def session_options(self) -> dict[str, str]:
         return {}

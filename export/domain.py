@@ -128,7 +128,7 @@ def _table_body() -> list[onnx.NodeProto]:
 
 
 def _dequantize_body() -> list[onnx.NodeProto]:
-    """RepQ-ViT's parity: with e = ceil(q / steps), 2^(-q / steps) = 2^-e * (sqrt2 where steps * e > q, else 1)."""
+    """The parity: with e = ceil(q / steps), 2^(-q / steps) = 2^-e * (sqrt2 where steps * e > q, else 1)."""
     return [
         *_last_code(),
         *_attribute("steps_per_octave", "steps"),

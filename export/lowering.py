@@ -106,7 +106,7 @@ def lower(
     """Lower a canonical model.
 
     Args:
-        model: as ``read_canonical`` gives it; it is not changed.
+        model: as ``canonical_onnx`` makes it; it is not changed.
         backend: one of ``BACKENDS``.
         half: float16 around the integers; inputs and outputs stay float32. Not for the CPU backends, whose kernels
             compute in float32.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from timm.layers import GELU, Attention, GELUTanh, LayerScale
+from timm.layers import GELU, Attention, GELUTanh, LayerScale, Mlp, PatchEmbed
 from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock, WindowAttention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -114,6 +114,8 @@ def _vit(model: VisionTransformer) -> Sites:
     linears = [LinearSite("patch_embed.proj", "patch_embed")]
     attentions = []
     _require(model.attn_pool is None, "attention pooling", "class-token or average pooling")
+    embed = type(model.patch_embed)
+    _require(embed is PatchEmbed, f"a {embed.__name__}", "timm's PatchEmbed, one convolution")
     for index, block in enumerate(model.blocks):
         name = f"blocks.{index}"
         _require(type(block) is Block, type(block).__name__, "timm's plain pre-norm Block")
@@ -131,7 +133,9 @@ def _stream(model: VisionTransformer, linears: Sequence[LinearSite]) -> Residual
     between = (model.norm_pre, model.patch_embed.norm, model.get_submodule(unused))
     heads = tuple(site.name for site in linears if site.role == "head")
     readable = all(isinstance(model.get_submodule(head), nn.Linear) for head in heads)
-    if not readable or not all(isinstance(module, nn.Identity) for module in between):
+    # Models without a final norm have nothing that could take the rotation back.
+    normed = isinstance(model.get_submodule(final), nn.LayerNorm)
+    if not normed or not readable or not all(isinstance(module, nn.Identity) for module in between):
         return None
     embeddings = ("cls_token", "dist_token", "reg_token", "pos_embed")
     return ResidualStream(
@@ -174,8 +178,8 @@ def _block(name: str, block: nn.Module) -> list[LinearSite]:
 
 
 def _ends_in_gelu(mlp: Any) -> bool:
-    """Whether fc2 of timm's ``Mlp`` reads GELU, exact or by tanh, but not QuickGELU, which is another function."""
-    return isinstance(mlp.act, nn.GELU | GELU | GELUTanh) and isinstance(mlp.norm, nn.Identity)
+    """Whether fc2 reads GELU, exact or by tanh, but not QuickGELU, which is another function, nor a gated one."""
+    return type(mlp) is Mlp and isinstance(mlp.act, nn.GELU | GELU | GELUTanh) and isinstance(mlp.norm, nn.Identity)
 
 
 def forward_through(stages: Sequence[Stage], x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from repq_deploy.heads import fold_query_key_heads
 from repq_deploy.methods import Method, find_method
 from repq_deploy.models import ModelSpec
 from repq_deploy.quantized import Provenance, QuantizedModel, wrap
+from repq_deploy.quantizers import Quantizer, UniformQuantizer
 from repq_deploy.softmax import SoftmaxQuantizer
 from repq_deploy.work import WorkFolder
 
@@ -55,8 +56,8 @@ def quantize(
         work_folder: where the state is kept for a calibration that is killed to go on; it is removed at the end.
 
     Raises:
-        BadInput: an unsupported model or method, images that are not finite, or an override that matches no site.
-        ValueError: a quantizer was left without a finite scale, which is a defect of the method.
+        BadInput: an unsupported model or method, images that are not finite, an override that matches no site, or steps
+            that do not give every quantizer what an engine needs.
     """
     chosen = find_method(method) if isinstance(method, str) else method
     if not torch.isfinite(images).all():
@@ -74,9 +75,9 @@ def quantize(
         if module.q_quantizer.axis is not None:
             fold_query_key_heads(module)
     run.work.finish()
-    quantizers = quantized.quantizers()
-    if missing := [name for name, quantizer in quantizers.items() if not quantizer.calibrated]:
-        raise ValueError(f"method {chosen.name} left {len(missing)} quantizers without a scale, first {missing[0]}")
+    for name, quantizer in quantized.quantizers().items():
+        if missing := _missing(name, quantizer):
+            raise BadInput(f"method {chosen.name}: its steps leave {name} {missing}")
     quantized.provenance = Provenance(
         method=chosen.name,
         seed=seed,
@@ -86,6 +87,19 @@ def quantize(
         versions={"repq_deploy": __version__, "torch": torch.__version__, "timm": importlib.metadata.version("timm")},
     )
     return quantized
+
+
+def _missing(site: str, quantizer: Quantizer) -> str | None:
+    """What a quantizer lacks for an engine, and the step that gives it."""
+    if not quantizer.calibrated:
+        return "without a scale; list the steps ranges, fold and, unless ranges quantizes weights, weights"
+    if not isinstance(quantizer, UniformQuantizer) or site.endswith(".weight"):
+        return None
+    if quantizer.axis is not None:
+        return "with a scale for each channel; list the step fold after ranges"
+    if quantizer.bits == 8 and quantizer.zero_point != 128:
+        return "with an 8-bit zero point that no engine takes; list the step fold after ranges"
+    return None
 
 
 def _key(quantized: QuantizedModel, images: Tensor, method: Method, seed: int) -> str:

@@ -9,9 +9,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+from safetensors import SafetensorError
+
 from repq_deploy.errors import BadInput
 
-__all__ = ["atomic_output", "check_writable", "existing_file", "sha256_of", "write_atomically"]
+__all__ = ["atomic_output", "check_writable", "existing_file", "read_arrays", "sha256_of", "write_atomically"]
 
 
 def existing_file(path: Path, what: str) -> Path:
@@ -23,16 +26,34 @@ def existing_file(path: Path, what: str) -> Path:
     return path
 
 
+def read_arrays(path: Path, what: str, *, advice: str = "check the file") -> dict[str, np.ndarray]:
+    """Every array of an .npz file by name; of an .npy file the one, named "". Nothing in it is run.
+
+    Raises:
+        BadInput: no such file, or not such a file. ``what`` is for the reader: "reference".
+    """
+    existing_file(path, what)
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"": loaded}
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except Exception as error:  # a damaged file meets zip, zlib and a parser of Python literals, each with its own
+        raise BadInput(f"{what} {path}: not a readable .npz or .npy file of numbers ({error}); {advice}") from error
+
+
 def check_writable(path: Path) -> None:
     """Refuse early, before hours of work, an output that could not be written at the end."""
     parent = path.parent
     if path.is_dir():
         raise BadInput(f"output {path}: is a folder; name a file")
+    if path.exists() and not path.is_file():
+        raise BadInput(f"output {path}: is a device or pipe, which cannot be replaced in one step; name a file")
     if not parent.is_dir():
         raise BadInput(f"output {path}: folder {parent} does not exist; create it first")
     try:
-        with tempfile.TemporaryFile(dir=parent):
-            pass
+        _temporary_beside(path).unlink()
     except OSError as error:
         raise BadInput(f"output {path}: cannot write into {parent}: {error.strerror or error}") from error
 
@@ -40,17 +61,19 @@ def check_writable(path: Path) -> None:
 @contextlib.contextmanager
 def atomic_output(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; on success it takes ``path``'s place, on any failure it is removed."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        temporary = _temporary_beside(path)
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
         raise BadInput(f"output {path}: {error.strerror or error}; nothing was written") from error
+    except SafetensorError as error:  # what its writer makes of a full disk
+        raise BadInput(f"output {path}: {error}; nothing was written") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -63,6 +86,13 @@ def sha256_of(path: Path) -> str:
     """The hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _temporary_beside(path: Path) -> Path:
+    """A new, empty file in the folder of ``path``."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    return Path(name)
 
 
 def _umask() -> int:

@@ -182,7 +182,7 @@ def open_search(
     choices: tuple[SiteBits, ...],
     limits: Limits,
     preset: str,
-    calib_data: str | None,
+    calib_data: str,
     num_calib: int,
     seed: int,
 ) -> Search:
@@ -193,7 +193,7 @@ def open_search(
     """
     model = models.create(spec, checkpoint, seed)
     preprocess = Preprocess.from_model(model)
-    images = torch.from_numpy(load_sample(calib_data or "demo:calib", preprocess, count=num_calib, seed=seed).pixels)
+    images = torch.from_numpy(load_sample(calib_data, preprocess, count=num_calib, seed=seed).pixels)
     structure = find_sites(model)
     sites = search_sites(model, structure, images[:1], choices=choices, preset=preset)
     budgets: list[Budget] = []

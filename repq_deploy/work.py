@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from repq_deploy.errors import BadInput
-from repq_deploy.files import atomic_output
+from repq_deploy.files import atomic_output, check_writable
 from repq_deploy.quantized import QuantizedModel, assign
 from repq_deploy.quantizers import UniformQuantizer
 
@@ -55,6 +55,7 @@ class WorkFolder:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise BadInput(f"work folder {folder}: cannot be made ({error.strerror or error})") from error
+            check_writable(folder / f"calibration-{key[:24]}.safetensors")
 
     def resume(self) -> int:
         """Take up what is there; the step to go on with."""

@@ -18,7 +18,7 @@ class Log2PlainOps(Pass):
     """``Log2QuantizeLinear -> Log2DequantizeLinear`` becomes Div, Log, Mul, Round, Clip, Pow, Where, in float.
 
     The codes stay floats: they are whole numbers up to 255, exact in float32 and float16. The value of code q is taken
-    as ``scale * 2^(-ceil(q / steps)) * (sqrt2 where q is odd)``: RepQ-ViT's parity, so that the power is exact.
+    as ``scale * 2^(-ceil(q / steps)) * (sqrt2 where q is odd)``, so that the power is exact.
 
     Requires each quantizer to be read by its dequantizer alone. Tolerance: none in float32 but ties of the logarithm.
     """

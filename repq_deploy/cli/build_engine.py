@@ -18,6 +18,7 @@ from repq_deploy.cli.common import (
     entry_point,
     hardware_note,
     progress_bar,
+    refuse_other_options,
     set_up,
     show,
 )
@@ -31,6 +32,7 @@ __all__ = ["main"]
 
 
 def build_engine(
+    context: typer.Context,
     file: Annotated[Path | None, typer.Argument(help="The ONNX file that repq-export wrote.")] = None,
     backend: Annotated[
         list[str] | None,
@@ -72,6 +74,7 @@ def build_engine(
     if (file is None) == (validate_only is None):
         raise BadInput("expected either an ONNX file of repq-export or --validate-only ENGINE")
     if validate_only is not None:
+        refuse_other_options(context, "--validate-only", ("validate_only", "as_json", "dry_run", "verbose", "quiet"))
         _validate(validate_only, as_json=as_json, dry_run=dry_run)
         return
     # ONNX takes a second to import; a typing error should not.
@@ -108,8 +111,12 @@ def build_engine(
         return
     with console.status("running the reference"):
         reference = make_reference(source, data=reference_data, seed=seed)
-    entries = [_build(plan, why, reference) for plan, why in plans]
-    show({"engines": entries}, as_json=as_json, text=lambda: _print_engines(entries))
+    entries = []
+    for plan, why in plans:
+        entries.append(_build(plan, why, reference))
+        if not as_json:  # as each is there: the next one may fail
+            _print_engines(entries[-1:])
+    show({"engines": entries}, as_json=as_json, text=lambda: None)
     _exit(entries)
 
 

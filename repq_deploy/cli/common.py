@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
-import os
+import signal
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from repq_deploy import __version__
-from repq_deploy.errors import RepqError
+from repq_deploy.errors import BadInput, RepqError
 
 __all__ = [
     "CalibData",
@@ -33,6 +35,8 @@ __all__ = [
     "entry_point",
     "hardware_note",
     "progress_bar",
+    "refuse_other_options",
+    "say_calibration",
     "say_weights",
     "set_up",
     "show",
@@ -104,29 +108,52 @@ def entry_point(function: Callable[..., None], name: str) -> Callable[[], None]:
     Exit codes: 0 success, 1 validation or build failed, 2 usage or bad input, 3 backend or device missing,
     130 interrupted.
     """
+
+    @functools.wraps(function)
+    def command(*arguments: Any, **options: Any) -> None:
+        try:
+            function(*arguments, **options)
+        except KeyboardInterrupt:
+            sys.stderr.write(f"{name}: interrupted; what was finished is kept, nothing is half written\n")
+            raise typer.Exit(130) from None
+
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(function)
+    app.command()(command)
 
     def main() -> None:
+        # What stops a container: end as any error does, so that unfinished files and child processes go.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         if sys.argv[1:] == ["--version"]:
             sys.stdout.write(f"{name} {__version__}\n")
             return
         try:
             app(prog_name=name)
         except RepqError as error:
-            if {"-v", "--verbose"} & set(sys.argv[1:]):
-                raise
+            if logging.getLogger("repq_deploy").isEnabledFor(logging.DEBUG):
+                traceback.print_exc()
             sys.stderr.write(f"{name}: error: {error}\n")
             sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            sys.stderr.write(f"{name}: interrupted; nothing was written\n")
-            sys.exit(130)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
 
     main.__doc__ = function.__doc__
     return main
+
+
+def refuse_other_options(context: typer.Context, beside: str, allowed: Collection[str]) -> None:
+    """Refuse every option given on the command line that has no effect beside the option ``beside``."""
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if source is not None and source.name == "COMMANDLINE" and option.name not in allowed:
+            raise BadInput(f"{option.opts[-1]}: has no effect beside {beside}; leave one of them out")
+
+
+def say_calibration(calib_data: str | None, weights: str) -> str:
+    """The calibration images to use; says it loudly where none were given and the model was trained on others."""
+    if calib_data is None and weights not in ("demo", "random"):
+        console.print(
+            "[bold yellow]calibrating on the embedded Fashion-MNIST images[/]: accuracy will suffer; "
+            "give --calib-data a folder of images like those the model will see"
+        )
+    return calib_data or "demo:calib"
 
 
 def say_weights(name: str, weights: str) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,17 +25,25 @@ from repq_deploy.cli.common import (
     Verbose,
     console,
     entry_point,
-    hardware_note,
     progress_bar,
+    refuse_other_options,
+    say_calibration,
     say_weights,
     set_up,
     show,
 )
+from repq_deploy.cli.export_report import plan_of, print_float, print_plan, print_result
 from repq_deploy.errors import BadInput, ValidationFailed
 from repq_deploy.files import check_writable
 from repq_deploy.recipes import Recipe, load_recipe
 
 __all__ = ["main"]
+
+#: The options that say something about the float model.
+_OF_FLOAT = (
+    *("model", "output", "float_model", "checkpoint", "num_classes", "img_size", "pretrained", "seed"),
+    *("as_json", "dry_run", "verbose", "quiet"),
+)
 
 #: Images that the proof runs on.
 PROOF_IMAGES = 4
@@ -62,6 +70,7 @@ class Attention(StrEnum):
 
 
 def export(
+    context: typer.Context,
     model: Model,
     output: Annotated[Path, typer.Option("-o", "--output", help="The ONNX file to write.")],
     bits: Annotated[
@@ -112,12 +121,15 @@ def export(
 ) -> None:
     """Calibrate a Vision Transformer and export it as ONNX with Q/DQ at the given bits."""
     set_up(verbose=verbose, quiet=quiet)
+    if float_model:
+        refuse_other_options(context, "--float", _OF_FLOAT)
     said = Recipe() if recipe is None else load_recipe(recipe)
     widths = BitWidths.parse(bits or said.bits or "w8a8", preset=preset or said.preset or "deploy")
     for path in filter(None, (output, save_quantized)):
         check_writable(path)
     # Torch takes seconds to import; a typing error should not.
     from repq_deploy import models
+    from repq_deploy.calib_data import open_images
 
     chosen = _method(said, method, effort)
     spec = models.resolve(
@@ -125,16 +137,18 @@ def export(
     )
     if float_model:
         written = _write_float(spec, checkpoint, output, seed, dry_run=dry_run)
-        show(written, as_json=as_json, text=lambda: _print_float(written))
+        show(written, as_json=as_json, text=lambda: print_float(written))
         return
     if dry_run:
-        plan = _plan(spec, widths, chosen.name, output)
-        show(plan, as_json=as_json, text=lambda: _print_plan(plan))
+        if calib_data is not None:
+            open_images(calib_data)
+        plan = plan_of(spec, widths, chosen.name, output)
+        show(plan, as_json=as_json, text=lambda: print_plan(plan))
         return
     result = _run(
         spec, widths, chosen, attention, checkpoint, calib_data, num_calib, output, save_quantized, seed, work_dir
     )
-    show(result, as_json=as_json, text=lambda: _print_result(result))
+    show(result, as_json=as_json, text=lambda: print_result(result))
 
 
 def _method(recipe: Recipe, name: str | None, effort: Effort) -> Any:
@@ -145,15 +159,16 @@ def _method(recipe: Recipe, name: str | None, effort: Effort) -> Any:
 
     if recipe.softmax is not None and recipe.softmax not in SOFTMAX_KINDS:
         raise BadInput(f"recipe: softmax {recipe.softmax!r}: expected one of {', '.join(SOFTMAX_KINDS)}")
+    if effort is Effort.high and (name or recipe.method or "best") != "best":
+        raise BadInput(f"--effort high: is of method best, found method {name or recipe.method}; leave --effort out")
     if name is None and recipe.steps is not None:
+        if effort is Effort.high:
+            raise BadInput("--effort high: is of method best, and the recipe lists its own steps; leave --effort out")
         steps = tuple(Step(step, options) for step, options in recipe.steps)
         return Method(recipe.method or "recipe", recipe.softmax or "log_sqrt2", steps)  # type: ignore[arg-type]
-    name = name or recipe.method or "best"
-    if effort is Effort.high:
-        if name != "best":
-            raise BadInput(f"--effort high: is of method best, found method {name}; leave --effort out")
-        name = "best-high"
-    return find_method(name)
+    method = find_method("best-high" if effort is Effort.high else name or recipe.method or "best")
+    # A softmax belongs to the recipe's own method: it yields to --method as that does.
+    return method if recipe.softmax is None or name is not None else replace(method, softmax=recipe.softmax)  # type: ignore[arg-type]
 
 
 def _run(
@@ -179,19 +194,12 @@ def _run(
     from repq_deploy.export import canonical_onnx, compare_export, write_canonical
 
     say_weights(spec.name, spec.weights)
-    if calib_data is None:
-        calib_data = "demo:calib"
-        if spec.weights not in ("demo", "random"):
-            console.print(
-                "[bold yellow]calibrating on the embedded Fashion-MNIST images[/]: accuracy will suffer; "
-                "give --calib-data a folder of images like those the model will see"
-            )
     started = time.monotonic()
     keep_freed_memory()
     network = models.create(spec, checkpoint, seed)
     float_bytes = 4 * sum(parameter.numel() for parameter in network.parameters())
     preprocess = Preprocess.from_model(network)
-    source = open_images(calib_data)
+    source = open_images(say_calibration(calib_data, spec.weights))
     count = min(method.images, len(source)) if num_calib is None else num_calib
     sample = load_sample(source, preprocess, count=count, seed=seed)
     images = torch.from_numpy(sample.pixels)
@@ -265,40 +273,6 @@ def _write_float(spec: Any, checkpoint: Path | None, output: Path, seed: int, *,
             model = float_onnx(network, (3, *preprocess.size), name=spec.name, preprocess=preprocess.to_json())
         write_canonical(model, output)
     return {"output": str(output), "model": spec.name, "bits": "float", "dry_run": dry_run}
-
-
-def _print_float(result: dict[str, Any]) -> None:
-    verb = "would write" if result["dry_run"] else "wrote"
-    sys.stdout.write(f"{verb} {result['output']}: {result['model']} in float\n")
-
-
-def _print_result(result: dict[str, Any]) -> None:
-    seconds = result["seconds"]
-    sys.stdout.write(
-        f"wrote {result['output']}: {result['model']} {result['bits']} by {result['method']}, "
-        f"{result['bytes'] / 1e6:.1f} MB ({result['of_float']:.3f} of float)\n"
-        f"codes equal in PyTorch and ONNX Runtime: {100 * result['codes_equal_mean']:.4f} % over {result['sites']} "
-        f"sites, at worst {100 * result['codes_equal_worst']:.4f} % ({result['worst_site']})\n"
-        f"calibrated in {seconds['calibrate']:.1f} s, exported in {seconds['export']:.1f} s, "
-        f"proved in {seconds['prove']:.1f} s\n"
-        f"{hardware_note(result['bits'])}"
-        f"next: repq-build-engine {result['output']}\n"
-    )
-
-
-def _plan(spec: Any, widths: BitWidths, method: str, output: Path) -> dict[str, Any]:
-    from repq_deploy.models import build_architecture
-    from repq_deploy.quantized import wrap
-
-    quantized = wrap(build_architecture(spec), spec, widths, softmax="uniform")
-    sites = {site.name: str(widths.of(site.name, site.role)) for site, _, _ in quantized.linears()}
-    sites |= {s.name: f"a{widths.of(s.name, 'attention').activation}" for s in quantized.sites.attentions}
-    return {"model": spec.to_dict(), "method": method, "preset": widths.preset, "output": str(output), "sites": sites}
-
-
-def _print_plan(plan: dict[str, Any]) -> None:
-    lines = [f"{name:40} {bits}" for name, bits in plan["sites"].items()]
-    sys.stdout.write("\n".join([*lines, f"would write {plan['output']} by {plan['method']}, {plan['preset']}"]) + "\n")
 
 
 main = entry_point(export, "repq-export")

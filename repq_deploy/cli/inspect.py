@@ -28,18 +28,28 @@ def inspect(
     passes: Annotated[
         str | None, typer.Option(help="Also lower for this backend, and say how many places each pass changes.")
     ] = None,
-    compute: Annotated[str, typer.Option(help="With --passes: int8, or for TensorRT fp8, fp8+int8 or fp16.")] = "int8",
+    compute: Annotated[
+        str | None,
+        typer.Option(help="With --passes: int8, or for TensorRT fp8, fp8+int8 or fp16.", show_default="int8"),
+    ] = None,
+    allow_rounding: Annotated[
+        bool, typer.Option("--allow-rounding", help="Let --compute fp8 round codes it cannot hold.")
+    ] = False,
     as_json: Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
     """Show the metadata and the quantizers of an ONNX file, or the manifest of an engine."""
     set_up(verbose=verbose, quiet=quiet)
-    result = _engine(file, passes) if file.suffix == ".engine" else _model(file, passes, compute)
+    engine = file.suffix == ".engine"
+    if (compute is not None or allow_rounding) and (engine or passes is None):
+        raise BadInput("--compute and --allow-rounding: are about the passes over an ONNX file; name one and --passes")
+    result = _engine(file, passes) if engine else _model(file, passes, compute or "int8", allow_rounding)
     show(result, as_json=as_json, text=lambda: _print(result))
 
 
-def _model(file: Path, passes: str | None, compute: str) -> dict[str, Any]:
+def _model(file: Path, passes: str | None, compute: str, allow_rounding: bool) -> dict[str, Any]:
+    from repq_deploy.engines.compute import check_compute
     from repq_deploy.engines.source import read_source
     from repq_deploy.export.lowering import lower
     from repq_deploy.export.sites import site_table
@@ -56,7 +66,16 @@ def _model(file: Path, passes: str | None, compute: str) -> dict[str, Any]:
     }
     if passes is not None:
         half = passes.startswith("tensorrt")
-        lowered, reports = lower(source.model, backend=passes, half=half, compute=compute)
+        check_compute(
+            compute,
+            backend=passes,
+            precision="fp16" if half else "fp32",
+            target="sm89",  # one with FP8: a lowering is the same for all that have it
+            allow_rounding=allow_rounding,
+        )
+        lowered, reports = lower(
+            source.model, backend=passes, half=half, compute=compute, allow_rounding=allow_rounding
+        )
         result["lowering"] = {
             "backend": passes,
             "precision": "fp16" if half else "fp32",

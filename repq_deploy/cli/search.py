@@ -26,6 +26,7 @@ from repq_deploy.cli.common import (
     entry_point,
     hardware_note,
     progress_bar,
+    say_calibration,
     say_weights,
     set_up,
     show,
@@ -113,7 +114,7 @@ def search(
         choices=parse_choices(choices),
         limits=limits,
         preset=preset,
-        calib_data=calib_data,
+        calib_data=say_calibration(calib_data, spec.weights),
         num_calib=num_calib,
         seed=seed,
     )

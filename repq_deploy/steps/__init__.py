@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from repq_deploy.calibration import Calibration
 from repq_deploy.errors import BadInput
@@ -33,12 +33,27 @@ class Step:
     def __post_init__(self) -> None:
         if self.name not in STEPS:
             raise BadInput(f"step {self.name!r}: expected one of {', '.join(STEPS)}")
-        known = list(inspect.signature(STEPS[self.name]).parameters)[1:]
-        if unknown := sorted(set(self.options) - set(known)):
-            raise BadInput(f"step {self.name}: option {unknown[0]!r}: expected one of {', '.join(known) or 'none'}")
+        known = {name: kind for name, kind in get_type_hints(STEPS[self.name]).items() if name not in ("run", "return")}
+        for option, value in self.options.items():
+            if option not in known:
+                raise BadInput(f"step {self.name}: option {option!r}: expected one of {', '.join(known) or 'none'}")
+            if expected := _misfit(value, known[option]):
+                raise BadInput(f"step {self.name}: {option} is {value!r}, expected {expected}")
 
     def __call__(self, run: Calibration) -> None:
         STEPS[self.name](run, **self.options)
+
+
+def _misfit(value: Any, kind: Any) -> str | None:
+    """What was expected in place of ``value``, an option of the type ``kind``; None where it fits."""
+    if get_origin(kind) is Literal:
+        return None if value in get_args(kind) else f"one of {', '.join(get_args(kind))}"
+    if kind is bool:
+        return None if isinstance(value, bool) else "true or false"
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return None if number and value == int(value) and value > 0 else "a whole number above 0"
+    return None if number and math.isfinite(value) and value >= 0 else "a number of at least 0"
 
 
 def step(name: str, **options: Any) -> Step:

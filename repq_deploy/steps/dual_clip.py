@@ -7,6 +7,9 @@ product least.
 
 from __future__ import annotations
 
+import dataclasses
+import zlib
+
 import torch
 from torch import Tensor, nn
 
@@ -21,20 +24,23 @@ __all__ = ["dual_clip"]
 ROWS = 1024
 
 
-def dual_clip(run: Calibration, *, steps: int = 150, rate: float = 5e-3) -> None:
+def dual_clip(run: Calibration, *, steps: int = 150, rate: float = 5e-3, images: int = 256) -> None:
     """Move the clipping points of every channel-wise input quantizer.
 
     Args:
         steps: of Adam, for each layer.
         rate: its learning rate, in units of half a channel's range.
+        images: how many are looked at, at most; a layer's inputs of all of them are held at once.
     """
-    generator = torch.Generator().manual_seed(run.seed)
+    run = dataclasses.replace(run, images=run.images[:images])
     for position in walk(run, "dual clipping"):
         for site, layer in position.linears(run.model):
             if site.norm is None or not isinstance(layer, QuantLinear) or uniform_input(layer).axis is None:
                 continue
             batches = (captured_inputs(position.stage, x, [layer])[0] for x, _ in position.batches())
             x = torch.cat([batch.flatten(0, -2) for batch in batches])
+            # Of each layer its own, so that a calibration that goes on after it was killed draws the same rows.
+            generator = torch.Generator().manual_seed((run.seed << 32) + zlib.crc32(site.name.encode()))
             with torch.enable_grad():
                 layer.input_quantizer.adopt(_clip(layer, x, steps, rate, generator))
 
@@ -62,11 +68,15 @@ def _clip(layer: QuantLinear, x: Tensor, steps: int, rate: float, generator: tor
     for candidate in (ends.detach(), torch.ones_like(ends)):
         with torch.no_grad():
             grid = _parameters(centre, half, candidate, last)
-            codes = torch.clamp(torch.round(x / grid.scale), -grid.zero_point, last - grid.zero_point)
-            final = float(((codes * grid.scale - x) @ layer.weight.T).square().mean())
+            final = sum(_squared_error(layer, grid, rows, last) for rows in x.split(ROWS))
         if final < best_error:
             best, best_error = grid, final
     return best
+
+
+def _squared_error(layer: QuantLinear, grid: UniformParameters, rows: Tensor, last: int) -> float:
+    codes = torch.clamp(torch.round(rows / grid.scale), -grid.zero_point, last - grid.zero_point)
+    return float(((codes * grid.scale - rows) @ layer.weight.T).square().sum())
 
 
 def _parameters(centre: Tensor, half: Tensor, ends: Tensor, last: int) -> UniformParameters:

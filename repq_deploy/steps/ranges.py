@@ -47,8 +47,7 @@ def ranges(
     """
     model = run.model
     find = RANGES[search]
-    if gelu == "adalog" and not any(site.after_gelu for site, _, _ in model.linears()):
-        raise BadInput("step ranges: gelu is adalog, but no linear of this model reads a GELU; leave it out")
+    _check(run, gelu)
     for site, layer, norm in model.linears():
         widths = model.bits.of(site.name, site.role)
         layer.weight_quantizer.enabled = weights
@@ -93,6 +92,14 @@ def ranges(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _check(run: Calibration, gelu: str) -> None:
+    linears = list(run.model.linears())
+    if any(layer.input_quantizer.calibrated for _, layer, _ in linears):
+        raise BadInput("step ranges: the activations have their ranges already; list it once")
+    if gelu == "adalog" and not any(site.after_gelu for site, _, _ in linears):
+        raise BadInput("step ranges: gelu is adalog, but no linear of this model reads a GELU; leave it out")
 
 
 def _by_head(attention: QuantAttention, find: Callable[..., Search]) -> None:

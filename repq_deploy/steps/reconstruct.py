@@ -1,8 +1,8 @@
 """The step that trains a quantized model to give the float model's outputs again, from unlabelled images.
 
-One unit of consecutive stages after the other (a block as in BRECQ and QDrop, or the whole model at once): its weights,
-biases, norms and scales move, by straight-through gradients, so that its output behind a quantized prefix is that of
-the float model. Zero points stay.
+One unit of consecutive stages after the other (a block as in BRECQ and QDrop, or the whole model at once): its layers'
+weights and biases, its blocks' norms and its scales move, by straight-through gradients, so that its output behind a
+quantized prefix is that of the float model. Zero points stay.
 """
 
 from __future__ import annotations
@@ -119,6 +119,7 @@ def _train(
         generator.set_state(saved["generator"])
         _restore(optimizer, schedule, saved, first)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_quantizing_in_float32(run.model.model))
         if drop > 0:
             stack.enter_context(_dropping(run.model.model, unit, drop, generator))
         for step in range(first, steps):
@@ -186,6 +187,21 @@ def _groups(model: nn.Module, unit: Sequence[Stage], weight_rate: float, scale_r
             for parameter in (module.weight, module.bias):
                 train(parameter, scale_rate * float(parameter.abs().mean()))
     return groups
+
+
+@contextlib.contextmanager
+def _quantizing_in_float32(model: nn.Module) -> Iterator[None]:
+    """Give quantizers float32: in bfloat16, which has 8 bits, their codes would be others than the exported graph's."""
+    handles = [
+        module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+        for module in model.modules()
+        if isinstance(module, Quantizer)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextlib.contextmanager

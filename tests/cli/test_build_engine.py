@@ -12,7 +12,7 @@ import pytest
 
 from repq_deploy.cli import build_engine
 from repq_deploy.engines import select, trt_runner
-from repq_deploy.engines.gpu import gpu_count
+from repq_deploy.engines.gpu import gpu_target
 from repq_deploy.errors import BuildFailed
 from tests.engines.graphs import SIDE, write_tiny
 
@@ -63,7 +63,7 @@ def test_json_is_one_object_and_quiet_says_nothing(run: Callable[..., Any], mode
 
 
 def test_dry_run_writes_nothing(run: Callable[..., Any], model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "gpu_count", lambda: 0)
+    monkeypatch.setattr(select, "gpu_target", lambda: None)
     done = run(model, "--dry-run", "--max-batch", 16)
     assert done.code == 0
     assert "backend onnxruntime 1." in done.out
@@ -101,7 +101,7 @@ def test_no_gpu(run: Callable[..., Any], model: Path, monkeypatch: pytest.Monkey
         raise trt_runner.BackendMissing(f"backend {backend}: no usable GPU here")
 
     monkeypatch.setattr(trt_runner, "_cuda", no_gpu)
-    monkeypatch.setattr(select, "gpu_count", lambda: 0)
+    monkeypatch.setattr(select, "gpu_target", lambda: None)
     done = run(model, "--backend", "tensorrt-rtx", "--target", "sm89")
     engine = model.parent / "tiny.tensorrt-rtx-sm89.engine"
     assert done.code == 0
@@ -136,6 +136,7 @@ def test_a_crashed_builder_exits_1_and_leaves_nothing(
         (("{model}", "--backend", "onnxruntime", "-o", "missing/folder/x"), "does not exist"),
         (("{model}", "--min-batch", "9"), "expected 1 <= min <= opt <= max"),
         (("{model}", "--backend", "onnxruntime", "--reference-data", "missing.npz"), "missing.npz: no such file"),
+        (("--validate-only", "x.engine", "--backend", "openvino"), "--backend: has no effect beside --validate-only"),
         (("--validate-only", "missing.engine"), "engine missing.engine: no such file"),
     ],
 )
@@ -155,7 +156,7 @@ def test_images_of_a_file_are_named_in_the_manifest(run: Callable[..., Any], mod
     assert json.loads(done.out)["engines"][0]["manifest"]["reference_inputs"] == "file images.npy"
 
 
-@pytest.mark.skipif(gpu_count() > 0, reason="a GPU is here: the engine would run")
+@pytest.mark.skipif(gpu_target() is not None, reason="a GPU is here: the engine would run")
 @pytest.mark.parametrize("compute", ["int8", "fp16"])
 def test_validate_only_on_this_machine_without_a_gpu_exits_3(
     run: Callable[..., Any], model: Path, compute: str

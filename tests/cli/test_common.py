@@ -1,19 +1,28 @@
 import pytest
 
 from repq_deploy import __version__
-from repq_deploy.cli.common import entry_point, hardware_note
+from repq_deploy.cli.common import Verbose, entry_point, hardware_note, set_up
 from repq_deploy.errors import BackendMissing, BadInput, RepqError, ValidationFailed
 
 
 @pytest.mark.parametrize(("error", "code"), [(BadInput, 2), (ValidationFailed, 1), (BackendMissing, 3)])
 def test_errors_are_one_line_with_their_exit_code(call, error: type[RepqError], code: int):
-    def verb(verbose: bool = False) -> None:
+    def verb() -> None:
         raise error("x: found this; do that")
 
     done = call(entry_point(verb, "repq-verb"))
     assert (done.code, done.out, done.err) == (code, "", "repq-verb: error: x: found this; do that\n")
-    with pytest.raises(error):
-        call(entry_point(verb, "repq-verb"), "--verbose")
+
+
+def test_verbose_adds_the_traceback_and_keeps_the_exit_code(call):
+    def verb(verbose: Verbose = False) -> None:
+        set_up(verbose=verbose, quiet=False)
+        raise BadInput("x: found this; do that")
+
+    done = call(entry_point(verb, "repq-verb"), "-v")
+    assert done.code == 2
+    assert "Traceback" in done.err
+    assert done.err.endswith("repq-verb: error: x: found this; do that\n")
 
 
 def test_bugs_keep_their_traceback(call):
@@ -29,7 +38,10 @@ def test_interrupt_and_version(call):
         raise KeyboardInterrupt
 
     done = call(entry_point(verb, "repq-verb"))
-    assert done.code == 130
+    assert (done.code, done.err) == (
+        130,
+        "repq-verb: interrupted; what was finished is kept, nothing is half written\n",
+    )
     done = call(entry_point(verb, "repq-verb"), "--version")
     assert done.out == f"repq-verb {__version__}\n"
 

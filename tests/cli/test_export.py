@@ -94,6 +94,9 @@ BAD = [
     (("demo", "--bits", "w4a4,haed=w8a8"), "'haed' matches no site"),
     (("demo", "--method", "repk"), "expected one of best, best-high, dopq, erq"),
     (("demo", "--method", "repq", "--effort", "high"), "is of method best, found method repq"),
+    (("demo", "--float", "--bits", "w4a4"), "--bits: has no effect beside --float"),
+    (("demo", "--float", "--save-quantized", "q.safetensors"), "--save-quantized: has no effect beside --float"),
+    (("demo", "--dry-run", "--calib-data", "no-such-folder"), "no-such-folder: no such file"),
     (("demo", "--recipe", "none.yaml"), "none.yaml: no such file"),
     (("demo", "--preset", "fast"), "expected one of deploy, paper"),
     (("diet_s",), "deit_s"),
@@ -179,7 +182,36 @@ def test_a_recipe_of_steps_is_a_method_and_options_go_before_it(run, tmp_path):
     assert {"TanQuantizeLinear", "TableDequantizeLinear"} <= nodes
 
 
-@pytest.mark.parametrize("step", ["- gptqq", "- weights: {rigde: 1}", "- [fold]", "3"])
+def test_a_recipe_may_change_the_softmax_of_a_method(run, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("bits: w4a4\nmethod: repq\nsoftmax: log2\n")
+    done = run("demo", "--recipe", recipe, "--num-calib", 8, "-o", tmp_path / "demo.onnx", "--json")
+    assert done.code == 0, done.err
+    assert (json.loads(done.out)["method"], json.loads(done.out)["attention"]) == ("repq", "log2")
+
+
+def test_effort_is_not_for_a_recipe_of_steps(run, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("steps:\n  - ranges\n  - fold\n")
+    done = run("demo", "--recipe", recipe, "--effort", "high", "-o", tmp_path / "demo.onnx")
+    assert (done.code, "the recipe lists its own steps" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "- gptqq",
+        "- weights: {rigde: 1}",
+        "- [fold]",
+        "3",
+        "- ranges: {post_norm: chanel}",
+        "- weights: {rounding: gtpq}",
+        "- weights: {images: 0}",
+        "- ranges: {images: '4'}",
+        "- ranges: {weights: 1}",
+        "- reconstruct: {drop: -1}",
+    ],
+)
 def test_a_recipe_with_a_wrong_step_is_refused(run, tmp_path, step):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(f"steps:\n  {step}\n")

@@ -108,3 +108,11 @@ def test_an_unknown_backend_and_what_fp8_cannot_hold(run: Callable[..., Any], vi
     refused = run(vit, "--passes", "tensorrt-rtx", "--compute", "fp8")
     assert refused.code == 2
     assert "head.input (codes -128 to 127)" in refused.err
+    assert run(vit, "--passes", "tensorrt-rtx", "--compute", "fp8", "--allow-rounding").code == 0
+    for arguments, message in (
+        (("--passes", "openvino", "--compute", "fp8"), "backend openvino multiplies quantized operands in int8 only"),
+        (("--passes", "tensorrt-rtx", "--compute", "int4"), "--compute int4: expected one of int8"),
+        (("--compute", "int8"), "name one and --passes"),
+    ):
+        refused = run(vit, *arguments)
+        assert (refused.code, message in refused.err) == (2, True)

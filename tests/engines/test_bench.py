@@ -43,8 +43,8 @@ def test_an_engine_and_an_onnx_file_side_by_side(built):
     assert results[1].size_mb == engine.stat().st_size / 1e6
 
 
-def fixed_batch(path: Path) -> Path:
-    shape = [3, 3, 8, 8]
+def fixed_batch(path: Path, side: int = 8) -> Path:
+    shape = [3, 3, side, side]
     graph = helper.make_graph(
         [helper.make_node("Relu", ["x"], ["y"])],
         "fixed",
@@ -61,6 +61,26 @@ def test_a_file_of_one_batch_size(tmp_path):
     assert result.images_per_s > 0
     with pytest.raises(BadInput, match="batches of 3 only"):
         measure(plan(("fixed", path)))
+
+
+def test_models_of_different_images_are_not_compared(tmp_path):
+    small, large = fixed_batch(tmp_path / "small.onnx"), fixed_batch(tmp_path / "large.onnx", side=16)
+    with pytest.raises(BadInput, match=r"large: takes images \[3, 16, 16\], small takes \[3, 8, 8\]"):
+        measure(plan(("small", small), ("large", large), batches=(3,)))
+
+
+def test_modules_of_the_current_folder_are_not_imported(tmp_path, monkeypatch):
+    path = fixed_batch(tmp_path / "fixed.onnx")
+    (tmp_path / "numpy.py").write_text("raise SystemExit('shadowed')")
+    monkeypatch.chdir(tmp_path)
+    assert measure(plan(("fixed", path), batches=(3,)))
+
+
+def test_memory_is_not_that_of_the_process_that_measures(tmp_path):
+    path = fixed_batch(tmp_path / "fixed.onnx")
+    ballast = np.ones(2**26)  # 537 MB
+    (result,) = measure(plan(("fixed", path), batches=(3,)))
+    assert result.memory_mb < ballast.nbytes / 4e6
 
 
 def test_what_cannot_be_measured_is_named(tmp_path):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from repq_deploy.engines import build, ort, tensorrt, tensorrt_rtx
 from repq_deploy.engines.batching import Profile
 from repq_deploy.engines.build import build_engine, output_stem, plan_build, validate_engine
-from repq_deploy.engines.gpu import gpu_count
+from repq_deploy.engines.gpu import gpu_target
 from repq_deploy.engines.manifest import Manifest, PassCount, manifest_path, read_manifest
 from repq_deploy.engines.ort import OnnxRuntimeBackend
 from repq_deploy.engines.reference import make_reference, read_reference
@@ -231,7 +231,7 @@ def test_output_stem(tmp_path: Path, output: str | None, expected: str | None) -
 
 
 @rtx
-@pytest.mark.skipif(gpu_count() > 0, reason="a GPU is here: the engine would run")
+@pytest.mark.skipif(gpu_target() is not None, reason="a GPU is here: the engine would run")
 def test_rtx_engine_is_built_in_a_child_and_not_run(source: SourceModel, tmp_path: Path) -> None:
     phases: list[str] = []
     plan = plan_build(
@@ -275,7 +275,7 @@ def test_rtx_refuses_a_target_it_does_not_know(source: SourceModel) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(gpu_count() == 0, reason="needs an NVIDIA GPU")
+@pytest.mark.skipif(gpu_target() is None, reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("backend", [tensorrt.BACKEND, tensorrt_rtx.BACKEND], ids=lambda backend: backend.name)
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
 def test_tensorrt_engine_passes_on_a_gpu(source: SourceModel, backend: TrtBackend, precision: str) -> None:

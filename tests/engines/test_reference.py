@@ -65,7 +65,7 @@ def test_images_of_a_file(tmp_path: Path, suffix: str) -> None:
         (np.zeros((6, 3, SIDE, SIDE), np.uint8), "uint8"),
         (np.zeros((6, SIDE, SIDE, 3), np.float32), "expected preprocessed float images"),
         (np.full((6, 3, SIDE, SIDE), np.nan, np.float32), "NaN"),
-        (np.array([{}], dtype=object), "not an npz or npy file of numbers"),
+        (np.array([{}], dtype=object), r"not a readable .npz or .npy file of numbers"),
     ],
 )
 def test_other_arrays_are_refused(tmp_path: Path, array: np.ndarray, words: str) -> None:
@@ -85,7 +85,7 @@ def test_a_file_that_is_no_reference_is_refused_unexecuted(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.reference.npz").write_bytes(content)
-    with pytest.raises(BadInput, match="not the reference I/O"):
+    with pytest.raises(BadInput, match=r"not a readable .*rebuild the engine"):
         read_reference(tmp_path / "x.reference.npz")
     assert not (tmp_path / "exploded").exists()
 
@@ -93,9 +93,18 @@ def test_a_file_that_is_no_reference_is_refused_unexecuted(
 def test_a_reference_of_other_arrays_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.reference.npz"
     np.savez(path, images=np.zeros((6, 3, 8, 8), np.float32), logits=np.zeros((6, 10), np.float32))
-    with pytest.raises(BadInput, match="not the reference I/O"):
+    with pytest.raises(BadInput, match="holds no rounding_sqnr_db"):
         read_reference(path)
     rest = {"rounding_sqnr_db": np.zeros(2), "source_sha256": np.array(""), "inputs": np.array("")}
     np.savez(path, images=np.zeros((5, 3, 8, 8), np.float32), logits=np.zeros((5, 10), np.float32), **rest)
     with pytest.raises(BadInput, match="other arrays"):
+        read_reference(path)
+
+
+def test_a_reference_of_nan_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.reference.npz"
+    rest = {"rounding_sqnr_db": np.zeros(2), "source_sha256": np.array(""), "inputs": np.array("")}
+    logits = np.full((6, 10), np.nan, np.float32)
+    np.savez(path, images=np.zeros((6, 3, 8, 8), np.float32), logits=logits, **rest)
+    with pytest.raises(BadInput, match="NaN or infinite"):
         read_reference(path)

@@ -12,17 +12,19 @@ from repq_deploy.errors import BadInput
 
 
 @pytest.mark.parametrize(
-    ("gpus", "installed", "expected"),
+    ("gpu_here", "installed", "expected"),
     [
-        (1, {"tensorrt", "tensorrt-rtx"}, "tensorrt"),
-        (0, {"tensorrt", "tensorrt-rtx"}, "onnxruntime"),
-        (1, {"tensorrt-rtx"}, "tensorrt-rtx"),
-        (0, {"tensorrt"}, "onnxruntime"),
-        (1, set(), "onnxruntime"),
+        ("sm89", {"tensorrt", "tensorrt-rtx"}, "tensorrt"),
+        (None, {"tensorrt", "tensorrt-rtx"}, "onnxruntime"),
+        ("sm89", {"tensorrt-rtx"}, "tensorrt-rtx"),
+        ("sm90", {"tensorrt-rtx"}, "onnxruntime"),  # no target of TensorRT-RTX
+        ("sm75", {"tensorrt-rtx"}, "onnxruntime"),  # none of its default ones
+        (None, {"tensorrt"}, "onnxruntime"),
+        ("sm89", set(), "onnxruntime"),
     ],
 )
-def test_choice(monkeypatch: pytest.MonkeyPatch, gpus: int, installed: set[str], expected: str) -> None:
-    monkeypatch.setattr(select, "gpu_count", lambda: gpus)
+def test_choice(monkeypatch: pytest.MonkeyPatch, gpu_here: str | None, installed: set[str], expected: str) -> None:
+    monkeypatch.setattr(select, "gpu_target", lambda: gpu_here)
     monkeypatch.setattr(TrtBackend, "is_installed", lambda self: self.name in installed)
     backend, reason = select.choose_backend()
     assert backend.name == expected
@@ -45,9 +47,6 @@ class FakeDriver:
     def cuInit(self, flags: int) -> int:  # noqa: N802
         return flags
 
-    def cuDeviceGetCount(self, pointer: object) -> int:  # noqa: N802
-        return self._set(pointer, 1)
-
     def cuDeviceGet(self, pointer: object, index: int) -> int:  # noqa: N802
         return self._set(pointer, index)
 
@@ -57,7 +56,7 @@ class FakeDriver:
 
 def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver())
-    assert (gpu.gpu_count(), gpu.gpu_target()) == (1, "sm89")
+    assert gpu.gpu_target() == "sm89"
 
 
 def test_no_driver_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,4 +64,4 @@ def test_no_driver_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(name)
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
-    assert (gpu.gpu_count(), gpu.gpu_target()) == (0, None)
+    assert gpu.gpu_target() is None

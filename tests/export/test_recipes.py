@@ -72,4 +72,4 @@ def test_the_lowered_graph_computes_the_same(backend, tmp_path):
     onnx.checker.check_model(lowered, full_check=True)
     images = {"images": images_for("vit").numpy()}
     (expected,), (found,) = (reference_session(each).run(None, images) for each in (graph, lowered))
-    assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 0.02
+    assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 0.05

@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+from timm.layers import GluMlp
 
 from repq_deploy.adapter import find_sites, stages
 from repq_deploy.errors import BadInput
@@ -45,6 +46,7 @@ def test_distilled_deit_has_two_heads():
         ("vit_small_patch16_36x1_224", {"depth": 1}, None),
         ("swin_tiny_patch4_window7_224", {"img_size": 256, "depths": (1, 1, 1, 1)}, "windows padded"),
         ("vitamin_small_224", {}, "found"),
+        ("vit_tiny_r_s16_p8_224", {"depth": 1}, "found a HybridEmbed, expected timm's PatchEmbed"),
     ],
 )
 def test_what_the_reading_does_not_fit_is_refused(name, kwargs, message):
@@ -54,6 +56,16 @@ def test_what_the_reading_does_not_fit_is_refused(name, kwargs, message):
         return
     with pytest.raises(BadInput, match=message):
         find_sites(model)
+
+
+def test_a_model_without_a_final_norm_has_no_stream_to_rotate():
+    model = timm.create_model("vit_tiny_patch16_224", depth=1, final_norm=False)
+    assert find_sites(model).stream is None
+
+
+def test_a_gated_mlp_does_not_end_in_a_gelu():
+    model = timm.create_model("vit_tiny_patch16_224", depth=1, mlp_layer=GluMlp)
+    assert not any(site.after_gelu for site in find_sites(model).linears)
 
 
 @pytest.mark.parametrize("family", sorted(SPECS))

@@ -1,11 +1,21 @@
 import errno
 import hashlib
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from repq_deploy.errors import BadInput
-from repq_deploy.files import atomic_output, check_writable, existing_file, sha256_of, write_atomically
+from repq_deploy.files import (
+    atomic_output,
+    check_writable,
+    existing_file,
+    read_arrays,
+    sha256_of,
+    write_atomically,
+)
 
 
 def test_a_write_replaces_the_file_in_one_step(tmp_path):
@@ -38,6 +48,41 @@ def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_is_gone_is_one_clear_error(tmp_path):
+    with pytest.raises(BadInput, match="No such file or directory; nothing was written"):
+        write_atomically(tmp_path / "gone" / "m.onnx", b"x")
+
+
+def test_what_safetensors_says_of_a_full_disk_is_one_clear_error(tmp_path):
+    with pytest.raises(BadInput, match="No space left; nothing was written"), atomic_output(tmp_path / "m"):
+        raise SafetensorError("No space left")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_arrays_of_both_kinds_of_file(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(3))
+    np.savez(tmp_path / "a.npz", x=np.arange(2), y=np.ones(1))
+    assert read_arrays(tmp_path / "a.npy", "images")[""].tolist() == [0, 1, 2]
+    assert {name: array.tolist() for name, array in read_arrays(tmp_path / "a.npz", "images").items()} == {
+        "x": [0, 1],
+        "y": [1.0],
+    }
+
+
+def test_damaged_arrays_are_named(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, x=np.arange(50.0), y=np.ones((3, 4)))
+    whole, refused = path.read_bytes(), 0
+    for position in range(0, len(whole), 3):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
+        try:
+            read_arrays(path, "reference")
+        except BadInput as error:
+            assert "reference" in str(error)
+            refused += 1
+    assert refused > 0
+
+
 def test_paths_that_cannot_be_used_are_named(tmp_path):
     with pytest.raises(BadInput, match=r"checkpoint .*none: no such file"):
         existing_file(tmp_path / "none", "checkpoint")
@@ -45,7 +90,11 @@ def test_paths_that_cannot_be_used_are_named(tmp_path):
         existing_file(tmp_path, "checkpoint")
     with pytest.raises(BadInput, match="is a folder; name a file"):
         check_writable(tmp_path)
+    with pytest.raises(BadInput, match="is a device or pipe"):
+        check_writable(Path(os.devnull))
     with pytest.raises(BadInput, match="does not exist; create it first"):
         check_writable(tmp_path / "missing" / "m.onnx")
+    with pytest.raises(BadInput, match="name too long"):
+        check_writable(tmp_path / ("m" * 250 + ".onnx"))
     check_writable(tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []

@@ -34,6 +34,13 @@ BLOCKS = Method(
 )
 
 
+CLIPPED = Method(
+    "clipped",
+    "log_sqrt2",
+    (step("ranges", weights=False), step("dual_clip", steps=5), step("fold"), step("weights")),
+)
+
+
 class Killed(Exception):
     pass
 
@@ -78,6 +85,18 @@ def test_a_killed_calibration_goes_on_and_ends_the_same(monkeypatch, tmp_path, w
         assert (found[name] - tensor).norm() <= 5e-3 * tensor.norm() + 1e-6, name
 
 
+def test_clipping_draws_the_same_rows_when_it_goes_on(monkeypatch, tmp_path):
+    monkeypatch.setattr("repq_deploy.work.INTERVAL", 0.0)
+    whole, reports = run(None, method=CLIPPED)
+    walked = 5  # reports of each of the walks of dual_clip and weights, at the end
+    with pytest.raises(Killed):
+        run(tmp_path, die_at=reports - 2 * walked + 3, method=CLIPPED)
+    model, left = run(tmp_path, method=CLIPPED)
+    assert left < reports
+    for name, tensor in whole.model.state_dict().items():
+        torch.testing.assert_close(model.model.state_dict()[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+
+
 @pytest.mark.parametrize("share", [0.7, 0.8, 0.95])
 def test_structure_that_a_step_changed_is_taken_up(monkeypatch, tmp_path, share):
     """Logarithmic quantizers, scales by head, biases and the kind of search."""
@@ -110,6 +129,15 @@ def test_another_seed_does_not_take_up_the_state(monkeypatch, tmp_path):
         work_folder=tmp_path,
     )
     assert list(tmp_path.iterdir()) == [state]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch):
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkstemp", denied)
+    with pytest.raises(BadInput, match=r"cannot write into .*Permission denied"):
+        run(tmp_path)
 
 
 def test_a_damaged_state_is_named(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 
+from repq_deploy import ops
 from repq_deploy.bits import BitWidths
 from repq_deploy.calibration import Calibration, captured_inputs, walk
 from repq_deploy.errors import BadInput
@@ -149,6 +150,19 @@ def test_reconstruction_lowers_the_error(options):
     step("reconstruct", epochs=25, batch=16, weight_rate=1e-2, scale_rate=2e-3, **options)(run)
     assert error(run) < before
     assert not any(tensor.requires_grad for tensor in run.model.state_dict(keep_vars=True).values())
+
+
+def test_reconstruction_quantizes_in_float32(monkeypatch):
+    run = calibration("vit")
+    step("ranges")(run)
+    step("fold")(run)
+    seen = set()
+    fake_quantize_log2 = ops.fake_quantize_log2
+    monkeypatch.setattr(
+        ops, "fake_quantize_log2", lambda x, *others: seen.add(x.dtype) or fake_quantize_log2(x, *others)
+    )
+    step("reconstruct", epochs=1, batch=4)(run)
+    assert seen == {torch.float32}
 
 
 def test_reconstruction_runs_on_every_family(family):

@@ -1,0 +1,44 @@
+"""Lists of steps that make no engine are refused, and the message names the step that is missing."""
+
+import pytest
+
+from repq_deploy.bits import BitWidths
+from repq_deploy.calibrate import quantize
+from repq_deploy.errors import BadInput
+from repq_deploy.methods import Method
+from repq_deploy.steps import step
+from tests.conftest import SPECS, float_model, images_for
+
+FLOAT_WEIGHTS = step("ranges", weights=False)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ((), "without a scale; list the steps ranges, fold"),
+        ((FLOAT_WEIGHTS, step("fold")), "weight without a scale"),
+        ((step("ranges"),), "8-bit zero point .* fold"),
+        ((step("ranges", weights=False), step("weights")), "8-bit zero point .* fold"),
+        ((step("ranges"), step("fold"), step("ranges")), "have their ranges already"),
+    ],
+    ids=["none", "weights", "fold", "fold-2", "twice"],
+)
+def test_steps_that_do_not_fit_are_refused(steps, message):
+    method = Method("mine", "log_sqrt2", steps)
+    with pytest.raises(BadInput, match=message):
+        quantize(float_model("vit"), SPECS["vit"], images_for("vit"), bits=BitWidths.parse("w4a4"), method=method)
+
+
+def test_channels_that_were_not_folded_are_named():
+    # Nothing has 8 bits here, so channels are all that can be wrong.
+    bits = BitWidths.parse("w4a4,patch_embed=w4a4,head=w4a4")
+    with pytest.raises(
+        BadInput, match=r"blocks\.0\.attn\.qkv\.input with a scale for each channel; list the step fold"
+    ):
+        quantize(
+            float_model("vit"),
+            SPECS["vit"],
+            images_for("vit"),
+            bits=bits,
+            method=Method("mine", "log_sqrt2", (step("ranges"),)),
+        )
