@@ -4,7 +4,8 @@ EXTRAS ?= dev,tensorrt-rtx
 VENV ?= .venv
 
 BIN := $(abspath $(VENV))/bin
-STAMP := $(VENV)/.installed
+comma := ,
+STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 # mypy does not follow the mapping of calib_data, export and engines into the package: give it the tree as installed.
 TYPED := build/typed/repq_deploy
 

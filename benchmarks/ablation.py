@@ -24,7 +24,7 @@ _FLOAT_WEIGHTS = {"ranges": {"weights": False}}
 
 #: Group, row, probabilities, steps.
 ROWS: tuple[tuple[str, str, str, list[Any]], ...] = (
-    ("RepQ-ViT", "one scale a tensor, uniform probabilities", "uniform", [{"ranges": {"post_norm": "tensor"}}]),
+    ("RepQ-ViT", "one scale a tensor, uniform probabilities", "uniform", [{"ranges": {"post_norm": "tensor"}}, "fold"]),
     ("RepQ-ViT", "channel-wise post-norm inputs, folded", "uniform", ["ranges", "fold"]),
     ("RepQ-ViT", "and log2 probabilities", "log2", ["ranges", "fold"]),
     ("RepQ-ViT", "and log-sqrt2 probabilities: repq", "log_sqrt2", ["ranges", "fold"]),

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from commands import table_line
@@ -21,12 +23,14 @@ from torch import Tensor, nn
 
 from repq_deploy import models
 from repq_deploy.bits import BitWidths
+from repq_deploy.calib_data import Preprocess
 from repq_deploy.calibrate import quantize
 from repq_deploy.export import canonical_onnx, compare_export
 from repq_deploy.folds import fold_post_norm
 from repq_deploy.layers import QuantLinear
-from repq_deploy.methods import repq as repq_module
 
+#: Its name in the package is the step's, which hides the module.
+STEP = sys.modules["repq_deploy.steps.ranges"]
 RESULTS = Path(__file__).parent / "results" / "codes.md"
 HEADER = ("model", "bits", "folds", "fold: equal codes %", "sites", "export: at worst %", "export: mean %", "levels")
 
@@ -44,16 +48,16 @@ class FoldCheck:
     def _record(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.inputs[module] = inputs[0].detach()
 
-    def __call__(self, norm: nn.LayerNorm, layer: QuantLinear) -> None:
+    def __call__(self, norm: nn.LayerNorm, layer: QuantLinear, **options: Any) -> None:
         exact_norm, exact_layer = copy.deepcopy(norm).double(), copy.deepcopy(layer).double()
         x = self.inputs[norm].double()
         codes, after = [], (exact_norm, exact_layer)
-        for fold in (lambda *_: None, fold_post_norm):
-            fold(*after)
+        for fold in (lambda *_, **__: None, fold_post_norm):
+            fold(*after, **options)
             quantizer = exact_layer.input_quantizer
             codes.append(quantizer.codes(nn.LayerNorm.forward(exact_norm, x)) + quantizer.zero_point)
         self.equal.append(float((codes[0] == codes[1]).double().mean()))
-        fold_post_norm(norm, layer)
+        fold_post_norm(norm, layer, **options)
 
 
 def uneven(model: nn.Module) -> nn.Module:
@@ -70,11 +74,12 @@ def uneven(model: nn.Module) -> nn.Module:
 def row(name: str, bits: str) -> tuple[str, ...]:
     spec = models.resolve(name, pretrained=False)
     model = uneven(models.create(spec))
-    images = torch.randn(8, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    shape = (3, *Preprocess.from_model(model).size)
+    images = torch.randn(8, *shape, generator=torch.Generator().manual_seed(1))
     check = FoldCheck(model)
-    repq_module.fold_post_norm = check
+    STEP.fold_post_norm = check  # type: ignore[attr-defined]
     quantized = quantize(model, spec, images, bits=BitWidths.parse(bits), method="repq")
-    agreement = compare_export(quantized, canonical_onnx(quantized, (3, 224, 224)), images[:2])
+    agreement = compare_export(quantized, canonical_onnx(quantized, shape), images[:2])
     excess = [site for site in agreement.sites if site.levels > 2**site.bits]
     fullest = max(agreement.sites, key=lambda site: site.levels / 2**site.bits)
     return (

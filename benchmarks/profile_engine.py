@@ -2,13 +2,16 @@
 
     python benchmarks/profile_engine.py deit_s.onnxruntime.engine [--batch 1 8] [--output benchmarks/results/profile.md]
 
-An engine is run as its manifest says, on the cores that are there; kernels that take under 1 % are summed up.
+An engine is run with the optimizations that its manifest names, on the cores that are there;
+kernels that take under 1 % are summed up.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -29,6 +32,8 @@ HEADER = ("engine", "batch", "kernel", "ms", "share %", "nodes")
 def kernel_times(engine: Path, batch: int, runs: int) -> tuple[dict[str, float], Counter[str]]:
     """Milliseconds a run and number of nodes of each kind of kernel, the first five runs left out."""
     manifest = read_manifest(engine)
+    if manifest.backend != "onnxruntime":
+        sys.exit(f"{engine}: built for {manifest.backend}; only ONNX Runtime's profile is read here")
     options = ort.SessionOptions()
     options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +89,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     lines = [row for engine in args.engines for batch in args.batch for row in rows(engine, batch, args.runs)]
-    title = f"`python benchmarks/profile_engine.py`, ONNX Runtime {ort.__version__}, {describe_machine((0, 1))}.\n\n"
+    machine = describe_machine(tuple(os.sched_getaffinity(0)))
+    title = f"`python benchmarks/profile_engine.py`, ONNX Runtime {ort.__version__}, {machine}.\n\n"
     args.output.write_text(title + "".join(map(table_line, [HEADER, ["---"] * len(HEADER), *lines])))
 
 

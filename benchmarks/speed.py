@@ -15,6 +15,7 @@ goes on where it was. ``--prepare`` makes the files and measures nothing: only m
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -126,8 +127,9 @@ def main() -> None:
 
 
 def title() -> str:
+    machine = describe_machine(tuple(os.sched_getaffinity(0)))
     text = (
-        f"`python benchmarks/speed.py`, random weights, {describe_machine((0, 1))}. Speed: times float's in the same\n"
+        f"`python benchmarks/speed.py`, random weights, {machine}. Speed: times float's in the same\n"
         "runtime. `ours w8a8` and `ours w4a4` quantize attention probabilities as the default method does: uniformly\n"
         "at 8 bits, on a logarithmic grid at 4.\n\n"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -61,8 +62,14 @@ class Maker:
     folder: Path
     peers: str | None
 
+    @property
+    def stem(self) -> str:
+        """The model's name, and a hash of its weights and calibration: what was made of others is not taken."""
+        made_of = repr((self.model, self.calibration, self.images.name))
+        return f"{self.name}-{hashlib.sha256(made_of.encode()).hexdigest()[:8]}"
+
     def float_onnx(self) -> Path:
-        path = self.folder / f"{self.name}.float.onnx"
+        path = self.folder / f"{self.stem}.float.onnx"
         if not path.exists():
             run_command("repq-export", *self.model, "--float", "-o", str(path))
         return path
@@ -74,7 +81,7 @@ class Maker:
 
     def ours(self, backend: str, label: str) -> Path:
         """The engine of one of ``OURS``; ends the program where it does not compute what it should."""
-        stem = "-".join([self.name, *label.replace(",", "").split()[1:]])
+        stem = "-".join([self.stem, *label.replace(",", "").split()[1:]])
         source = self.folder / f"{stem}.onnx"
         if not source.exists():
             run_command("repq-export", *self.model, *OURS[backend][label], *self.calibration, "-o", str(source))
@@ -83,13 +90,15 @@ class Maker:
     def peer(self, backend: str, label: str) -> Path | str:
         """The file of one of ``PEERS``; where it cannot be made or run here, the last line of its error."""
         script, suffix, options = PEERS[backend][label]
-        output = self.folder / ("-".join([self.name, *label.replace(",", "").split()]) + suffix)
-        if not output.exists():
+        output = self.folder / ("-".join([self.stem, *label.replace(",", "").split()]) + suffix)
+        whole = output.with_name(f"{output.name}.whole")  # it may have been killed while it wrote
+        if not whole.exists():
             program = str(Path(__file__).parent / "peers" / f"{script}.py")
             command = [str(self.peers), program, str(self.float_onnx()), str(self.images), str(output), *options]
             if error := _attempt(command):
                 output.unlink(missing_ok=True)
                 return error
+            whole.touch()
         bench = str(Path(sys.executable).parent / "repq-bench")
         probe = ("--batch", "1", "--rounds", "1", "--seconds", "0", "-q")
         return _attempt([bench, str(output), *probe]) or output

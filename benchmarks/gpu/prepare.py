@@ -11,6 +11,7 @@ does. What is there already is kept, so an interrupted run goes on where it was.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.metadata
 import json
 import shutil
@@ -70,6 +71,14 @@ def download_wheels(python: str, folder: Path) -> None:
     subprocess.run([sys.executable, "-m", "pip", "download", *options, "-d", str(folder), *wanted], check=True)
 
 
+def _same_weights(record: Path, checkpoint: Path | None) -> None:
+    """What is in a folder was made of one checkpoint: refuse to go on there with another."""
+    weights = "random" if checkpoint is None else hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    if record.exists() and record.read_text() != weights:
+        sys.exit(f"{record.parent}: holds engines of other weights ({record.read_text()}); name another folder")
+    record.write_text(weights)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -80,6 +89,7 @@ def main() -> None:
     if args.checkpoint and len(args.models) != 1:
         parser.error("--checkpoint belongs to one model: name it with --models")
     args.folder.mkdir(parents=True, exist_ok=True)
+    _same_weights(args.folder / "weights.txt", args.checkpoint)
     for model in args.models:
         for variant in VARIANTS:
             built = build(model, variant, args.folder, args.checkpoint)

@@ -70,18 +70,11 @@ def summarize_layers(layers: list[dict[str, Any]]) -> dict[str, Any]:
 
 def measure(path: Path, open_runner: Any = TensorRTRunner, *, batches: tuple[int, ...] = BATCHES) -> dict[str, Any]:
     """All there is to know of one engine on this machine; an error ends it there and is part of the result."""
-    manifest = json.loads(path.with_suffix(".json").read_text())
-    result: dict[str, Any] = {
-        "engine": path.name,
-        "model": manifest["metadata"].get("repq.model", "?"),
-        "bits": manifest["metadata"].get("repq.bits") or "float",
-        "attention": manifest["metadata"].get("repq.softmax", "float"),
-        "compute": manifest.get("compute", "int8") if manifest["metadata"].get("repq.bits") else manifest["precision"],
-        "target": manifest["target"] or "default",
-        "bytes": path.stat().st_size,
-        "latency_ms": {},
-    }
+    result: dict[str, Any] = {"engine": path.name, "bytes": path.stat().st_size, "latency_ms": {}}
+    result |= dict.fromkeys(("model", "bits", "attention", "compute", "target"), "?")
     try:
+        manifest = json.loads(path.with_suffix(".json").read_text())
+        result.update(_described(manifest))
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != manifest["engine"]["sha256"]:
             raise RuntimeError("the engine is not the one its manifest describes: copy both again")
@@ -102,6 +95,18 @@ def measure(path: Path, open_runner: Any = TensorRTRunner, *, batches: tuple[int
     except Exception as error:  # whatever the runtime throws is what this run found out
         result.update(verdict=ERROR, reason=f"{type(error).__name__}: {error}")
     return result
+
+
+def _described(manifest: dict[str, Any]) -> dict[str, str]:
+    """What an engine's row says of it."""
+    metadata = manifest["metadata"]
+    return {
+        "model": metadata.get("repq.model", "?"),
+        "bits": metadata.get("repq.bits") or "float",
+        "attention": metadata.get("repq.softmax", "float"),
+        "compute": manifest.get("compute", "int8") if metadata.get("repq.bits") else manifest["precision"],
+        "target": manifest["target"] or "default",
+    }
 
 
 def machine() -> dict[str, str]:
@@ -139,7 +144,8 @@ def table(results: dict[str, Any]) -> str:
             against = base.get((one["model"], batch))
             ratio = f" {against / times['median']:.2f}x" if against else ""
             speeds.append(f"{batch}: {times['median']:.3f} ({times['p99']:.3f}){ratio}")
-        sqnr = f"{one['sqnr_db']:.1f}" if "sqnr_db" in one else one.get("reason", "")
+        sqnr = f"{one['sqnr_db']:.1f} " if "sqnr_db" in one else ""
+        sqnr = (sqnr + one.get("reason", "") * (one["verdict"] != PASSED)).strip()
         cells = [one[key] for key in ("model", "bits", "attention", "compute", "target", "verdict")]
         lines.append("| " + " | ".join([*cells, sqnr.replace("|", "/"), "; ".join(speeds)]) + " |")
     return "\n".join(lines) + "\n"
@@ -174,7 +180,9 @@ def main(arguments: list[str] | None = None) -> int:
             said = " ".join(child.stderr.split())[-300:]
             one = {**measure(path, _crash(child.returncode, said))}
         results["engines"].append(one)
-        file.write_text(json.dumps(results, indent=2) + "\n")
+        partial = file.with_suffix(".part")
+        partial.write_text(json.dumps(results, indent=2) + "\n")
+        partial.replace(file)  # whole, whenever this is interrupted
         print(f"{path.name}: {one['verdict']} {one.get('reason', '')}", file=sys.stderr)
     (output / "results.md").write_text("\n".join(f"{k}: {v}  " for k, v in results["machine"].items()) + "\n\n")
     with (output / "results.md").open("a") as report:

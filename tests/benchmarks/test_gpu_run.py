@@ -126,6 +126,15 @@ def test_errors_are_results_in_the_runtimes_words(script: ModuleType, engine: tu
     assert "not the one its manifest describes" in script.measure(path, refuse)["reason"]
 
 
+def test_an_engine_without_its_manifest_is_a_result(script: ModuleType, engine: tuple[Path, Any]) -> None:
+    path, model = engine
+    path.with_suffix(".json").unlink()
+    result = script.measure(path, FakeRunner(model))
+    assert (result["verdict"], "FileNotFoundError" in result["reason"]) == ("ERROR", True)
+    table = script.table({"engines": [{**result, "sqnr_db": 50.0}]})
+    assert "| ERROR | 50.0 FileNotFoundError" in table
+
+
 def test_the_table_is_against_fp16_of_the_same_model_that_passed(script: ModuleType) -> None:
     def one(bits: str, ms: float, verdict: str = "PASSED", **more: Any) -> dict[str, Any]:
         times = {"1": {"median": ms, "p99": 2 * ms, "images_per_s": 1000 / ms}} if ms else {}
