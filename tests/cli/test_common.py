@@ -1,3 +1,7 @@
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from repq_deploy import __version__
@@ -31,6 +35,33 @@ def test_bugs_keep_their_traceback(call):
 
     with pytest.raises(ZeroDivisionError):
         call(entry_point(verb, "repq-verb"))
+
+
+WAIT = """
+import sys, time
+from pathlib import Path
+from repq_deploy.cli.common import entry_point
+from repq_deploy.files import atomic_output
+
+def verb(output: Path) -> None:
+    with atomic_output(output) as temporary:
+        temporary.write_bytes(b"half")
+        print("writing", flush=True)
+        time.sleep(60)
+
+entry_point(verb, "repq-verb")()
+"""
+
+
+def test_a_terminated_command_leaves_no_half_written_file(tmp_path):
+    command = [sys.executable, "-c", WAIT, str(tmp_path / "m.onnx")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        assert len(list(tmp_path.iterdir())) == 1
+        process.terminate()
+        assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_interrupt_and_version(call):
