@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from repq_deploy.export.passes.base import Pass, PassError
-from repq_deploy.export.passes.graph import nodes_of, replace_output
+from repq_deploy.export.passes.graph import Emitter, nodes_of, replace_output
 from repq_deploy.export.passes.operands import Activation, operand
 
 __all__ = ["FloatActivations"]
@@ -26,11 +25,11 @@ class FloatActivations(Pass):
             if not isinstance(one, Activation) or one.quantize.outputs[0] is not dequantize.inputs[0]:
                 continue
             x, scale = one.quantize.inputs[:2]
-            codes = _emit(graph, one.site, "Round", _emit(graph, one.site, "Div", x, scale))
+            emit = Emitter(graph, f"{one.site}/float", x)
+            codes = emit("Round", emit("Div", x, scale))
             if one.clip is None:
-                bounds = (gs.Constant(f"{one.site}/float/{code}", np.array(code, np.float32)) for code in one.codes)
-                codes = _emit(graph, one.site, "Clip", codes, *bounds)
-            replace_output(dequantize, _emit(graph, one.site, "Mul", codes, dequantize.inputs[1]), graph)
+                codes = emit("Clip", codes, *map(float, one.codes))
+            replace_output(dequantize, emit("Mul", codes, dequantize.inputs[1]), graph)
             changed += 1
         return changed
 
@@ -38,10 +37,3 @@ class FloatActivations(Pass):
         left = [n.name for n in nodes_of(graph, "DequantizeLinear") if not isinstance(n.inputs[0], gs.Constant)]
         if left:
             raise PassError(f"{len(left)} activations are left in integers, first {left[0]}")
-
-
-def _emit(graph: gs.Graph, site: str, op: str, x: gs.Tensor, *others: gs.Tensor) -> gs.Variable:
-    name = f"{site}/float/{op.lower()}"
-    output = gs.Variable(f"{name}/output", x.dtype, x.shape)
-    graph.nodes.append(gs.Node(op, name, {}, [x, *others], [output]))
-    return output

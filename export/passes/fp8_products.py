@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from repq_deploy.errors import BadInput
 from repq_deploy.export.passes.base import Pass
-from repq_deploy.export.passes.graph import constant_of, nodes_of
+from repq_deploy.export.passes.graph import Emitter, constant_of, nodes_of
 from repq_deploy.export.passes.operands import LOG2_EXPONENT, Activation, Log2Probabilities, Weight, fp8, operand
 
 __all__ = ["FP8Products"]
@@ -97,18 +97,11 @@ def _convert_activation(graph: gs.Graph, one: Activation) -> None:
     quantize, site = one.quantize, one.site
     x, scale = quantize.inputs[0], quantize.inputs[1]
 
-    def emit(op: str, *inputs: gs.Tensor) -> gs.Variable:
-        output = gs.Variable(f"{site}/fp8/{op.lower()}", x.dtype, x.shape)
-        graph.nodes.append(gs.Node(op, f"{site}/fp8/{op.lower()}", {}, list(inputs), [output]))
-        return output
-
+    emit = Emitter(graph, f"{site}/fp8", x)
     if one.exact_in_fp8:
         x = emit("Mul", emit("Round", emit("Div", x, scale)), scale)
     elif one.clip is None:  # INT8 saturated; FP8 would only at 448
-        bounds = [
-            gs.Constant(f"{site}/fp8/{code}", np.array(np.float32(code) * constant_of(scale))) for code in one.codes
-        ]
-        x = emit("Clip", x, *bounds)
+        x = emit("Clip", x, *(float(np.float32(code) * constant_of(scale)) for code in one.codes))
     zero = _zero(f"{site}/fp8_zero")
     quantize.inputs = [x, scale, zero]
     one.dequantize.inputs = [one.dequantize.inputs[0], one.dequantize.inputs[1], zero]

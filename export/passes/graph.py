@@ -104,18 +104,20 @@ def append(
 
 
 class Emitter:
-    """Appends nodes named after one site; numbers become float32 scalars."""
+    """Appends nodes named after one site, of the shape of ``like``; numbers become float32 scalars."""
 
     def __init__(self, graph: gs.Graph, site: str, like: gs.Tensor) -> None:
         self.graph, self.site, self.like, self.count = graph, site, like, 0
 
-    def __call__(self, op: str, *inputs: gs.Tensor | float, dtype: type = np.float32, **attributes: Any) -> gs.Variable:
+    def __call__(
+        self,
+        op: str,
+        *inputs: gs.Tensor | np.ndarray | float,
+        dtype: type = np.float32,
+        shape: object = None,
+        **attributes: Any,
+    ) -> gs.Variable:
         self.count += 1
         name = f"{self.site}/{op.lower()}_{self.count}"
-        tensors = [
-            gs.Constant(f"{name}/{index}", np.array(value, np.float32)) if isinstance(value, float) else value
-            for index, value in enumerate(inputs)
-        ]
-        output = gs.Variable(f"{name}/output", dtype=dtype, shape=self.like.shape)
-        self.graph.nodes.append(gs.Node(op, name, attributes, tensors, [output]))
-        return output
+        tensors = [np.array(value, np.float32) if isinstance(value, float) else value for value in inputs]
+        return append(self.graph, op, name, tensors, dtype=dtype, shape=shape or self.like.shape, **attributes)

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from repq_deploy.export.domain import DOMAIN, QUANTIZE_LOG2
 from repq_deploy.export.passes.base import Pass
-from repq_deploy.export.passes.graph import constant_of, nodes_of, replace_output
+from repq_deploy.export.passes.graph import Emitter, constant_of, nodes_of, replace_output
 
 __all__ = ["Log2ByLogSumExp"]
 
@@ -52,30 +52,16 @@ def _emit_all(graph: gs.Graph, quantize: gs.Node, x: gs.Tensor) -> gs.Tensor:
     last = 2 ** quantize.attrs["bits"] - 1
     nats = math.log(2) / quantize.attrs["steps_per_octave"]  # of one code
     log_scale = math.log(float(constant_of(quantize.inputs[1])))
-    count = 0
-
-    def emit(op: str, *inputs: gs.Tensor | float, rows: bool = False, dtype: type = np.float32) -> gs.Variable:
-        nonlocal count
-        count += 1
-        name = f"{site}/{op.lower()}_{count}"
-        tensors = [
-            gs.Constant(f"{name}/{index}", np.array(value, np.float32)) if isinstance(value, float) else value
-            for index, value in enumerate(inputs)
-        ]
-        if op.startswith("Reduce"):
-            tensors.append(gs.Constant(f"{name}/axes", np.array([-1])))
-        shape = [*x.shape[:-1], 1] if rows and x.shape is not None else x.shape
-        output = gs.Variable(f"{name}/output", dtype, shape)
-        graph.nodes.append(gs.Node(op, name, {}, tensors, [output]))
-        return output
+    emit, columns = Emitter(graph, site, x), np.array([-1])
+    row = [*x.shape[:-1], 1] if x.shape is not None else None
 
     # Of a product of integers that both ReduceMax and Sub read, OpenVINO 2026.4 scales the maximum twice. It moves no
     # scale over a Max, which changes nothing here.
     logits = emit("Max", x, _LOWEST)
-    below = emit("Sub", logits, emit("ReduceMax", logits, rows=True))
-    log_sum = emit("Log", emit("ReduceSum", emit("Exp", below), rows=True), rows=True)
+    below = emit("Sub", logits, emit("ReduceMax", logits, columns, shape=row))
+    log_sum = emit("Log", emit("ReduceSum", emit("Exp", below), columns, shape=row), shape=row)
     # Row by row first: one multiplication and one addition are left for each element.
-    offset = emit("Mul", emit("Add", log_sum, log_scale, rows=True), 1 / nats, rows=True)
+    offset = emit("Mul", emit("Add", log_sum, log_scale, shape=row), 1 / nats, shape=row)
     exact = emit("Add", emit("Mul", below, -1 / nats), offset)
     codes = emit("Clip", emit("Round", exact), 0.0, float(last))
     values = emit("Exp", emit("Add", emit("Mul", codes, -nats), log_scale))
