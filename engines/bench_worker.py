@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -34,7 +33,7 @@ def main(argv: list[str]) -> int:
     request = json.loads(argv[0])
     os.sched_setaffinity(0, request["cpus"])
     try:
-        before = _resident_mb()
+        before = _memory_mb("VmRSS")
         run, shape, only_batch = _open(Path(request["path"]), len(request["cpus"]))
         _say(image_shape=shape)
         for batch in request["batches"]:
@@ -42,7 +41,7 @@ def main(argv: list[str]) -> int:
                 raise BadInput(f"model {request['path']}: takes batches of {only_batch} only; use --batch {only_batch}")
             images = np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32)
             milliseconds = timed(run, images, warmup=request["warmup"], seconds=request["seconds"])
-            _say(batch=batch, milliseconds=milliseconds, memory_mb=_peak_mb() - before)
+            _say(batch=batch, milliseconds=milliseconds, memory_mb=_memory_mb("VmHWM") - before)
     except RepqError as error:
         _say(error=str(error), exit_code=error.exit_code)
         return 1
@@ -71,15 +70,13 @@ def _open(path: Path, threads: int) -> tuple[Run, tuple[int, ...], int | None]:
     return model.run, model.image_shape, model.batch
 
 
-def _resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize() / 1e6
+def _memory_mb(kind: str) -> float:
+    """Resident memory of this process, at present ("VmRSS") or at its peak ("VmHWM"); see proc_pid_status(5).
 
-
-def _peak_mb() -> float:
-    """Of this program alone: what getrusage tells begins at the peak of the process that started it."""
+    getrusage's peak begins at that of the process that started this one.
+    """
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024 / 1e6  # type: ignore[index]
+    return int(re.search(rf"{kind}:\s+(\d+) kB", status)[1]) * 1024 / 1e6  # type: ignore[index]
 
 
 def _say(**message: Any) -> None:

@@ -20,13 +20,7 @@ from repq_deploy.engines.reference import Reference, make_reference, read_refere
 from repq_deploy.engines.runner import load_engine, open_engine
 from repq_deploy.engines.select import Backend
 from repq_deploy.engines.source import SourceModel
-from repq_deploy.engines.validate import (
-    Tolerance,
-    Validation,
-    compare,
-    not_run,
-    tolerance,
-)
+from repq_deploy.engines.validate import Tolerance, Validation, compare, not_run, tolerance
 from repq_deploy.errors import BackendMissing, BadInput
 from repq_deploy.files import atomic_output, check_writable, write_atomically
 

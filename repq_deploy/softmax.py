@@ -66,7 +66,7 @@ class _TableQuantizer(Quantizer):
 
     def levels(self, parameters: TableParameters) -> Tensor:
         """The value of each code, [2^bits], float64."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} has no table")
 
     def values(self, codes: Tensor) -> Tensor:
         return self.table[codes.long()]

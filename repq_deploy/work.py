@@ -50,12 +50,12 @@ class WorkFolder:
         self.step = 0
         self._resumed = Mark()
         self._saved = time.monotonic()
-        if folder is not None:
+        if folder is not None and self.file is not None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise BadInput(f"work folder {folder}: cannot be made ({error.strerror or error})") from error
-            check_writable(folder / f"calibration-{key[:24]}.safetensors")
+            check_writable(self.file)
 
     def resume(self) -> int:
         """Take up what is there; the step to go on with."""

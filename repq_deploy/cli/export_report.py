@@ -32,6 +32,7 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 def plan_of(spec: Any, widths: BitWidths, method: str, output: Path) -> dict[str, Any]:
+    """The bits of every site, without weights or images."""
     from repq_deploy.models import build_architecture
     from repq_deploy.quantized import wrap
 

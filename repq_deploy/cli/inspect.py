@@ -43,7 +43,7 @@ def inspect(
     set_up(verbose=verbose, quiet=quiet)
     engine = file.suffix == ".engine"
     if (compute is not None or allow_rounding) and (engine or passes is None):
-        raise BadInput("--compute and --allow-rounding: are about the passes over an ONNX file; name one and --passes")
+        raise BadInput("--compute and --allow-rounding: say how --passes lowers an ONNX file; name both")
     result = _engine(file, passes) if engine else _model(file, passes, compute or "int8", allow_rounding)
     show(result, as_json=as_json, text=lambda: _print(result))
 

@@ -50,10 +50,9 @@ def _misfit(value: Any, kind: Any) -> str | None:
         return None if value in get_args(kind) else f"one of {', '.join(get_args(kind))}"
     if kind is bool:
         return None if isinstance(value, bool) else "true or false"
-    number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is int:
-        return None if number and value == int(value) and value > 0 else "a whole number above 0"
-    return None if number and math.isfinite(value) and value >= 0 else "a number of at least 0"
+        return None if type(value) is int and value > 0 else "a whole number above 0"
+    return None if type(value) in (int, float) and math.isfinite(value) and value >= 0 else "a number of at least 0"
 
 
 def step(name: str, **options: Any) -> Step:

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def speed(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    before = set(sys.modules)
-    yield importlib.import_module("speed")
-    for name in {"speed", "subjects", "commands"} - before:
-        sys.modules.pop(name, None)
+def speed(benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark("speed")
 
 
 def row(file: str, speed: str, batch: str = "1") -> list[str]:

@@ -207,6 +207,8 @@ def test_effort_is_not_for_a_recipe_of_steps(run, tmp_path):
         "- ranges: {post_norm: chanel}",
         "- weights: {rounding: gtpq}",
         "- weights: {images: 0}",
+        "- weights: {images: .inf}",
+        "- weights: {images: 4.0}",
         "- ranges: {images: '4'}",
         "- ranges: {weights: 1}",
         "- reconstruct: {drop: -1}",

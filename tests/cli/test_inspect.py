@@ -112,7 +112,7 @@ def test_an_unknown_backend_and_what_fp8_cannot_hold(run: Callable[..., Any], vi
     for arguments, message in (
         (("--passes", "openvino", "--compute", "fp8"), "backend openvino multiplies quantized operands in int8 only"),
         (("--passes", "tensorrt-rtx", "--compute", "int4"), "--compute int4: expected one of int8"),
-        (("--compute", "int8"), "name one and --passes"),
+        (("--compute", "int8"), "name both"),
     ):
         refused = run(vit, *arguments)
         assert (refused.code, message in refused.err) == (2, True)
