@@ -80,11 +80,12 @@ def plan_build(
     compute: str = "int8",
     allow_rounding: bool = False,
 ) -> BuildPlan:
-    """Check that ``backend`` is here, can do what is asked, and that its files can be written.
+    """Check that ``backend`` is here, can do what is asked with ``source``, and that its files can be written.
 
     ``precision`` None is the backend's default; ``compute`` and ``allow_rounding`` are those of ``lower``. Nothing is
     written.
     """
+    source.check_one_file()
     version = backend.version()
     if precision is None:
         precision = backend.precisions[0]

@@ -94,7 +94,9 @@ def open_reference(source: SourceModel, *, data: bytes | None = None) -> Runner:
 
     ``data`` is run in place of the file: the same model with other constants.
     """
-    run = _session(data or source.data, {_OPTIMIZATION: "none"}, what=f"model {source.path}")
+    # Weights in a second file are found by the path of the first.
+    own = source.data if source.weights is None else str(source.path)
+    run = _session(data or own, {_OPTIMIZATION: "none"}, what=f"model {source.path}")
     return BatchedRunner(run, Profile(), source.image_shape)
 
 

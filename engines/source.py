@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 
 from repq_deploy.errors import BadInput
-from repq_deploy.files import existing_file
+from repq_deploy.files import existing_file, sha256_of
 
 __all__ = ["INPUT", "OUTPUT", "SourceModel", "read_source"]
 
@@ -23,11 +23,16 @@ OUTPUT = "logits"
 
 @dataclass(frozen=True)
 class SourceModel:
-    """A canonical ONNX file in memory. ``image_shape`` is (3, H, W)."""
+    """A canonical ONNX file in memory. ``image_shape`` is (3, H, W).
+
+    ``weights`` is the second file of a float model over 2 GiB, which holds the bytes of its weights; ``model`` and
+    ``data`` are without them. ``sha256`` is of both.
+    """
 
     path: Path
     model: onnx.ModelProto
     data: bytes
+    weights: Path | None
     sha256: str
     metadata: dict[str, str]
     image_shape: tuple[int, ...]
@@ -37,6 +42,14 @@ class SourceModel:
     def bits(self) -> str:
         """Bit-widths as ``repq-export`` took them, for example ``w4a4,head=w8a8``."""
         return self.metadata.get("repq.bits", "")
+
+    def check_one_file(self) -> None:
+        """Raise BadInput where the weights are in a second file: graphs are rewritten, and engines made, of one."""
+        if self.weights is not None:
+            raise BadInput(
+                f"model {self.path}: keeps its weights in {self.weights.name}, as it is over 2 GiB; repq-eval and "
+                "repq-bench take it as it is, an engine needs one file: export with --bits"
+            )
 
 
 def read_source(path: Path) -> SourceModel:
@@ -60,12 +73,33 @@ def read_source(path: Path) -> SourceModel:
         raise BadInput(
             f"model {path}: not made by repq-export (no repq.model in its metadata); write it with repq-export"
         )
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
-        raise BadInput(f"model {path}: keeps weights in other files; expected one self-contained file from repq-export")
+    weights = _weights_file(path, model)
     image_shape = _fixed_dimensions(path, model.graph.input, INPUT, rank=4)
     (classes,) = _fixed_dimensions(path, model.graph.output, OUTPUT, rank=2)
     sha256 = hashlib.sha256(data).hexdigest()
-    return SourceModel(path, model, data, sha256, metadata, image_shape, classes)
+    if weights is not None:
+        sha256 = hashlib.sha256(f"{sha256} {sha256_of(weights)}".encode()).hexdigest()
+    return SourceModel(path, model, data, weights, sha256, metadata, image_shape, classes)
+
+
+def _weights_file(path: Path, model: onnx.ModelProto) -> Path | None:
+    """The file with the weights, ``path`` + ``.data``, if ``model`` names one; it must hold all that is looked for."""
+    external = [tensor for tensor in model.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    if not external:
+        return None
+    weights = path.with_name(f"{path.name}.data")
+    entries = [{entry.key: entry.value for entry in tensor.external_data} for tensor in external]
+    if any(entry.get("location") != weights.name for entry in entries):
+        raise BadInput(f"model {path}: keeps weights in other files than {weights.name}; write it with repq-export")
+    existing_file(weights, f"weights of {path.name}")
+    expected = max(int(entry.get("offset", 0)) + int(entry.get("length", 0)) for entry in entries)
+    found = weights.stat().st_size
+    if found < expected:
+        raise BadInput(
+            f"weights {weights}: {found} bytes, {path.name} needs {expected}: truncated or another model's; copy both "
+            "again, or write them with repq-export"
+        )
+    return weights
 
 
 def _fixed_dimensions(path: Path, values: list[onnx.ValueInfoProto], name: str, *, rank: int) -> tuple[int, ...]:

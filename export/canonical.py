@@ -13,7 +13,6 @@ from pathlib import Path
 import onnx
 
 from repq_deploy import __version__
-from repq_deploy.errors import BadInput
 from repq_deploy.export.domain import DOMAIN, DOMAIN_VERSION, functions
 from repq_deploy.export.passes.activation_qdq import ActivationQDQ
 from repq_deploy.export.passes.base import run_passes
@@ -21,6 +20,7 @@ from repq_deploy.export.passes.integer_weights import IntegerWeights
 from repq_deploy.export.passes.log2_nodes import Log2Nodes
 from repq_deploy.export.passes.table_nodes import TableNodes
 from repq_deploy.export.trace import OPSET, trace
+from repq_deploy.export.weights_file import write_with_weights_file
 from repq_deploy.files import write_atomically
 from repq_deploy.quantized import QuantizedModel
 
@@ -49,15 +49,17 @@ def canonical_onnx(quantized: QuantizedModel, input_shape: tuple[int, int, int])
 
 
 def write_canonical(model: onnx.ModelProto, path: Path) -> None:
-    """Write ``model`` to ``path`` in one step.
+    """Write ``model`` to ``path`` in one step; over protobuf's limit of 2 GiB, which only a float model reaches here,
+    with its weights in a second file (see ``weights_file``), which takes them out of ``model``.
 
     Raises:
-        BadInput: it cannot be written, or is over protobuf's limit of 2 GiB.
+        BadInput: it cannot be written.
     """
-    size = model.ByteSize()
-    if size >= onnx.checker.MAXIMUM_PROTOBUF:
-        raise BadInput(f"output {path}: {size / 2**30:.1f} GiB is over the 2 GiB limit of one ONNX file")
-    write_atomically(path, model.SerializeToString(deterministic=True))
+    # Above the limit protobuf cannot even count; a tenth is left for all that is not weights.
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < 0.9 * onnx.checker.MAXIMUM_PROTOBUF:
+        write_atomically(path, model.SerializeToString(deterministic=True))
+    else:
+        write_with_weights_file(model, path)
 
 
 def _metadata(quantized: QuantizedModel) -> dict[str, str]:

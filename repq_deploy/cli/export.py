@@ -96,7 +96,12 @@ def export(
         typer.Option(help="Quantizer of attention probabilities; float leaves attention's products in float."),
     ] = Attention.method,
     float_model: Annotated[
-        bool, typer.Option("--float", help="Write the float model instead, to compare with; nothing is calibrated.")
+        bool,
+        typer.Option(
+            "--float",
+            help="Write the float model instead, to compare with; nothing is calibrated. "
+            "Over 2 GiB its weights go into a second file, OUTPUT.data.",
+        ),
     ] = False,
     checkpoint: Checkpoint = None,
     num_classes: NumClasses = None,

@@ -57,7 +57,7 @@ def _model(file: Path, passes: str | None, compute: str, allow_rounding: bool) -
     source = read_source(file)
     result: dict[str, Any] = {
         "file": str(file),
-        "bytes": len(source.data),
+        "bytes": len(source.data) + (0 if source.weights is None else source.weights.stat().st_size),
         "sha256": source.sha256,
         "metadata": source.metadata,
         "input": ["batch", *source.image_shape],
@@ -65,6 +65,7 @@ def _model(file: Path, passes: str | None, compute: str, allow_rounding: bool) -
         "sites": [dataclasses.asdict(row) for row in site_table(source.model)],
     }
     if passes is not None:
+        source.check_one_file()
         half = passes.startswith("tensorrt")
         check_compute(
             compute,

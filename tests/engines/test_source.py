@@ -51,7 +51,7 @@ def _drop_metadata(model: onnx.ModelProto) -> None:
         (_fix_batch, "'images' must be float32 of rank 4 with a dynamic batch"),
         (_free_height, "'images' must be float32 of rank 4"),
         (_drop_shape, "'logits' must be float32 of rank 2"),
-        (_external_weights, "one self-contained file"),
+        (_external_weights, "keeps weights in other files than tiny.onnx.data"),
         (_drop_metadata, "not made by repq-export"),
     ],
 )
