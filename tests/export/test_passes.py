@@ -15,6 +15,7 @@ from repq_deploy.export.passes.activation_qdq import ActivationQDQ
 from repq_deploy.export.passes.base import PassError, run_passes
 from repq_deploy.export.passes.integer_weights import IntegerWeights
 from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
+from repq_deploy.export.passes.table_plain_ops import TablePlainOps
 from repq_deploy.export.passes.to_half import ToHalf
 from repq_deploy.export.passes.unpack_int4 import UnpackInt4
 from tests.conftest import SPECS, float_model, images_for, quantized_model
@@ -68,6 +69,20 @@ def test_plain_log2_both_bases(steps):
     (ours,) = reference_session(gs.export_onnx(graph.cleanup().toposort())).run(None, {"x": given})
     code = np.clip(np.rint(-steps * np.log2(given / np.float32(0.9))), 0, 15)
     np.testing.assert_allclose(ours, np.where(code == 15, 0, 0.9 * 2.0 ** (-code / steps)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["tan", "adalog"])
+def test_plain_tables_compute_the_same(attention):
+    widths = BitWidths.parse("w8a4", preset="deploy")
+    model = quantize(
+        float_model("vit"), SPECS["vit"], images_for("vit"), bits=widths, method="repq", attention=attention
+    )
+    tables = canonical_onnx(model, (3, 32, 32))
+    plain, (report,) = run_passes(tables, [TablePlainOps()])
+    assert report.changed == 2
+    assert {node.domain for node in tables.graph.node} == {"", DOMAIN}
+    assert {node.domain for node in plain.graph.node} == {""}
+    assert relative(logits(plain), logits(tables)) < 1e-5
 
 
 def test_half_computes_the_same_to_half_precision():
