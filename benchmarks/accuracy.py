@@ -7,9 +7,10 @@ fine-tuned on CIFAR-10, whose folder has ``train`` (calibration) and ``test`` (l
     python benchmarks/accuracy.py --checkpoint vit_s14_cifar10.safetensors --data cifar10   # the ViT-S
 
 Every run is one line of a JSON file and is not repeated; the Markdown table, the plot and with ``--write-readme`` the
-README's table are made from the file. Runs
-take minutes, those of ``best-high`` about an hour. ``mixq`` below 8 bits, where weights and activations have the same
-width, is an average of that width, which ``repq-search`` spreads over the sites; its calibration includes the search.
+README's table are made from the file. Runs take minutes, those of ``best-high`` half an hour or more; one that was
+killed goes on where it was, and has no calibration time then. ``mixq`` below 8 bits, where weights and activations have
+the same width, is an average of that width, which ``repq-search`` spreads over the sites; its calibration includes the
+search.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from commands import run_command, table_line, write_readme
 RESULTS = Path(__file__).parent / "results"
 METHODS = ("minmax", "percentile", "repq", "repquant", "dopq", "erq", "mixq", "best", "best-high")
 BITS = ("w8a8", "w6a6", "w4a8", "w4a4", "w3a4", "w3a3")
+#: What ``--work-dir`` keeps of a calibration that is under way.
+_STATES = "calibration-*.safetensors"
 #: Where weights and activations have the same width, below 8 bits.
 BITS_ALIKE = {f"w{width}a{width}": width for width in range(3, 8)}
 FINETUNED = ("vit_small_patch14_dinov2", "--img-size", "112", "--num-classes", "10")
@@ -74,7 +77,10 @@ def through_engine(subject: Subject, options: Sequence[str], seed: int) -> dict[
     with tempfile.TemporaryDirectory() as folder:
         file = str(Path(folder) / "model.onnx")
         work = ("--work-dir", str(subject.work))
+        before = set(subject.work.glob(_STATES))
         exported = run_command("repq-export", *subject.model, *subject.data(seed), *options, *work, "-o", file)
+        # A calibration that ends takes its state away: one that was there before had begun in an earlier run.
+        resumed = bool(before - set(subject.work.glob(_STATES)))
         build = ("repq-build-engine", file, "--backend", "onnxruntime", "--reference-data", subject.test)
         (engine,) = run_command(*build).result["engines"]
         against = ("--against", *subject.model, "--data", subject.test)
@@ -86,7 +92,7 @@ def through_engine(subject: Subject, options: Sequence[str], seed: int) -> dict[
         "float_top1": both["against"]["top1"],
         "agreement": both["agreement"],
         "verdict": engine["verdict"],
-        "calibration_s": exported.result["seconds"]["calibrate"],
+        "calibration_s": None if resumed else exported.result["seconds"]["calibrate"],
         "peak_gb": exported.peak_gb,
     }
 
@@ -105,7 +111,8 @@ def measure(subject: Subject, bits: str, method: str, seed: int) -> dict[str, An
             budget = ("--avg-bits", str(average), "--choices", choices, "--work-dir", str(subject.work / "search"))
             searched = run_command("repq-search", *subject.model, *subject.data(seed), *budget, *recipe)
             found = through_engine(subject, recipe, seed)
-        found["calibration_s"] += searched.seconds
+        if found["calibration_s"] is not None:
+            found["calibration_s"] += searched.seconds
     return {"bits": bits, "method": method, **found}
 
 
@@ -117,6 +124,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     lines = [table_line(COLUMNS), table_line(["---"] * len(COLUMNS))]
     for (bits, method), group in sorted(groups.items(), key=lambda item: _order(*item[0])):
         top1 = [run["top1"] for run in group]
+        times = [run["calibration_s"] for run in group if run["calibration_s"] is not None]
         mean = statistics.mean(top1)
         cells = (
             bits,
@@ -126,7 +134,7 @@ def table(runs: list[dict[str, Any]]) -> str:
             f"{max(top1) - min(top1):.2f}" if len(top1) > 1 else "",
             f"{group[0]['float_top1'] - mean:.2f}",
             f"{statistics.mean(run['agreement'] for run in group):.2f}",
-            f"{statistics.mean(run['calibration_s'] for run in group):.0f}",
+            f"{statistics.mean(times):.0f}" if times else "",
             f"{max(run['peak_gb'] for run in group):.1f}",
             len(group),
         )

@@ -56,8 +56,8 @@ class Measured:
     """One model at one batch size.
 
     Milliseconds are of a whole batch; ``speedup`` is the first model's median over this one's. ``memory_mb`` is the
-    peak that loading and running add to the process, over all rounds; ``size_mb`` the file's size, an IR's with
-    its ``.bin``. MB are 10^6 bytes.
+    peak that loading and running add to the process, over all rounds; ``size_mb`` the file's size, with that of
+    an IR's ``.bin`` or an ONNX file's ``.data``. MB are 10^6 bytes.
     """
 
     label: str
@@ -153,8 +153,9 @@ def _measured(
 
 
 def _weights(path: Path) -> Path:
-    """Where the weights of the model ``path`` are."""
-    return path.with_suffix(".bin") if path.suffix == ".xml" else path
+    """Where the weights of the model ``path`` are, if not in it."""
+    beside = {".xml": path.with_suffix(".bin"), ".onnx": path.with_name(f"{path.name}.data")}
+    return beside.get(path.suffix, path)
 
 
 def _run(request: dict[str, Any], label: str) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from repq_deploy.engines.bench import BenchPlan, measure
 from repq_deploy.engines.build import plan_build
 from repq_deploy.engines.ort import BACKEND, open_onnx, open_reference
 from repq_deploy.engines.source import SourceModel, read_source
@@ -45,6 +46,14 @@ def test_two_files_run_as_one(split: tuple[Path, Path]) -> None:
     )
 
 
+def test_its_size_is_that_of_both_files(split: tuple[Path, Path]) -> None:
+    _, parted = split
+    plan = BenchPlan((("parted", parted),), batches=(1,), cpus=(0,), rounds=1, seconds=0.0, warmup=1)
+    (found,) = measure(plan)
+    weights = parted.with_name("parted.onnx.data")
+    assert found.size_mb == (parted.stat().st_size + weights.stat().st_size) / 1e6
+
+
 def test_the_hash_is_of_both_files(split: tuple[Path, Path]) -> None:
     _, parted = split
     weights = parted.with_name("parted.onnx.data")
@@ -80,7 +89,7 @@ def test_weights_that_are_missing_truncated_or_elsewhere(split: tuple[Path, Path
         read_source(parted.with_name("renamed.onnx"))
 
 
-def test_a_full_disk_leaves_neither(split: tuple[Path, Path]) -> None:
+def test_if_one_cannot_be_written_neither_is_left(split: tuple[Path, Path]) -> None:
     _, parted = split
     model = onnx.load(parted)
     weights = parted.with_name("other.onnx.data")
