@@ -18,7 +18,6 @@ from repq_deploy.export.passes.log2_by_log_softmax import Log2ByLogSoftmax
 from repq_deploy.export.passes.log2_by_log_sum_exp import Log2ByLogSumExp
 from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
 from repq_deploy.export.passes.patch_product import PatchProduct
-from repq_deploy.export.passes.quantize_at_source import QuantizeAtSource
 from repq_deploy.export.passes.quantize_before_moves import QuantizeBeforeMoves
 from repq_deploy.export.passes.separate_projections import SeparateProjections
 from repq_deploy.export.passes.table_plain_ops import TablePlainOps
@@ -73,7 +72,7 @@ def _tensorrt(variant: _Variant) -> list[Pass]:
     if variant.compute == "fp16":
         passes += [FloatActivations()]
     else:
-        passes += [QuantizeAtSource()]
+        passes += [QuantizeBeforeMoves(("Reshape", "Transpose"))]
         if variant.compute != "int8":
             passes += [FP8Products(mixed=variant.compute == "fp8+int8", allow_rounding=variant.allow_rounding)]
         passes += [UnpackInt4()]

@@ -10,7 +10,7 @@ from repq_deploy.export.domain import DOMAIN
 from repq_deploy.export.passes.attention_scale import AttentionScale
 from repq_deploy.export.passes.base import Pass, run_passes
 from repq_deploy.export.passes.log2_by_log_sum_exp import Log2ByLogSumExp
-from repq_deploy.export.passes.quantize_at_source import QuantizeAtSource
+from repq_deploy.export.passes.quantize_before_moves import QuantizeBeforeMoves
 from tests.conftest import images_for, quantized_model
 
 BLOCKS = {"vit": 2, "dinov2": 2, "average": 1, "swin": 4}
@@ -80,7 +80,7 @@ def test_logarithms_of_a_softmax_from_its_logits(attention: str, bits: str):
 
 def test_early_quantizers_stand_behind_what_computes(model: tuple[str, onnx.ModelProto]):
     family, canonical = model
-    rewritten, _ = run_passes(canonical, [AttentionScale(), QuantizeAtSource()])
+    rewritten, _ = run_passes(canonical, [AttentionScale(), QuantizeBeforeMoves(("Reshape", "Transpose"))])
     assert decibel(run(rewritten, family), run(canonical, family)) > 60
     graph = gs.import_onnx(rewritten)
     for node in graph.nodes:
@@ -107,7 +107,7 @@ def test_early_quantize_is_exact_with_a_shift_and_a_clip():
     graph = gs.Graph(nodes, [x], [y], opset=21, ir_version=10)
     given = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
     before = reference_session(gs.export_onnx(graph)).run(None, {"x": given})[0]
-    assert QuantizeAtSource().call(graph) == 1
+    assert QuantizeBeforeMoves().call(graph) == 1
     graph.cleanup().toposort()
     assert [node.op for node in graph.nodes] == ["Add", "Clip", "QuantizeLinear", "Transpose", "DequantizeLinear"]
     after = reference_session(gs.export_onnx(graph)).run(None, {"x": given})[0]
@@ -124,7 +124,7 @@ def test_a_quantizer_per_channel_stays_where_it_is():
         gs.Node("Transpose", "t", {"perm": [1, 0]}, [x], [moved]),
         gs.Node("QuantizeLinear", "q", {"axis": 1}, [moved, scale, zero], [codes]),
     ]
-    assert QuantizeAtSource().call(gs.Graph(nodes, [x], [codes], opset=21)) == 0
+    assert QuantizeBeforeMoves().call(gs.Graph(nodes, [x], [codes], opset=21)) == 0
 
 
 def test_a_factor_that_is_not_attentions_stays():
