@@ -131,7 +131,8 @@ def title() -> str:
     text = (
         f"`python benchmarks/speed.py`, random weights, {machine}. Speed: times float's in the same\n"
         "runtime. `ours w8a8` and `ours w4a4` quantize attention probabilities as the default method does: uniformly\n"
-        "at 8 bits, on a logarithmic grid at 4.\n\n"
+        "at 8 bits, on a logarithmic grid at 4. Files of one runtime and model were measured side by side, others\n"
+        "at other times.\n\n"
     )
     return text + table_line(HEADER) + table_line(["---"] * len(HEADER))
 
