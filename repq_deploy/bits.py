@@ -9,7 +9,7 @@ from typing import Any
 
 from repq_deploy.errors import BadInput
 
-__all__ = ["PRESETS", "BitWidths", "SiteBits"]
+__all__ = ["MAX_BITS", "PRESETS", "BitWidths", "SiteBits"]
 
 MIN_BITS, MAX_BITS = 2, 8
 _PATTERN = re.compile(r"w(\d+)a(\d+)")

@@ -7,9 +7,10 @@ from that. Mix-QViT does not publish its measure; this is our reconstruction. Er
 is what an allocation assumes. The KL divergence, which rests on the few images near a border of two classes, does not:
 allocations by it were no better than the same bits everywhere (ViT-S/14 on CIFAR-10, four bits on average).
 
-All input ranges are searched once, in one pass of the float model, and travel with its weights, the images and the
-float logits in one bundle. A measurement then replaces one site's modules in the float model, runs it, and puts them
-back. So measurements are independent of each other; each is kept in a small file of its own as soon as it is known.
+All input ranges are searched once, on the first batch of images in a pass of the float model, as the step ``ranges``
+does; they travel with its weights, the images and the float logits in one bundle. A measurement then replaces one
+site's modules in the float model, runs it, and puts them back. So measurements are independent of each other; each is
+kept in a small file of its own as soon as it is known.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from repq_deploy.spread import one_thread, spread
 
 __all__ = ["Measurement", "Sweeper", "bundle", "result_folder", "sensitivities"]
 
-FORMAT = 2
+FORMAT = 3
 _BATCH = 32
 _LOG_SQRT2 = 2  # steps per octave
 _OPERANDS = ("q", "k", "v", "p")
@@ -126,14 +127,18 @@ def bundle(
         )
         for site in sites
     ]
-    with one_thread(), _swapped(model, replaced):
-        logits = model(images)
-    for handle in handles:
-        handle.remove()
+    first, *others = images.split(_BATCH)
+    with one_thread():
+        with _swapped(model, replaced):
+            logits = [model(first)]
+        for handle in handles:
+            handle.remove()
+        logits += [model(batch) for batch in others]
     tensors = {f"model/{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
     tensors |= {f"range/{name}": tensor.contiguous() for name, tensor in found.items()}
     text = json.dumps({"spec": spec.to_dict(), "preset": preset})
-    tensors |= {"images": images, "logits": logits, "description": torch.tensor(list(text.encode()), dtype=torch.uint8)}
+    description = torch.tensor(list(text.encode()), dtype=torch.uint8)
+    tensors |= {"images": images, "logits": torch.cat(logits), "description": description}
     return save(tensors)
 
 

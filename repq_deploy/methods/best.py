@@ -2,8 +2,9 @@
 
 ``best`` needs calibration only. The residual stream is rotated, so that no channel has outliers; activations are those
 of RepQ-ViT, save that probabilities of 6 bits and more are uniform; every layer's weight is moved by ridge regression,
-behind a quantized prefix, to undo what it can of the error of its input, and rounded by GPTQ. ``best-high`` goes on to
-train the whole model, by straight-through gradients, to give the float model's tokens and logits.
+behind a quantized prefix, to undo what it can of the error of its input, and rounded by GPTQ. ``best-high`` has more
+images for that, and goes on to train a model of fewer than five bits, all of it at once, by straight-through gradients,
+to give the float model's tokens and logits.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ from repq_deploy.steps import step
 
 __all__ = ["BEST", "BEST_HIGH"]
 
-_CALIBRATION = (
-    step("rotate", what="stream"),
-    step("ranges", weights=False),
-    step("fold"),
-    step("weights", ridge=1.0, rounding="gptq"),
-)
+_ACTIVATIONS = (step("rotate", what="stream"), step("ranges", weights=False), step("fold"))
 
-BEST = register("best", softmax="by_bits", steps=_CALIBRATION, images=128)
+BEST = register(
+    "best", softmax="by_bits", steps=(*_ACTIVATIONS, step("weights", ridge=1.0, rounding="gptq")), images=128
+)
 
 BEST_HIGH = register(
     "best-high",
     softmax="by_bits",
-    steps=(*_CALIBRATION, step("reconstruct", unit="model", loss="feature")),
+    steps=(
+        *_ACTIVATIONS,
+        step("weights", ridge=1.0, rounding="gptq", images=1024),
+        step("reconstruct", unit="model", loss="feature", below=5),
+    ),
     images=1024,
 )

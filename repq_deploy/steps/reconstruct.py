@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from repq_deploy.adapter import Stage, forward_through, stages
+from repq_deploy.bits import MAX_BITS
 from repq_deploy.calibration import BATCH, Calibration
 from repq_deploy.layers import QuantConv2d, QuantLinear
 from repq_deploy.losses import LOSSES, Loss
@@ -39,8 +40,9 @@ def reconstruct(
     weight_rate: float = 1e-2,
     scale_rate: float = 1e-3,
     drop: float = 0.0,
+    below: int = MAX_BITS + 1,
 ) -> None:
-    """Train every unit.
+    """Train every unit, one after the other.
 
     Args:
         unit: what is trained at once: a stage of the model, or all of it.
@@ -51,6 +53,8 @@ def reconstruct(
         weight_rate: step of a weight, in units of its grid.
         scale_rate: step of a scale, relative to it; of a bias or norm, relative to its mean size.
         drop: probability that an element skips its activation quantizer while training (QDrop).
+        below: a unit whose quantizers all have this many bits or more stays as it is: where rounding errors are small,
+            the noise of the training is larger than what it gains.
     """
     ours, theirs = stages(run.model.model), stages(run.reference)
     groups = [range(len(ours))] if unit == "model" else [range(i, i + 1) for i in range(len(ours))]
@@ -59,28 +63,32 @@ def reconstruct(
     mark = run.work.resumed()
     for index, group in enumerate(groups):
         ours_here, theirs_here = [ours[i] for i in group], [theirs[i] for i in group]
-        if index < mark.done:
-            inputs, reference_inputs = _advance(ours_here, inputs), _advance(theirs_here, reference_inputs)
-            continue
-        measure = LOSSES[loss](theirs_here, theirs[group.stop :], reference_inputs)
-        _train(
-            run,
-            ours_here,
-            measure,
-            inputs,
-            generator,
-            steps=max(1, round(epochs * len(inputs) / batch)),
-            batch=batch,
-            micro_batch=micro_batch,
-            weight_rate=weight_rate,
-            scale_rate=scale_rate,
-            drop=drop,
-            index=index,
-            saved=mark.extra if index == mark.done else {},
-            doing="reconstructing" if unit == "model" else f"reconstructing {ours_here[0].name.rstrip('.')}",
-        )
+        if index >= mark.done and _fewest_bits(run, ours_here) < below:
+            measure = LOSSES[loss](theirs_here, theirs[group.stop :], reference_inputs)
+            _train(
+                run,
+                ours_here,
+                measure,
+                inputs,
+                generator,
+                steps=max(1, round(epochs * len(inputs) / batch)),
+                batch=batch,
+                micro_batch=micro_batch,
+                weight_rate=weight_rate,
+                scale_rate=scale_rate,
+                drop=drop,
+                index=index,
+                saved=mark.extra if index == mark.done else {},
+                doing="reconstructing" if unit == "model" else f"reconstructing {ours_here[0].name.rstrip('.')}",
+            )
         if group.stop < len(ours):
             inputs, reference_inputs = _advance(ours_here, inputs), _advance(theirs_here, reference_inputs)
+
+
+def _fewest_bits(run: Calibration, unit: Sequence[Stage]) -> int:
+    """Of the unit's quantizers; 0 where it has none, as norms are trained all the same."""
+    quantizers = run.model.quantizers().items()
+    return min((q.bits for name, q in quantizers if any(stage.holds(name) for stage in unit)), default=0)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from repq_deploy import sensitivity
 from repq_deploy.adapter import find_sites
@@ -12,7 +13,7 @@ from repq_deploy.bits import BitWidths, SiteBits
 from repq_deploy.quantized import wrap
 from repq_deploy.ranges import log2_search, percentile_search
 from repq_deploy.search_space import parse_choices, search_sites
-from repq_deploy.sensitivity import sensitivities
+from repq_deploy.sensitivity import bundle, sensitivities
 from tests.conftest import SPECS, float_model, images_for
 
 
@@ -65,6 +66,18 @@ def test_a_measurement_is_the_squared_error_of_the_centred_logits_with_that_site
     difference = wrapped(images).double().numpy() - reference
     expected = difference.var(axis=1).mean()
     assert measure("vit")[name, SiteBits(3, 3)] == pytest.approx(expected, rel=1e-4)
+
+
+@torch.no_grad()
+def test_ranges_are_those_of_the_first_batch_and_logits_those_of_all_images():
+    model, images, sites = space("vit")
+    many = torch.randn(35, *images.shape[1:], generator=torch.Generator().manual_seed(0))
+    found = load(bundle(model, SPECS["vit"], many, sites, preset="paper"))
+    first = load(bundle(model, SPECS["vit"], many[:32], sites, preset="paper"))
+    ranges = [name for name in found if name.startswith("range/")]
+    assert len(ranges) > len(sites)
+    assert all(torch.equal(found[name], first[name]) for name in ranges)
+    torch.testing.assert_close(found["logits"], model(many))
 
 
 def test_any_number_of_processes_gives_the_same_bits():

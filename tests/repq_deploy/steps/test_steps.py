@@ -165,6 +165,17 @@ def test_reconstruction_quantizes_in_float32(monkeypatch):
     assert seen == {torch.float32}
 
 
+def test_reconstruction_leaves_units_of_enough_bits_alone():
+    run = calibration("vit", "w3a3,blocks.0.*=w4a4")
+    for name, settings in (("ranges", {"weights": False}), ("fold", {}), ("weights", {})):
+        step(name, **settings)(run)
+    before = copy.deepcopy(run.model.state_dict())
+    step("reconstruct", unit="block", epochs=1, batch=4, below=4)(run)
+    changed = {name for name, tensor in run.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert "model.blocks.1.mlp.fc1.weight" in changed
+    assert not any(name.startswith("model.blocks.0.") for name in changed)
+
+
 def test_reconstruction_runs_on_every_family(family):
     run = calibration(family)
     for name, settings in (("ranges", {"weights": False}), ("fold", {}), ("weights", {})):
