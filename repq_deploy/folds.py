@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from repq_deploy.layers import QuantConv2d, QuantLinear
+from repq_deploy.layers import QuantConv2d, QuantLinear, add_to_bias
 from repq_deploy.quantizers import UniformParameters, UniformQuantizer
 
 __all__ = ["center_zero_point", "fold_post_norm", "shift_input", "uniform_input"]
@@ -46,7 +46,7 @@ def fold_post_norm(norm: nn.LayerNorm, linear: QuantLinear, *, target: Literal["
     _replace(norm, "weight", norm.weight.double() / ratio)
     _replace(norm, "bias", norm.bias.double() / ratio + target_scale * (zero_point - target_zero_point))
     _replace(linear, "weight", weight * ratio)
-    _add_to_bias(linear, offset)
+    add_to_bias(linear, offset)
     quantizer.axis = None
     quantizer.adopt(UniformParameters(target_scale.to(quantizer.scale.dtype), torch.tensor(target_zero_point)))
 
@@ -76,7 +76,7 @@ def shift_input(layer: QuantLinear | QuantConv2d, shift: Tensor, norm: nn.LayerN
     ``norm``'s bias takes the shift where it is given; otherwise the layer adds it.
     """
     offset = -shift.double() * layer.weight_quantizer(layer.weight).double().flatten(1).sum(dim=1)
-    _add_to_bias(layer, offset)
+    add_to_bias(layer, offset)
     if norm is not None:
         _replace(norm, "bias", norm.bias.double() + shift)
     else:
@@ -87,10 +87,6 @@ def uniform_input(layer: QuantLinear | QuantConv2d) -> UniformQuantizer:
     """The layer's input quantizer, which must be uniform: only they have a zero point and channels."""
     assert isinstance(layer.input_quantizer, UniformQuantizer)  # noqa: S101 - for the type checker
     return layer.input_quantizer
-
-
-def _add_to_bias(layer: QuantLinear | QuantConv2d, offset: Tensor) -> None:
-    _replace(layer, "bias", offset if layer.bias is None else layer.bias.double() + offset)
 
 
 def _replace(module: nn.Module, name: str, value: Tensor) -> None:

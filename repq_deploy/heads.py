@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repq_deploy.layers import QuantAttention
+from repq_deploy.layers import QuantAttention, add_to_bias
 from repq_deploy.quantizers import Search, UniformParameters, UniformQuantizer
 
 __all__ = ["HEADS", "fold_query_key_heads", "fold_value_heads", "foldable", "proj_search"]
@@ -124,8 +124,7 @@ def _add_to_rows(qkv: Any, part: int, channels: Tensor) -> None:
     """Add to the outputs of ``part`` of a projection."""
     offset = torch.zeros(3, len(channels), dtype=torch.float64)
     offset[part] = channels
-    before = 0.0 if qkv.bias is None else qkv.bias.double()
-    qkv.bias = _like(qkv.weight, before + offset.flatten())
+    add_to_bias(qkv, offset.flatten())
 
 
 def _like(parameter: Tensor, value: Tensor) -> nn.Parameter:

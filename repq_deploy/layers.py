@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from repq_deploy.quantizers import Quantizer, UniformQuantizer
 from repq_deploy.softmax import SoftmaxQuantizer, softmax_quantizer
 
-__all__ = ["QuantAttention", "QuantConv2d", "QuantLinear"]
+__all__ = ["QuantAttention", "QuantConv2d", "QuantLinear", "add_to_bias"]
 
 
 class _QuantLayer(nn.Module):
@@ -61,6 +61,13 @@ class QuantConv2d(_QuantLayer):
         return nn.functional.conv2d(
             self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias, stride=self.stride
         )
+
+
+@torch.no_grad()
+def add_to_bias(layer: nn.Linear | nn.Conv2d | QuantLinear | QuantConv2d, offset: Tensor) -> None:
+    """Add ``offset`` [out] to a layer's bias, in float64; a layer without a bias gets one."""
+    bias = offset.double() if layer.bias is None else layer.bias.double() + offset
+    layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=False)
 
 
 class QuantAttention(nn.Module):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from repq_deploy.adapter import Sites
+from repq_deploy.layers import add_to_bias
 
 __all__ = ["fold_layer_scales", "random_rotation", "rotate_heads", "rotate_residual_stream"]
 
@@ -73,7 +74,7 @@ def rotate_residual_stream(model: nn.Module, sites: Sites, seed: int) -> bool:
         gamma, beta = norm.weight.double(), norm.bias.double()
         for name in readers:
             layer = _module(model, name)
-            _add_to_bias(layer, layer.weight.double() @ beta)
+            add_to_bias(layer, layer.weight.double() @ beta)
             layer.weight.copy_(layer.weight.double() * gamma @ rotation)
         norm.weight.fill_(1)
         norm.bias.zero_()
@@ -113,10 +114,3 @@ def _multiply_output(layer: Any, matrix: Tensor) -> None:
     weight.copy_((matrix @ weight.double().flatten(1)).view_as(weight))
     if layer.bias is not None:
         layer.bias.copy_(matrix @ layer.bias.double())
-
-
-def _add_to_bias(layer: Any, offset: Tensor) -> None:
-    if layer.bias is None:
-        layer.bias = nn.Parameter(offset.to(layer.weight.dtype), requires_grad=False)
-    else:
-        layer.bias.copy_(layer.bias.double() + offset)

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from repq_deploy.calibration import Calibration
 from repq_deploy.errors import BadInput
 from repq_deploy.steps.bias_correction import bias_correction
+from repq_deploy.steps.center import center
 from repq_deploy.steps.dual_clip import dual_clip
 from repq_deploy.steps.ranges import fold, ranges
 from repq_deploy.steps.reconstruct import reconstruct
@@ -19,7 +20,8 @@ from repq_deploy.steps.weights import weights
 __all__ = ["STEPS", "Step", "step"]
 
 STEPS: dict[str, Callable[..., None]] = {
-    function.__name__: function for function in (rotate, ranges, dual_clip, fold, weights, reconstruct, bias_correction)
+    function.__name__: function
+    for function in (rotate, center, ranges, dual_clip, fold, weights, reconstruct, bias_correction)
 }
 
 
