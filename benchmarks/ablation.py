@@ -21,6 +21,9 @@ from commands import table_line
 from repq_deploy.recipes import Recipe, save_recipe
 
 _FLOAT_WEIGHTS = {"ranges": {"weights": False}}
+_ROTATED = {"rotate": {"what": "stream"}}
+_ROUNDED = {"weights": {"rounding": "gptq"}}
+_COMPENSATED = {"weights": {"ridge": 1.0, "rounding": "gptq"}}
 
 #: Group, row, probabilities, steps.
 ROWS: tuple[tuple[str, str, str, list[Any]], ...] = (
@@ -28,13 +31,8 @@ ROWS: tuple[tuple[str, str, str, list[Any]], ...] = (
     ("RepQ-ViT", "channel-wise post-norm inputs, folded", "uniform", ["ranges", "fold"]),
     ("RepQ-ViT", "and log2 probabilities", "log2", ["ranges", "fold"]),
     ("RepQ-ViT", "and log-sqrt2 probabilities: repq", "log_sqrt2", ["ranges", "fold"]),
-    ("RepQuant", "reconstructed weights", "log_sqrt2", [_FLOAT_WEIGHTS, "fold", {"weights": {"rounding": "gptq"}}]),
-    (
-        "RepQuant",
-        "and dual clipping: repquant",
-        "log_sqrt2",
-        [_FLOAT_WEIGHTS, "dual_clip", "fold", {"weights": {"rounding": "gptq"}}],
-    ),
+    ("RepQuant", "reconstructed weights", "log_sqrt2", [_FLOAT_WEIGHTS, "fold", _ROUNDED]),
+    ("RepQuant", "and dual clipping: repquant", "log_sqrt2", [_FLOAT_WEIGHTS, "dual_clip", "fold", _ROUNDED]),
     ("ERQ", "Aqer alone", "log_sqrt2", [_FLOAT_WEIGHTS, "fold", {"weights": {"ridge": 1.0}}]),
     (
         "ERQ",
@@ -48,13 +46,9 @@ ROWS: tuple[tuple[str, str, str, list[Any]], ...] = (
         "log_sqrt2",
         [{"ranges": {"post_norm": "clipped"}}, "fold"],
     ),
-    ("best", "not rotated", "log_sqrt2", [_FLOAT_WEIGHTS, "fold", {"weights": {"ridge": 1.0, "rounding": "gptq"}}]),
-    (
-        "best",
-        "rotated stream",
-        "log_sqrt2",
-        [{"rotate": {"what": "stream"}}, _FLOAT_WEIGHTS, "fold", {"weights": {"ridge": 1.0, "rounding": "gptq"}}],
-    ),
+    ("best", "not rotated", "log_sqrt2", [_FLOAT_WEIGHTS, "fold", _COMPENSATED]),
+    ("best", "rotated stream", "log_sqrt2", [_ROTATED, _FLOAT_WEIGHTS, "fold", _COMPENSATED]),
+    ("best", "and centered keys and values", "log_sqrt2", [_ROTATED, "center", _FLOAT_WEIGHTS, "fold", _COMPENSATED]),
 )
 
 
