@@ -13,6 +13,7 @@ METHOD = Method(
     "log_sqrt2",
     (
         step("rotate"),
+        step("center"),
         step("ranges", weights=False),
         step("fold"),
         step("weights", ridge=1.0, rounding="gptq"),
