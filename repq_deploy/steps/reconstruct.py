@@ -54,7 +54,7 @@ def reconstruct(
         scale_rate: step of a scale, relative to it; of a bias or norm, relative to its mean size.
         drop: probability that an element skips its activation quantizer while training (QDrop).
         below: a unit whose quantizers all have this many bits or more stays as it is: where rounding errors are small,
-            the noise of the training is larger than what it gains.
+            fitting the calibration images can cost other images more than it gains (ViT-S/14 at w6a6).
     """
     ours, theirs = stages(run.model.model), stages(run.reference)
     groups = [range(len(ours))] if unit == "model" else [range(i, i + 1) for i in range(len(ours))]
