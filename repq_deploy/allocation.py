@@ -94,16 +94,16 @@ def average_bits_budgets(sites: Sequence[SearchSite], average: float) -> list[Bu
 
 
 def size_budget(
-    sites: Sequence[SearchSite], megabytes: float, *, parameters: int, fixed_at_8: int = 0, symmetric: bool
+    sites: Sequence[SearchSite], megabytes: float, *, numbers: int, fixed_at_8: int = 0, symmetric: bool
 ) -> Budget:
-    """At most so many MB (10^6 bytes) of weights.
+    """At most so many MB (10^6 bytes) of weights and other constants.
 
     Args:
-        parameters: all of the float model's; those of no site are stored as float32.
+        numbers: all that are stored; those of no site as float32.
         fixed_at_8: those of sites that are not allocated: patch embedding and head under the preset ``deploy``.
         symmetric: whether weights below 8 bits are, as under ``deploy``.
     """
-    floats = parameters - fixed_at_8 - sum(site.parameters for site in sites)
+    floats = numbers - fixed_at_8 - sum(site.parameters for site in sites)
 
     def cost(site: SearchSite, bits: SiteBits) -> float:
         return site.stored_bytes(bits, symmetric=symmetric)

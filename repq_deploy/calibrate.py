@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.metadata
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ def quantize(
     preprocess: str = "",
     calibration_sha256: str = "",
     report: Report = lambda doing, done, total: None,
-    work_folder: Path | None = None,
+    work: WorkFolder | None = None,
 ) -> QuantizedModel:
     """Quantize ``model``, in place, with the named method.
 
@@ -53,7 +52,7 @@ def quantize(
         preprocess: JSON of the preprocessing that made ``images``; stored with the result.
         calibration_sha256: hash of the images' source; stored with the result.
         report: called with what is being done, how much of it is done, and how much there is.
-        work_folder: where the state is kept for a calibration that is killed to go on; it is removed at the end.
+        work: where the state is kept for a calibration that is killed to go on; to be finished by the caller.
 
     Raises:
         BadInput: an unsupported model or method, images that are not finite, an override that matches no site, or steps
@@ -66,15 +65,16 @@ def quantize(
     reference = copy.deepcopy(model).requires_grad_(False)
     quantized = wrap(model, spec, bits, softmax=attention or chosen.softmax)
     key = _key(quantized, images, chosen, seed)
-    run = Calibration(quantized, reference, images, seed, report, WorkFolder(work_folder, key, quantized, reference))
+    run = Calibration(quantized, reference, images, seed, report, work or WorkFolder(None))
+    run.work.open(key, quantized, reference)
     first = run.work.resume()
     for index, step in enumerate(chosen.steps[first:], first):
         run.work.begin(index)
         step(run)
+    run.work.begin(len(chosen.steps))
     for module in quantized.attentions():
         if module.q_quantizer.axis is not None:
             fold_query_key_heads(module)
-    run.work.finish()
     for name, quantizer in quantized.quantizers().items():
         if missing := _missing(name, quantizer):
             raise BadInput(f"method {chosen.name}: its steps leave {name} {missing}")

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from repq_deploy.adapter import LinearSite, Stage, stages
+from repq_deploy.errors import BadInput
 from repq_deploy.layers import QuantConv2d, QuantLinear
 from repq_deploy.quantized import QuantizedModel
 from repq_deploy.work import WorkFolder
 
-__all__ = ["BATCH", "Calibration", "Position", "Report", "captured_inputs", "walk"]
+__all__ = ["BATCH", "Calibration", "Position", "Report", "captured_inputs", "refuse_scales", "require_scales", "walk"]
 
 #: Images that go through a model at once.
 BATCH = 32
@@ -41,6 +42,27 @@ class Calibration:
     seed: int
     report: Report
     work: WorkFolder
+
+
+def require_scales(run: Calibration, step: str, *, weights: bool) -> None:
+    """Refuse to do a ``step`` of a recipe before the steps that give activations, and ``weights``, their scales.
+
+    Raises:
+        BadInput: naming a quantizer without a scale.
+    """
+    for name, quantizer in run.model.quantizers().items():
+        if not quantizer.calibrated and (weights or not name.endswith(".weight")):
+            raise BadInput(f"step {step}: {name} has no scale yet; list ranges{' and weights' * weights} before {step}")
+
+
+def refuse_scales(run: Calibration, step: str) -> None:
+    """Refuse a ``step`` that changes what the scales were found for.
+
+    Raises:
+        BadInput: naming a quantizer that has its scale.
+    """
+    if name := next((name for name, quantizer in run.model.quantizers().items() if quantizer.calibrated), None):
+        raise BadInput(f"step {step}: {name} has its scale already, which {step} would spoil; list it before ranges")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 All are vectorized over channels; none loops over them. The percentile search is RepQ-ViT's (arXiv 2212.08254, its
 published code): of a few percentiles, keep per channel the one whose quantized tensor has the lowest squared error.
+Its lowest, 99.9 %, is where a normal distribution is best clipped at 5 bits; ``mse_search`` has lower ones for fewer.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ __all__ = [
     "RANGES",
     "log2_search",
     "minmax_search",
+    "mse_search",
     "percentile_search",
     "quantiles",
     "sample",
@@ -27,6 +29,9 @@ __all__ = [
 
 #: The published code lacks 1.0 and so clips even 8-bit tensors that need no clipping.
 PERCENTILES = (0.999, 0.9999, 0.99999, 1.0)
+#: Where a normal distribution is best clipped: about 99.5 % at 4 bits, 97.5 % at 3.
+_FEW_BITS = 4
+_LOWER = (0.95, 0.96, 0.97, 0.975, 0.98, 0.985, 0.99, 0.9925, 0.995, 0.9965, 0.998)
 _TINY = 1e-8
 #: A search measures errors on at most this many elements of a tensor, evenly spread: what torch.quantile would take.
 _SAMPLE = 2**24
@@ -151,10 +156,23 @@ def percentile_search(
     return search
 
 
+def mse_search(
+    bits: int, *, axis: int | None = None, symmetric: bool = False, spans_zero: bool = True
+) -> Callable[[Tensor], UniformParameters]:
+    """``percentile_search``, at 4 bits and fewer with percentiles from 95 % on.
+
+    From 5 bits on these would win where a tensor has a long tail only, and there squared error is no guide: what is cut
+    are the few values that matter most.
+    """
+    percentiles = (*_LOWER, *PERCENTILES) if bits <= _FEW_BITS else PERCENTILES
+    return percentile_search(bits, axis=axis, symmetric=symmetric, spans_zero=spans_zero, percentiles=percentiles)
+
+
 #: The searches for uniform quantizers, by the name that a recipe gives them.
 RANGES: dict[str, Callable[..., Callable[[Tensor], UniformParameters]]] = {
     "minmax": minmax_search,
     "percentile": percentile_search,
+    "mse": mse_search,
 }
 
 

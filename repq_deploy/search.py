@@ -29,7 +29,7 @@ from repq_deploy.bits import SiteBits
 from repq_deploy.calib_data import Preprocess, load_sample, open_images
 from repq_deploy.calibrate import quantize
 from repq_deploy.errors import BadInput
-from repq_deploy.evaluation import Target, evaluate
+from repq_deploy.evaluation import Target, check_data, evaluate
 from repq_deploy.files import write_atomically
 from repq_deploy.latency import parse_milliseconds, read_latency_table
 from repq_deploy.models import ModelSpec
@@ -124,6 +124,10 @@ class Search:
         """The best allocation within the budgets."""
         return allocate(self.sites, objective(self.sites, measured, shares, tau=tau), self.budgets)
 
+    def check_plot_data(self, data: str) -> None:
+        """Refuse images that top-1 cannot be measured on: before the sweep, not after it."""
+        check_data([self._target(lambda images: images)], open_images(data, demo_split="test"))
+
     def plot(
         self,
         measured: Measured,
@@ -167,12 +171,14 @@ class Search:
             logits: np.ndarray = quantized(torch.from_numpy(images)).numpy()
             return logits
 
-        classes = int(self.model.num_classes)  # type: ignore[arg-type]
-        target = Target(self.spec.name, "quantized model (PyTorch)", predict, self.preprocess, classes)
-        top1 = evaluate(target, open_images(data, demo_split="test")).target.top1
+        top1 = evaluate(self._target(predict), open_images(data, demo_split="test")).target.top1
         assert top1 is not None  # noqa: S101 - evaluate refuses images without labels
         logger.info("%s: top-1 %.2f %%", widths, top1)
         return top1
+
+    def _target(self, predict: Callable[[np.ndarray], np.ndarray]) -> Target:
+        classes = int(self.model.num_classes)  # type: ignore[arg-type]
+        return Target(self.spec.name, "quantized model (PyTorch)", predict, self.preprocess, classes)
 
 
 def open_search(
@@ -206,7 +212,7 @@ def open_search(
             size_budget(
                 sites,
                 limits.megabytes,
-                parameters=sum(parameter.numel() for parameter in model.parameters()),
+                numbers=_stored_numbers(model),
                 fixed_at_8=sum(weight.numel() for weight in fixed),  # type: ignore[operator, misc]
                 symmetric=preset == "deploy",
             )
@@ -219,6 +225,18 @@ def open_search(
     # The least cost of all: what no allocation can keep is refused before the sweep, not after it.
     allocate(sites, {(site.name, bits): 0.0 for site in sites for bits in site.choices}, budgets)
     return Search(spec, checkpoint, seed, model, images, preprocess, structure, sites, tuple(budgets), preset)
+
+
+def _stored_numbers(model: nn.Module) -> int:
+    """How many numbers an export of ``model`` stores: Swin's position biases are written out, and its masks too."""
+    count = sum(parameter.numel() for parameter in model.parameters())
+    for module in model.modules():
+        if isinstance(table := getattr(module, "relative_position_bias_table", None), Tensor):
+            index: Tensor = module.relative_position_index  # type: ignore[assignment]
+            count += index.numel() * table.shape[1] - table.numel()
+        if isinstance(mask := getattr(module, "attn_mask", None), Tensor):
+            count += mask.numel()
+    return count
 
 
 def _at(site: SearchSite, bits: SiteBits) -> SiteBits:

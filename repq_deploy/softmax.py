@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 #: Uniform; logarithmic (FQ-ViT's log2, RepQ-ViT's log-sqrt2); AdaLog's adaptive base; DopQ-ViT's tangent.
-#: "by_bits": log-sqrt2 below ``UNIFORM_FROM`` bits, uniform from there on.
+#: "by_bits": log2 below ``UNIFORM_FROM`` bits, uniform from there on; neither has a scale for each element.
 #: "float": nothing between the projections qkv and proj is quantized.
 SoftmaxQuantizer = Literal["uniform", "log2", "log_sqrt2", "adalog", "tan", "by_bits", "float"]
 
@@ -125,7 +125,7 @@ def softmax_quantizer(kind: SoftmaxQuantizer, site: str, bits: int) -> Quantizer
         return AdaLogQuantizer(site, bits)
     if kind == "tan":
         return TanQuantizer(site, bits)
-    return Log2Quantizer(site, bits, steps_per_octave=1 if kind == "log2" else 2)
+    return Log2Quantizer(site, bits, steps_per_octave=2 if kind == "log_sqrt2" else 1)
 
 
 def softmax_search(quantizer: Quantizer, uniform: Callable[..., Search]) -> Search:

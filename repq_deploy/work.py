@@ -1,6 +1,7 @@
 """A folder in which a calibration leaves its state now and then, so that one that was killed goes on where it was.
 
-One safetensors file for each calibration, named by a hash of all that decides its result; it is removed at the end.
+One safetensors file for each calibration, named by a hash of all that decides its result; it is removed once the
+result has been used.
 """
 
 from __future__ import annotations
@@ -37,25 +38,37 @@ class Mark:
 
 
 class WorkFolder:
-    """The state of one calibration, of ``model`` and its float ``reference``, in ``folder``.
+    """The state of one calibration in ``folder``, made where it is missing; None: nothing is kept.
 
-    Args:
-        folder: made where it is missing; None: nothing is kept.
-        key: hash of all that decides the result.
+    Whoever makes one calls ``finish`` when what was calibrated is safe; until then even a calibration that was complete
+    is taken up from here.
     """
 
-    def __init__(self, folder: Path | None, key: str, model: QuantizedModel, reference: nn.Module) -> None:
-        self.file = None if folder is None else folder / f"calibration-{key[:24]}.safetensors"
-        self.model, self.reference = model, reference
+    model: QuantizedModel
+    reference: nn.Module
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.file: Path | None = None
         self.step = 0
         self._resumed = Mark()
         self._saved = time.monotonic()
-        if folder is not None and self.file is not None:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise BadInput(f"work folder {folder}: cannot be made ({error.strerror or error})") from error
-            check_writable(self.file)
+
+    def open(self, key: str, model: QuantizedModel, reference: nn.Module) -> None:
+        """Keep the calibration of ``model`` and its float ``reference``; ``key``: hash of all that decides the result.
+
+        Raises:
+            BadInput: the folder cannot be made or written to.
+        """
+        self.model, self.reference = model, reference
+        if self.folder is None:
+            return
+        self.file = self.folder / f"calibration-{key[:24]}.safetensors"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"work folder {self.folder}: cannot be made ({error.strerror or error})") from error
+        check_writable(self.file)
 
     def resume(self) -> int:
         """Take up what is there; the step to go on with."""
@@ -126,6 +139,6 @@ class WorkFolder:
         self._saved = time.monotonic()
 
     def finish(self) -> None:
-        """Remove the state: the calibration is done."""
+        """Remove the state: nothing of the calibration is needed any more."""
         if self.file is not None:
             self.file.unlink(missing_ok=True)

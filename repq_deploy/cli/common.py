@@ -7,6 +7,7 @@ import json
 import logging
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from repq_deploy import __version__
 from repq_deploy.errors import BadInput, RepqError
@@ -60,6 +61,9 @@ CalibData = Annotated[
     str | None, typer.Option(help="Calibration images: a folder, flat or one folder a class, or an .npz.")
 ]
 
+#: Between two lines of progress where there is no terminal for a bar.
+SECONDS_A_LINE = 30.0
+
 #: People read stderr; stdout is for data.
 console = Console(stderr=True, highlight=False)
 
@@ -72,16 +76,25 @@ def set_up(*, verbose: bool, quiet: bool) -> None:
     console.quiet = quiet
 
 
+class _Progress(Progress):
+    """A bar on a terminal; elsewhere, as in a log of hours, a line now and then."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        super().__init__(*columns, console=console, disable=not console.is_terminal)
+        self._said = time.monotonic()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        super().update(task_id, **changes)
+        if self.disable and time.monotonic() - self._said >= SECONDS_A_LINE:
+            self._said = time.monotonic()
+            task = next(task for task in self.tasks if task.id == task_id)
+            console.print(f"{task.description} {task.completed:g}/{task.total:g}", soft_wrap=True)
+
+
 def progress_bar() -> Progress:
-    """A progress bar on stderr: silent under ``-q``, plain where stderr is not a terminal."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        disable=console.quiet or not console.is_terminal,
-    )
+    """A progress bar on stderr: silent under ``-q``, lines where stderr is not a terminal."""
+    return _Progress()
 
 
 def hardware_note(bits: str) -> str:

@@ -197,9 +197,11 @@ def _run(
     from repq_deploy.calib_data import Preprocess, load_sample, open_images
     from repq_deploy.calibrate import quantize
     from repq_deploy.export import canonical_onnx, compare_export, write_canonical
+    from repq_deploy.work import WorkFolder
 
     say_weights(spec.name, spec.weights)
     started = time.monotonic()
+    work = WorkFolder(work_dir)
     keep_freed_memory()
     network = models.create(spec, checkpoint, seed)
     float_bytes = 4 * sum(parameter.numel() for parameter in network.parameters())
@@ -220,7 +222,7 @@ def _run(
             seed=seed,
             preprocess=preprocess.to_json(),
             calibration_sha256=sample.source.sha256,
-            work_folder=work_dir,
+            work=work,
             report=lambda doing, done, total: progress.update(
                 task, description=f"{spec.name} {widths} {method.name}: {doing}", completed=done, total=total
             ),
@@ -241,6 +243,7 @@ def _run(
     write_canonical(model, output)
     if save_quantized is not None:
         quantized_file.save(quantized, save_quantized)
+    work.finish()
     return {
         "output": str(output),
         "model": spec.name,

@@ -118,6 +118,8 @@ def search(
         num_calib=num_calib,
         seed=seed,
     )
+    if plot_data is not None:
+        opened.check_plot_data(plot_data)
     if dry_run:
         plan = _plan(opened)
         show(plan, as_json=as_json, text=lambda: _print_plan(plan))
@@ -160,10 +162,10 @@ def _run(
             raise
     allocation = opened.allocate(measured, shares, tau=tau)
     widths = bit_widths(opened.sites, allocation.chosen, preset=opened.preset)
+    save_recipe(Recipe(str(widths), opened.preset, method), recipe)
     if plot is not None:
         with console.status("plotting"):
             opened.plot(measured, shares, allocation, plot, tau=tau, method=method, data=plot_data)
-    save_recipe(Recipe(str(widths), opened.preset, method), recipe)
     return {
         "recipe": str(recipe),
         "model": opened.spec.name,

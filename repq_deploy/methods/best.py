@@ -1,10 +1,11 @@
 """The method to use: what measured best of all steps, in two efforts. Everything in it folds into plain Q/DQ.
 
 ``best`` needs calibration only. The residual stream is rotated, so that no channel has outliers; keys and values are
-centered; activations are those of RepQ-ViT, save that probabilities of 6 bits and more are uniform; every layer's
-weight is moved by ridge regression, behind a quantized prefix, to undo what it can of the error of its input, and
-rounded by GPTQ. ``best-high`` has more images for that, and goes on to train a model of fewer than five bits, all of it
-at once, by straight-through gradients, to give the float model's tokens and logits.
+centered; activations are those of RepQ-ViT, save that ranges of 4 bits and fewer may be clipped more, and that
+probabilities are uniform from 6 bits on and below them powers of two, where RepQ-ViT's have a factor for each element.
+Every layer's weight is moved by ridge regression, behind a quantized prefix, to undo what it can of the error of its
+input, and rounded by GPTQ. ``best-high`` has more images for that, and goes on to train a model of fewer than five
+bits, all of it at once, by straight-through gradients, to give the float model's tokens and logits.
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ from repq_deploy.steps import step
 
 __all__ = ["BEST", "BEST_HIGH"]
 
-_ACTIVATIONS = (step("rotate", what="stream"), step("center"), step("ranges", weights=False), step("fold"))
+_ACTIVATIONS = (
+    step("rotate", what="stream"),
+    step("center"),
+    step("ranges", search="mse", weights=False),
+    step("fold"),
+)
 
 BEST = register(
     "best", softmax="by_bits", steps=(*_ACTIVATIONS, step("weights", ridge=1.0, rounding="gptq")), images=128

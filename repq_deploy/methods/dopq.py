@@ -2,8 +2,9 @@
 
 TanQ (``repq_deploy.softmax.TanQuantizer``) is our reconstruction, as its formula could not be read. MOSF, the scale
 with the least mean absolute deviation from the channels' scales, is their median; behind an exact fold and weights
-quantized after it, it is a gauge and changes nothing (a test shows it). The paper then reconstructs by training; its
-settings could not be read either, ours is block by block with the squared error of the block's output.
+quantized after it, it is a gauge and changes nothing (tests show that, and what it does without). The paper then
+reconstructs by training; its settings could not be read either, ours is block by block with the squared error of the
+block's output.
 """
 
 from __future__ import annotations

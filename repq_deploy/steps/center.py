@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from repq_deploy.calibration import BATCH, Calibration
+from repq_deploy.calibration import BATCH, Calibration, refuse_scales
 from repq_deploy.centering import center_keys_and_values, qkv_means
 
 __all__ = ["center"]
@@ -10,6 +10,7 @@ __all__ = ["center"]
 
 def center(run: Calibration, *, images: int = BATCH) -> None:
     """Center k and v on the mean over (at most so many) ``images``; see ``repq_deploy.centering``."""
+    refuse_scales(run, "center")
     means = qkv_means(run.reference, run.model.sites, run.images[:images], batch=BATCH)
     for model in (run.model.model, run.reference):
         center_keys_and_values(model, run.model.sites, means)

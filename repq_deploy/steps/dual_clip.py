@@ -13,7 +13,7 @@ import zlib
 import torch
 from torch import Tensor, nn
 
-from repq_deploy.calibration import Calibration, captured_inputs, walk
+from repq_deploy.calibration import Calibration, captured_inputs, require_scales, walk
 from repq_deploy.folds import uniform_input
 from repq_deploy.layers import QuantLinear
 from repq_deploy.quantizers import UniformParameters
@@ -32,6 +32,7 @@ def dual_clip(run: Calibration, *, steps: int = 150, rate: float = 5e-3, images:
         rate: its learning rate, in units of half a channel's range.
         images: how many are looked at, at most; a layer's inputs of all of them are held at once.
     """
+    require_scales(run, "dual_clip", weights=False)
     run = dataclasses.replace(run, images=run.images[:images])
     for position in walk(run, "dual clipping"):
         for site, layer in position.linears(run.model):

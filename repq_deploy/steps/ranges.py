@@ -25,7 +25,7 @@ __all__ = ["fold", "ranges"]
 def ranges(
     run: Calibration,
     *,
-    search: Literal["minmax", "percentile"] = "percentile",
+    search: Literal["minmax", "percentile", "mse"] = "percentile",
     post_norm: Literal["channel", "clipped", "tensor"] = "channel",
     attention: Literal["tensor", "head"] = "tensor",
     gelu: Literal["uniform", "adalog"] = "uniform",

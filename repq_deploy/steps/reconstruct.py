@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from repq_deploy.adapter import Stage, forward_through, stages
 from repq_deploy.bits import MAX_BITS
-from repq_deploy.calibration import BATCH, Calibration
+from repq_deploy.calibration import BATCH, Calibration, require_scales
 from repq_deploy.layers import QuantConv2d, QuantLinear
 from repq_deploy.losses import LOSSES, Loss
 from repq_deploy.quantizers import Quantizer, UniformQuantizer
@@ -56,6 +56,7 @@ def reconstruct(
         below: a unit whose quantizers all have this many bits or more stays as it is: where rounding errors are small,
             fitting the calibration images can cost other images more than it gains (ViT-S/14 at w6a6).
     """
+    require_scales(run, "reconstruct", weights=True)
     ours, theirs = stages(run.model.model), stages(run.reference)
     groups = [range(len(ours))] if unit == "model" else [range(i, i + 1) for i in range(len(ours))]
     generator = torch.Generator().manual_seed(run.seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from repq_deploy.calibration import Calibration
+from repq_deploy.calibration import Calibration, refuse_scales
 from repq_deploy.rotations import rotate_heads, rotate_residual_stream
 
 __all__ = ["rotate"]
@@ -12,6 +12,7 @@ __all__ = ["rotate"]
 
 def rotate(run: Calibration, *, what: Literal["stream", "heads", "both"] = "both") -> None:
     """Rotate the residual stream (where the model's form allows it), q and k, and v; see ``repq_deploy.rotations``."""
+    refuse_scales(run, "rotate")
     for model in (run.model.model, run.reference):
         if what in ("stream", "both"):
             rotate_residual_stream(model, run.model.sites, run.seed)

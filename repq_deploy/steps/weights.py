@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from repq_deploy.adaround import adaround
-from repq_deploy.calibration import Calibration, walk
+from repq_deploy.calibration import Calibration, require_scales, walk
 from repq_deploy.layers import QuantConv2d, QuantLinear
 from repq_deploy.quantizers import UniformParameters
 from repq_deploy.ranges import RANGES
@@ -39,6 +39,7 @@ def weights(
         prefix: whether a layer sees the error of the layers before it.
         images: how many are looked at, at most; ERQ's authors see no gain beyond 256.
     """
+    require_scales(run, "weights", weights=False)
     run = dataclasses.replace(run, images=run.images[:images])
     for position in walk(run, "quantizing weights"):
         for site, layer in position.linears(run.model):

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from repq_deploy import __version__
-from repq_deploy.cli.common import Verbose, entry_point, hardware_note, set_up
+from repq_deploy.cli.common import Verbose, entry_point, hardware_note, progress_bar, set_up
 from repq_deploy.errors import BackendMissing, BadInput, RepqError, ValidationFailed
 
 
@@ -35,6 +35,20 @@ def test_bugs_keep_their_traceback(call):
 
     with pytest.raises(ZeroDivisionError):
         call(entry_point(verb, "repq-verb"))
+
+
+@pytest.mark.parametrize(("quiet", "lines"), [(False, ["measuring 2/3"]), (True, [])])
+def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(call, monkeypatch, quiet, lines):
+    def verb() -> None:
+        set_up(verbose=False, quiet=quiet)
+        with progress_bar() as progress:
+            task = progress.add_task("waiting", total=3)
+            progress.update(task, completed=1)
+            monkeypatch.setattr("repq_deploy.cli.common.SECONDS_A_LINE", 0.0)
+            progress.update(task, description="measuring", completed=2)
+
+    done = call(entry_point(verb, "repq-verb"))
+    assert (done.code, done.out, done.err.splitlines()) == (0, "", lines)
 
 
 WAIT = """

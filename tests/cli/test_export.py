@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from repq_deploy import quantized
 from repq_deploy.calib_data.demo import DEMO_WEIGHTS
 from repq_deploy.cli import export
+from repq_deploy.errors import BadInput
 from repq_deploy.export import agreement, reference_session
 
 
@@ -51,6 +53,20 @@ def test_it_writes_a_proven_graph_and_the_torch_model(run, tmp_path):
     with torch.no_grad():
         expected = quantized.load(saved)(images).numpy()
     assert np.linalg.norm(logits - expected) / np.linalg.norm(expected) < 0.3
+
+
+def test_a_calibration_is_kept_until_its_file_is_written(run, tmp_path, monkeypatch):
+    """So a full disk does not cost the hours before it."""
+    work, options = tmp_path / "work", ("demo", "--bits", "w4a4", "--method", "minmax", "--num-calib", 4)
+    with monkeypatch.context() as patched:
+        patched.setattr("repq_deploy.export.write_canonical", mock.Mock(side_effect=BadInput("disk is full")))
+        failed = run(*options, "-o", tmp_path / "m.onnx", "--work-dir", work)
+    assert failed.code == 2
+    assert "disk is full" in failed.err
+    assert len(list(work.iterdir())) == 1
+    monkeypatch.setattr("repq_deploy.steps.Step.__call__", mock.Mock(side_effect=AssertionError("calibrated again")))
+    assert run(*options, "-o", tmp_path / "m.onnx", "--work-dir", work).code == 0
+    assert not list(work.iterdir())
 
 
 def test_people_read_what_was_done_and_what_is_next(run, tmp_path):

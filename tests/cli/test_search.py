@@ -111,6 +111,15 @@ def test_bad_input_is_one_line(run, tmp_path, arguments, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_images_for_the_plot_are_checked_before_the_sweep(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    plot = ("--plot", tmp_path / "plot.svg", "--plot-data", tmp_path / "nowhere")
+    done = run(*QUICK, "--avg-bits", 4, "--recipe", tmp_path / "r.yaml", *plot)
+    assert done.code == 2
+    assert "nowhere" in done.err
+    assert done.err.count("\n") == 1
+
+
 def command(*arguments: object) -> list[str]:
     code = "from repq_deploy.cli.search import main; main()"
     return [sys.executable, "-c", code, *map(str, QUICK), "--avg-bits", "4", *map(str, arguments)]

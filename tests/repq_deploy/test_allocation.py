@@ -53,7 +53,7 @@ def test_it_finds_what_brute_force_finds(seed, choices):
     operations = bit_operations_budget(1).range(sites)
     cases = [
         average_bits_budgets(sites, 4 if choices[0] == "3" else 6.5),
-        [size_budget(sites, 0.0021, parameters=sum(s.parameters for s in sites), symmetric=True)],
+        [size_budget(sites, 0.0021, numbers=sum(s.parameters for s in sites), symmetric=True)],
         [bit_operations_budget(operations[0] + 0.3 * (operations[1] - operations[0]))],
         [*average_bits_budgets(sites, 6), bit_operations_budget(0.5 * sum(operations))],
     ]

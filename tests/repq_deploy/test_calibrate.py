@@ -20,8 +20,12 @@ FLOAT_WEIGHTS = step("ranges", weights=False)
         ((step("ranges"),), "8-bit zero point .* fold"),
         ((step("ranges", weights=False), step("weights")), "8-bit zero point .* fold"),
         ((step("ranges"), step("fold"), step("ranges")), "have their ranges already"),
+        ((step("weights"),), "step weights: .* has no scale yet; list ranges before weights"),
+        ((FLOAT_WEIGHTS, step("fold"), step("reconstruct")), "list ranges and weights before reconstruct"),
+        ((step("ranges"), step("rotate"), step("fold")), "step rotate: .* list it before ranges"),
+        ((step("ranges"), step("fold"), step("center")), "step center: .* list it before ranges"),
     ],
-    ids=["none", "weights", "fold", "fold-2", "twice"],
+    ids=["none", "weights", "fold", "fold-2", "twice", "early", "too early", "rotate late", "center late"],
 )
 def test_steps_that_do_not_fit_are_refused(steps, message):
     method = Method("mine", "log_sqrt2", steps)

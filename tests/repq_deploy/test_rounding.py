@@ -99,6 +99,49 @@ def test_refinement_with_uncorrelated_inputs_is_the_nearest_rounding():
     assert torch.equal(refined(weight, inputs, grid, 4), nearest(weight, inputs, grid, 4))
 
 
+def test_refinement_flips_what_its_definition_flips():
+    """One row and one flip at a time, in NumPy, by the error itself; the columns left make up for it by ridge."""
+    weight, inputs, grid = problem(7, 9, 4, seed=5)
+    found = refined(weight, inputs, grid, 4, strength=0.02)
+    moment, penalty = inputs.numpy(), 0.02 * float(torch.diagonal(inputs).mean())
+    for row in range(7):
+        scale, zero_point = float(grid.scale[row]), float(grid.zero_point[row])
+        left, free = weight[row].numpy().copy(), list(range(9))
+        while free:
+            now, free = free[: (len(free) + 1) // 2], free[(len(free) + 1) // 2 :]
+            target, among = left[now].copy(), moment[np.ix_(now, now)]
+            left[now] = _flipped(target, among, scale, zero_point)
+            if free:
+                ridge = moment[np.ix_(free, free)] + penalty * np.eye(len(free))
+                left[free] -= np.linalg.solve(ridge, moment[np.ix_(free, now)] @ (left[now] - target))
+        np.testing.assert_allclose(found[row].numpy(), left, rtol=1e-5, atol=1e-6)
+
+
+def _flipped(target: np.ndarray, moment: np.ndarray, scale: float, zero_point: float) -> np.ndarray:
+    """The nearest codes, then flips to the other neighbour, the steepest first, for as long as the error falls."""
+    codes = np.clip(np.rint(target / scale), -zero_point, 15 - zero_point)
+    tried: set[int] = set()
+    while True:
+        error = codes * scale - target
+        slope = moment @ error
+        ways = [
+            (abs(slope[i]), i, codes[i] - np.sign(error[i]))
+            for i in range(len(target))
+            if i not in tried and error[i] * slope[i] > 0
+        ]
+        ways = [way for way in ways if -zero_point <= way[2] <= 15 - zero_point]
+        if not ways:
+            return codes * scale
+        _, column, code = max(ways)
+        flipped = codes.copy()
+        flipped[column] = code
+        after = flipped * scale - target
+        if after @ moment @ after >= error @ moment @ error:
+            return codes * scale
+        codes = flipped
+        tried.add(column)
+
+
 def test_inputs_that_are_always_zero_are_rounded_too():
     weight, _, grid = problem(8, 16, 4)
     for rounding in (gptq, refined, adaround):

@@ -36,7 +36,7 @@ def test_codes_and_values_are_nearest_in_the_quantizers_own_measure(kind, bits):
     assert len(quantizer(x).unique()) <= 2**bits
 
 
-@pytest.mark.parametrize(("bits", "kind"), [(4, "log_sqrt2"), (5, "log_sqrt2"), (6, "uniform"), (8, "uniform")])
+@pytest.mark.parametrize(("bits", "kind"), [(3, "log2"), (5, "log2"), (6, "uniform"), (8, "uniform")])
 def test_by_bits_is_logarithmic_where_bits_are_few(bits, kind):
     chosen, same = (softmax_quantizer(one, "p", bits) for one in ("by_bits", kind))
     assert type(chosen) is type(same)

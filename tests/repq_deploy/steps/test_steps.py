@@ -18,7 +18,7 @@ def calibration(family: str, bits: str = "w4a4", count: int = 8, softmax: str = 
     model = float_model(family)
     reference = copy.deepcopy(model).requires_grad_(False)
     quantized = wrap(model, SPECS[family], BitWidths.parse(bits), softmax=softmax)
-    work = WorkFolder(None, "", quantized, reference)
+    work = WorkFolder(None)
     return Calibration(quantized, reference, images_for(family, count), 0, lambda *_: None, work)
 
 

@@ -1,0 +1,31 @@
+"""Every method on every family of models: equal codes in ONNX Runtime, and what ``best`` promises of its graph."""
+
+import pytest
+
+from repq_deploy.export import canonical_onnx, compare_export
+from repq_deploy.export.sites import site_table
+from repq_deploy.methods import METHODS
+from tests.conftest import images_for, quantized_model
+
+
+def exported(method: str, family: str):
+    model = quantized_model(family, "w4a4", preset="paper", method=method)
+    return model, canonical_onnx(model, tuple(images_for(family).shape[1:]))
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_codes_agree_at_every_site(method, family):
+    model, graph = exported(method, family)
+    agreement = compare_export(model, graph, images_for(family))
+    assert agreement.failing == ()
+    assert all(site.levels <= 2**site.bits for site in agreement.sites)
+    assert agreement.relative_error < 1e-5
+
+
+@pytest.mark.parametrize("method", ["best", "best-high"])
+def test_best_has_no_scale_for_each_element(method):
+    """Its logarithms are of base 2: log-sqrt2 has a factor by parity, and a table a value for each code."""
+    _, graph = exported(method, "vit")
+    rows = site_table(graph)
+    assert {row.kind for row in rows} == {"weight", "activation", "log2"}
+    assert all(row.zero_point == 0 and row.channels == 1 for row in rows if row.kind != "weight")
