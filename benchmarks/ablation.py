@@ -21,6 +21,7 @@ from commands import table_line
 from repq_deploy.recipes import Recipe, save_recipe
 
 _FLOAT_WEIGHTS = {"ranges": {"weights": False}}
+_TIGHT = {"ranges": {"search": "mse", "weights": False}}
 _ROTATED = {"rotate": {"what": "stream"}}
 _ROUNDED = {"weights": {"rounding": "gptq"}}
 _COMPENSATED = {"weights": {"ridge": 1.0, "rounding": "gptq"}}
@@ -49,6 +50,8 @@ ROWS: tuple[tuple[str, str, str, list[Any]], ...] = (
     ("best", "not rotated", "log_sqrt2", [_FLOAT_WEIGHTS, "fold", _COMPENSATED]),
     ("best", "rotated stream", "log_sqrt2", [_ROTATED, _FLOAT_WEIGHTS, "fold", _COMPENSATED]),
     ("best", "and centered keys and values", "log_sqrt2", [_ROTATED, "center", _FLOAT_WEIGHTS, "fold", _COMPENSATED]),
+    ("best", "and log2 probabilities", "log2", [_ROTATED, "center", _FLOAT_WEIGHTS, "fold", _COMPENSATED]),
+    ("best", "and tighter ranges: best", "log2", [_ROTATED, "center", _TIGHT, "fold", _COMPENSATED]),
 )
 
 

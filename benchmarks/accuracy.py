@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import tempfile
 from collections import defaultdict
@@ -108,11 +109,15 @@ def measure(subject: Subject, bits: str, method: str, seed: int) -> dict[str, An
         with tempfile.TemporaryDirectory() as folder:
             recipe = ("--recipe", str(Path(folder) / "recipe.yaml"), "--method", name)
             choices = ",".join(str(width) for width in (*range(average - 1, min(average + 3, 8)), 8))
-            budget = ("--avg-bits", str(average), "--choices", choices, "--work-dir", str(subject.work / "search"))
+            work = subject.work / f"search-{bits}-{seed}"
+            resumed = work.exists()
+            budget = ("--avg-bits", str(average), "--choices", choices, "--work-dir", str(work))
             searched = run_command("repq-search", *subject.model, *subject.data(seed), *budget, *recipe)
             found = through_engine(subject, recipe, seed)
+        shutil.rmtree(work)
+        found["peak_gb"] = max(found["peak_gb"], searched.peak_gb)
         if found["calibration_s"] is not None:
-            found["calibration_s"] += searched.seconds
+            found["calibration_s"] = None if resumed else found["calibration_s"] + searched.seconds
     return {"bits": bits, "method": method, **found}
 
 

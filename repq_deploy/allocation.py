@@ -116,9 +116,9 @@ def latency_budget(milliseconds: float, table: Mapping[str, Mapping[SiteBits, fl
     return Budget("latency", lambda site, bits: table[site.name][bits], milliseconds, "ms", fixed=fixed)
 
 
-def bit_operations_budget(giga: float) -> Budget:
-    """At most so many 10^9 bit operations an image."""
-    return Budget("bit operations", SearchSite.bit_operations, giga, "G", 1e9)
+def bit_operations_budget(giga: float, *, fixed_at_8: int = 0) -> Budget:
+    """At most so many 10^9 bit operations an image; ``fixed_at_8``: MACs of sites that are not allocated."""
+    return Budget("bit operations", SearchSite.bit_operations, giga, "G", 1e9, 64.0 * fixed_at_8)
 
 
 def objective(

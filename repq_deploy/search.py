@@ -202,23 +202,24 @@ def open_search(
     images = torch.from_numpy(load_sample(calib_data, preprocess, count=num_calib, seed=seed).pixels)
     structure = find_sites(model)
     sites = search_sites(model, structure, images[:1], choices=choices, preset=preset)
+    allocated = {site.name for site in sites}
+    everything = search_sites(model, structure, images[:1], choices=choices, preset="paper")
+    fixed = [site for site in everything if site.name not in allocated]  # at 8 bits
     budgets: list[Budget] = []
     if limits.average_bits is not None:
         budgets += average_bits_budgets(sites, limits.average_bits)
     if limits.megabytes is not None:
-        allocated = {site.name for site in sites}
-        fixed = [model.get_submodule(s.name).weight for s in structure.linears if s.name not in allocated]
         budgets.append(
             size_budget(
                 sites,
                 limits.megabytes,
                 numbers=_stored_numbers(model),
-                fixed_at_8=sum(weight.numel() for weight in fixed),  # type: ignore[operator, misc]
+                fixed_at_8=sum(site.parameters for site in fixed),
                 symmetric=preset == "deploy",
             )
         )
     if limits.giga_bit_operations is not None:
-        budgets.append(bit_operations_budget(limits.giga_bit_operations))
+        budgets.append(bit_operations_budget(limits.giga_bit_operations, fixed_at_8=sum(site.macs for site in fixed)))
     if limits.milliseconds is not None and limits.latency_table is not None:
         table = read_latency_table(limits.latency_table, sites)
         budgets.append(latency_budget(limits.milliseconds, table.times, fixed=table.fixed))

@@ -1,5 +1,6 @@
 import onnx
 import pytest
+import torch
 
 from repq_deploy.export import canonical_onnx
 from repq_deploy.search import Limits, open_search
@@ -29,6 +30,35 @@ def test_the_size_that_is_spent_is_what_the_file_stores(family, preset, tmp_path
         if constant.name not in scales and constant.dims and constant.data_type != onnx.TensorProto.INT64
     )
     assert stored == pytest.approx(spent, rel=0.05)
+
+
+@pytest.mark.parametrize("preset", ["deploy", "paper"])
+def test_bit_operations_count_the_sites_that_stay_at_8_bits(family, preset, monkeypatch):
+    monkeypatch.setattr("repq_deploy.search.load_sample", _sample(family))
+    search = open_search(
+        SPECS[family],
+        None,
+        choices=parse_choices("4,8"),
+        limits=Limits(giga_bit_operations=1.0),
+        preset=preset,
+        calib_data="",
+        num_calib=1,
+        seed=0,
+    )
+    everywhere = {site.name: site.choices[-1] for site in search.sites}
+    model = search.model
+    macs = 0
+
+    def count(module: torch.nn.Module, _: object, output: torch.Tensor) -> None:
+        nonlocal macs
+        macs += module.weight[0].numel() * output.numel()
+
+    for site in search.structure.linears:
+        model.get_submodule(site.name).register_forward_hook(count)
+    with torch.no_grad():
+        model(search.images[:1])
+    attention = sum(site.macs for site in search.sites if site.role == "attention")
+    assert 1e9 * search.budgets[0].spent(search.sites, everywhere) == 64 * (macs + attention)
 
 
 def _sample(family: str):
