@@ -50,13 +50,14 @@ def search(
     ] = None,
     max_latency: Annotated[str | None, typer.Option(help="Budget: as in 5ms; needs --latency-table.")] = None,
     latency_table: Annotated[
-        Path | None, typer.Option(help="JSON of measured milliseconds of each site at each of its bits.")
+        Path | None,
+        typer.Option(help='Measured ms: {"fixed_ms": 0.4, "sites": {"head": {"w4a4": 0.02, "w8a8": 0.03}, ...}}.'),
     ] = None,
     choices: Annotated[
         str, typer.Option(help="Bits to choose from: 3,4,8, or with weights and activations apart w4a4,w4a8,w8a8.")
     ] = "3,4,5,6,8",
     tau: Annotated[float, typer.Option(min=0, help="Weight of relevance; 0: sensitivity alone.")] = 0.5,
-    method: Annotated[str, typer.Option(help="The method that the recipe names.")] = "repq",
+    method: Annotated[str, typer.Option(help="The method that the recipe names.")] = "best",
     preset: Annotated[str, typer.Option(help=f"What is quantized: {' or '.join(PRESETS)}.")] = "deploy",
     checkpoint: Checkpoint = None,
     num_classes: NumClasses = None,

@@ -35,7 +35,7 @@ def test_it_writes_a_recipe_that_keeps_the_budget(run, tmp_path):
     assert result["spent"]["average bits of weights"] <= 4
     assert result["spent"]["average bits of activations"] <= 4
     saved = load_recipe(recipe)
-    assert (saved.bits, saved.preset, saved.method) == (result["bits"], "paper", "repq")
+    assert (saved.bits, saved.preset, saved.method) == (result["bits"], "paper", "best")
     widths = BitWidths.parse(saved.bits, preset=saved.preset)
     total = sum(site["parameters"] for site in result["sites"])
     spent = sum(site["parameters"] * int(site["bits"][1]) for site in result["sites"] if site["bits"][0] == "w")
