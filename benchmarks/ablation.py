@@ -50,8 +50,13 @@ ROWS: tuple[tuple[str, str, str, list[Any]], ...] = (
     ("best", "not rotated", "log_sqrt2", [_FLOAT_WEIGHTS, "fold", _COMPENSATED]),
     ("best", "rotated stream", "log_sqrt2", [_ROTATED, _FLOAT_WEIGHTS, "fold", _COMPENSATED]),
     ("best", "and centered keys and values", "log_sqrt2", [_ROTATED, "center", _FLOAT_WEIGHTS, "fold", _COMPENSATED]),
-    ("best", "and log2 probabilities", "log2", [_ROTATED, "center", _FLOAT_WEIGHTS, "fold", _COMPENSATED]),
-    ("best", "and tighter ranges: best", "log2", [_ROTATED, "center", _TIGHT, "fold", _COMPENSATED]),
+    (
+        "best",
+        "and log2 probabilities (uniform from 6 bits on)",
+        "by_bits",
+        [_ROTATED, "center", _FLOAT_WEIGHTS, "fold", _COMPENSATED],
+    ),
+    ("best", "and tighter ranges: best", "by_bits", [_ROTATED, "center", _TIGHT, "fold", _COMPENSATED]),
 )
 
 

@@ -71,7 +71,7 @@ def quantize(
     for index, step in enumerate(chosen.steps[first:], first):
         run.work.begin(index)
         step(run)
-    run.work.begin(len(chosen.steps))
+    run.work.complete(len(chosen.steps))
     for module in quantized.attentions():
         if module.q_quantizer.axis is not None:
             fold_query_key_heads(module)

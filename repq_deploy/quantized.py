@@ -26,7 +26,7 @@ from repq_deploy.softmax import AdaLogQuantizer, SoftmaxQuantizer
 
 __all__ = ["Provenance", "QuantizedModel", "assign", "load", "save", "wrap"]
 
-FORMAT = "1"
+FORMAT = "2"
 _METADATA_KEY = "repq"
 
 

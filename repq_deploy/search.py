@@ -138,11 +138,14 @@ class Search:
         tau: float,
         method: str,
         data: str | None,
+        on_point: Callable[[int, int], None],
     ) -> None:
         """Draw allocations of every half bit, the same bits everywhere, and the chosen one; see ``plots``.
 
         Args:
-            data: labelled images to measure top-1 on, which quantizes the model anew for every point; None: no top-1.
+            data: labelled images to measure top-1 on, which quantizes the model anew, with the search's own images, for
+                every point; None: no top-1.
+            on_point: called with how many points are drawn, and of how many.
         """
         cost = objective(self.sites, measured, shares, tau=tau)
 
@@ -153,13 +156,16 @@ class Search:
 
         ranges = [budget.range(self.sites) for budget in average_bits_budgets(self.sites, 8)]
         averages = np.arange(max(least for least, _ in ranges), max(most for _, most in ranges) + 0.01, 0.5)
-        searched = [point(allocate(self.sites, cost, average_bits_budgets(self.sites, a)).chosen) for a in averages]
+        searched = [allocate(self.sites, cost, average_bits_budgets(self.sites, a)).chosen for a in averages]
         common = set.intersection(*(set(site.choices) for site in self.sites if not site.activations_are_fixed))
         uniform = [
-            point({site.name: _at(site, bits) for site in self.sites})
-            for bits in sorted(common, key=lambda bits: bits.weight)
+            {site.name: _at(site, bits) for site in self.sites} for bits in sorted(common, key=lambda bits: bits.weight)
         ]
-        plot_against_size(searched, uniform, point(chosen.chosen), path)
+        points: list[Point] = []
+        for bits in (*searched, *uniform, chosen.chosen):
+            on_point(len(points), len(searched) + len(uniform) + 1)
+            points.append(point(bits))
+        plot_against_size(points[: len(searched)], points[len(searched) : -1], points[-1], path)
 
     def _top1(self, bits: Mapping[str, SiteBits], method: str, data: str) -> float:
         model = models.create(self.spec, self.checkpoint, self.seed)

@@ -101,6 +101,11 @@ class WorkFolder:
             self.step = step
             self.save(0)
 
+    def complete(self, steps: int) -> None:
+        """All ``steps`` are done: save that, and let go of both models."""
+        self.begin(steps)
+        del self.model, self.reference
+
     def resumed(self) -> Mark:
         """Where the current step goes on; ``done`` is 0 where it begins. Only the first to ask is told."""
         mark, self._resumed = self._resumed, Mark()

@@ -81,12 +81,12 @@ class _Progress(Progress):
 
     def __init__(self) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        super().__init__(*columns, console=console, disable=not console.is_terminal)
+        super().__init__(*columns, console=console, disable=console.quiet or not console.is_terminal)
         self._said = time.monotonic()
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
         super().update(task_id, **changes)
-        if self.disable and time.monotonic() - self._said >= SECONDS_A_LINE:
+        if not console.is_terminal and time.monotonic() - self._said >= SECONDS_A_LINE:
             self._said = time.monotonic()
             task = next(task for task in self.tasks if task.id == task_id)
             console.print(f"{task.description} {task.completed:g}/{task.total:g}", soft_wrap=True)

@@ -211,7 +211,7 @@ def _run(
     sample = load_sample(source, preprocess, count=count, seed=seed)
     images = torch.from_numpy(sample.pixels)
     with progress_bar() as progress:
-        task = progress.add_task(f"calibrating {spec.name} {widths} with {method.name}")
+        task = progress.add_task(f"{spec.name} {method.name}")
         quantized = quantize(
             network,
             spec,
@@ -224,7 +224,7 @@ def _run(
             calibration_sha256=sample.source.sha256,
             work=work,
             report=lambda doing, done, total: progress.update(
-                task, description=f"{spec.name} {widths} {method.name}: {doing}", completed=done, total=total
+                task, description=f"{spec.name} {method.name}: {doing}", completed=done, total=total
             ),
         )
     calibrated = time.monotonic()

@@ -44,7 +44,7 @@ def search(
     model: Model,
     recipe: Annotated[Path, typer.Option(help="The recipe to write, YAML, for repq-export --recipe.")],
     avg_bits: Annotated[float | None, typer.Option(help="Budget: average bits of weights and of activations.")] = None,
-    max_size: Annotated[str | None, typer.Option(help="Budget: exported weights, as in 20MB.")] = None,
+    max_size: Annotated[str | None, typer.Option(help="Budget: all exported constants, as in 20MB.")] = None,
     max_bitops: Annotated[
         float | None, typer.Option(help="Budget: 10^9 bit operations an image (MACs times the bits of both factors).")
     ] = None,
@@ -76,7 +76,7 @@ def search(
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Plot objective against size: .png, .svg or .pdf.")] = None,
     plot_data: Annotated[
-        str | None, typer.Option(help="With --plot: also top-1 on these images, one folder a class.")
+        str | None, typer.Option(help="With --plot: also top-1, in PyTorch, on these images, one folder a class.")
     ] = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -165,8 +165,18 @@ def _run(
     widths = bit_widths(opened.sites, allocation.chosen, preset=opened.preset)
     save_recipe(Recipe(str(widths), opened.preset, method), recipe)
     if plot is not None:
-        with console.status("plotting"):
-            opened.plot(measured, shares, allocation, plot, tau=tau, method=method, data=plot_data)
+        with progress_bar() as progress:
+            task = progress.add_task("plotting")
+            opened.plot(
+                measured,
+                shares,
+                allocation,
+                plot,
+                tau=tau,
+                method=method,
+                data=plot_data,
+                on_point=lambda done, total: progress.update(task, completed=done, total=total),
+            )
     return {
         "recipe": str(recipe),
         "model": opened.spec.name,

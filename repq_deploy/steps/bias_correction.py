@@ -11,7 +11,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from repq_deploy.calibration import Calibration, walk
+from repq_deploy.calibration import Calibration, require_scales, walk
 from repq_deploy.statistics import Prefix, rows_of
 
 __all__ = ["bias_correction"]
@@ -28,6 +28,7 @@ def bias_correction(run: Calibration, *, prefix: Prefix = "quantized", images: i
         prefix: whether a layer sees the error of the layers before it.
         images: how many are looked at, at most.
     """
+    require_scales(run, "bias_correction", weights=True)
     run = dataclasses.replace(run, images=run.images[:images])
     for position in walk(run, "correcting biases"):
         for site, layer in position.linears(run.model):

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from repq_deploy.calibration import BATCH, Calibration
+from repq_deploy.calibration import BATCH, Calibration, require_scales
 from repq_deploy.clipped import clipped_channel_search
 from repq_deploy.errors import BadInput
 from repq_deploy.folds import center_zero_point, fold_post_norm, uniform_input
@@ -35,9 +35,9 @@ def ranges(
     """Calibrate every activation, and weights, in one forward pass, each behind quantized ones.
 
     Args:
-        search: how a range is found.
+        search: how a range is found; see ``repq_deploy.ranges``.
         post_norm: one scale per channel, which ``fold`` moves into the layer norm, the same with the widest channels
-            clipped as Mix-QViT does, or one for the tensor.
+            clipped as Mix-QViT does (by percentiles, whatever ``search`` is), or one for the tensor.
         attention: one scale for each of q, k and v, or one for each of their heads (see ``repq_deploy.heads``): v's
             are moved by ``fold``, those of q and k at the end of the calibration.
         gelu: how the input of fc2 is quantized: uniformly, or shifted on a logarithmic grid, as AdaLog does, which
@@ -123,6 +123,7 @@ def fold(run: Calibration, *, target: Literal["mean", "median"] = "mean") -> Non
     v's scales for each head are folded too. Weights that were quantized before a fold are searched again after it, as
     their columns have changed, in the way that ``ranges`` searched.
     """
+    require_scales(run, "fold", weights=False)
     for site in run.model.sites.attentions:
         attention: QuantAttention = run.model.model.get_submodule(site.name)  # type: ignore[assignment]
         if attention.quantized and attention.v_quantizer.axis is not None:

@@ -39,6 +39,9 @@ def test_bugs_keep_their_traceback(call):
 
 @pytest.mark.parametrize(("quiet", "lines"), [(False, ["measuring 2/3"]), (True, [])])
 def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(call, monkeypatch, quiet, lines):
+    for variable in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(variable, raising=False)
+
     def verb() -> None:
         set_up(verbose=False, quiet=quiet)
         with progress_bar() as progress:

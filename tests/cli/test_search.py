@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -111,8 +112,9 @@ def test_bad_input_is_one_line(run, tmp_path, arguments, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_images_for_the_plot_are_checked_before_the_sweep(run, tmp_path):
+def test_images_for_the_plot_are_checked_before_the_sweep(run, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
+    monkeypatch.setattr("repq_deploy.search.Search.sensitivities", mock.Mock(side_effect=AssertionError("measured")))
     plot = ("--plot", tmp_path / "plot.svg", "--plot-data", tmp_path / "nowhere")
     done = run(*QUICK, "--avg-bits", 4, "--recipe", tmp_path / "r.yaml", *plot)
     assert done.code == 2

@@ -47,7 +47,7 @@ class Killed(Exception):
     pass
 
 
-def run(folder, *, die_at: int | None = None, method: Method = METHOD):
+def run(folder, *, die_at: int | None = None, method: Method = METHOD, seed: int = 0):
     """The calibration, killed at its ``die_at``-th report."""
     reports = 0
 
@@ -59,7 +59,14 @@ def run(folder, *, die_at: int | None = None, method: Method = METHOD):
 
     bits, work = BitWidths.parse("w4a4"), WorkFolder(folder)
     model = quantize(
-        float_model("vit"), SPECS["vit"], images_for("vit"), bits=bits, method=method, work=work, report=report
+        float_model("vit"),
+        SPECS["vit"],
+        images_for("vit"),
+        bits=bits,
+        method=method,
+        seed=seed,
+        work=work,
+        report=report,
     )
     return model, reports
 
@@ -86,11 +93,14 @@ def test_a_killed_calibration_goes_on_and_ends_the_same(monkeypatch, tmp_path, w
         assert (found[name] - tensor).norm() <= 5e-3 * tensor.norm() + 1e-6, name
 
 
-def test_a_complete_calibration_is_kept_until_its_result_is_safe(tmp_path, whole):
-    run(tmp_path)
-    model, left = run(tmp_path)
+@pytest.mark.parametrize("method", [METHOD, BLOCKS], ids=["vectors", "structure"])
+def test_a_complete_calibration_is_kept_until_its_result_is_safe(tmp_path, method):
+    whole, _ = run(tmp_path, method=method)
+    model, left = run(tmp_path, method=method)
     assert left == 0
-    assert all(torch.equal(model.model.state_dict()[name], tensor) for name, tensor in whole[0].items())
+    found, expected = model.model.state_dict(), whole.model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_clipping_draws_the_same_rows_when_it_goes_on(monkeypatch, tmp_path):
@@ -128,15 +138,11 @@ def test_another_seed_does_not_take_up_the_state(monkeypatch, tmp_path):
     with pytest.raises(Killed):
         run(tmp_path, die_at=12)
     (state,) = tmp_path.iterdir()
-    quantize(
-        float_model("vit"),
-        SPECS["vit"],
-        images_for("vit"),
-        bits=BitWidths.parse("w4a4"),
-        method="repq",
-        work=WorkFolder(tmp_path),
-    )
-    assert state in tmp_path.iterdir()
+    before = state.read_bytes()
+    _, whole = run(None, seed=1)
+    _, reports = run(tmp_path, seed=1)
+    assert reports == whole
+    assert state.read_bytes() == before
 
 
 def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch):
