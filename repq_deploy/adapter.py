@@ -80,17 +80,21 @@ class Sites:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the forward pass: its output is the next stage's input. Its sites' names begin with ``name``."""
+    """A part of the forward pass: its output is the next stage's input. Its sites' names begin with ``name``.
+
+    ``gives_logits``: it is the last one of a model with classes, and not of one that ends in features.
+    """
 
     name: str
     forward: Callable[[Tensor], Tensor]
+    gives_logits: bool = False
 
     def holds(self, site: str) -> bool:
         return site.startswith(self.name)
 
     @property
     def is_head(self) -> bool:
-        """Whether this is the last stage, whose output are logits."""
+        """Whether this is the last stage, whose output is the model's."""
         return self.name == "head"
 
 
@@ -190,7 +194,8 @@ def forward_through(stages: Sequence[Stage], x: Tensor) -> Tensor:
 def stages(model: nn.Module) -> tuple[Stage, ...]:
     """The stages of a timm model, wrapped or not, whose forward passes one after the other are the model's.
 
-    The first maps images [N, 3, H, W] to tokens, the last tokens to logits [N, classes].
+    The first maps images [N, 3, H, W] to tokens, the last tokens to logits [N, classes], or features
+    [N, channels] where there are no classes.
     """
     if isinstance(model, SwinTransformer):
         found = [Stage("patch_embed", model.patch_embed)]
@@ -210,7 +215,7 @@ def stages(model: nn.Module) -> tuple[Stage, ...]:
     def classify(tokens: Tensor) -> Tensor:
         return model.forward_head(model.norm(tokens))
 
-    return (*found, Stage("head", classify))
+    return (*found, Stage("head", classify, gives_logits=model.num_classes > 0))
 
 
 def _checked(model: nn.Module, sites: Sites) -> Sites:

@@ -14,7 +14,7 @@ from repq_deploy.layers import QuantConv2d, QuantLinear
 from repq_deploy.quantized import QuantizedModel
 from repq_deploy.work import WorkFolder
 
-__all__ = ["BATCH", "Calibration", "Position", "Report", "captured_inputs", "refuse_scales", "require_scales", "walk"]
+__all__ = ["BATCH", "Calibration", "Position", "Report", "captured_inputs", "refuse_scales", "require_folded", "require_scales", "walk"]
 
 #: Images that go through a model at once.
 BATCH = 32
@@ -53,6 +53,21 @@ def require_scales(run: Calibration, step: str, *, weights: bool) -> None:
     for name, quantizer in run.model.quantizers().items():
         if not quantizer.calibrated and (weights or not name.endswith(".weight")):
             raise BadInput(f"step {step}: {name} has no scale yet; list ranges{' and weights' * weights} before {step}")
+
+
+def channel_wise(layer: QuantLinear | QuantConv2d) -> bool:
+    """Whether the layer's input has a scale for each channel, which ``fold`` has not moved yet."""
+    return getattr(layer.input_quantizer, "axis", None) is not None
+
+
+def require_folded(run: Calibration, step: str) -> None:
+    """Refuse a ``step`` that fits weights to their inputs while ``fold`` would still change both.
+
+    Raises:
+        BadInput: naming a layer whose input has a scale for each channel.
+    """
+    if name := next((site.name for site, layer, _ in run.model.linears() if channel_wise(layer)), None):
+        raise BadInput(f"step {step}: {name} has a scale for each channel, which fold moves; list fold before {step}")
 
 
 def refuse_scales(run: Calibration, step: str) -> None:

@@ -1,7 +1,8 @@
 """What a reconstruction minimizes: the distance of a unit's outputs from the float model's, in three measures.
 
 A unit is some consecutive stages. Its tokens are the output of its last stage before the head; the head's output are
-logits. Every loss is relative to the size of what it compares, and needs no labels.
+logits, or the features of a model without classes. Every loss is relative to the size of what it compares, and needs no
+labels.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from repq_deploy.adapter import Stage, forward_through
 from repq_deploy.calibration import BATCH
+from repq_deploy.errors import BadInput
 
 __all__ = ["LOSSES", "Loss", "LossFactory"]
 
@@ -25,7 +27,7 @@ LossFactory = Callable[[Sequence[Stage], Sequence[Stage], Tensor], Loss]
 
 
 def _outputs(unit: Sequence[Stage], inputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Tokens and logits of all images; None where the unit has none."""
+    """Tokens and the model's outputs of all images; None where the unit has none."""
     body, head = (unit[:-1], unit[-1:]) if unit[-1].is_head else (unit, [])
     with torch.no_grad():
         tokens = torch.cat([forward_through(body, x) for x in inputs.split(BATCH)])
@@ -54,16 +56,18 @@ def mse(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor) -> Loss:
 def feature(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor) -> Loss:
     """Squared error of the unit's tokens, plus the divergence of the logits behind the float rest of the model.
 
-    After GLF-Q (2026), which compares the penultimate feature in place of the logits.
+    After GLF-Q (2026), which compares the penultimate feature in place of the logits; so does this where there are no
+    classes.
     """
-    tokens, logits = _outputs(unit, inputs)
-    if logits is None:
+    tokens, final = _outputs(unit, inputs)
+    if final is None:
         assert tokens is not None  # noqa: S101 - a unit ends in one of them
         with torch.no_grad():
-            logits = torch.cat([forward_through(suffix, x) for x in tokens.split(BATCH)])
+            final = torch.cat([forward_through(suffix, x) for x in tokens.split(BATCH)])
+    distance = _divergence if (*unit, *suffix)[-1].gives_logits else _relative
 
     def measure(outputs: list[Tensor], chosen: Tensor) -> Tensor:
-        total = _divergence(forward_through(suffix, outputs[-1]), logits[chosen])
+        total = distance(forward_through(suffix, outputs[-1]), final[chosen])
         if tokens is not None:
             total = total + _relative(outputs[-2] if unit[-1].is_head else outputs[-1], tokens[chosen])
         return total
@@ -75,7 +79,12 @@ def fisher(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor) -> Lo
     """Squared error of the unit's tokens, weighted by the diagonal of the Fisher information (BRECQ).
 
     The Fisher information's labels are drawn from the float model's own probabilities. A head is compared by ``mse``.
+
+    Raises:
+        BadInput: the model has no classes.
     """
+    if not (*unit, *suffix)[-1].gives_logits:
+        raise BadInput("loss fisher: this model ends in features, expected classes; choose the loss mse or feature")
     tokens, _ = _outputs(unit, inputs)
     if tokens is None or unit[-1].is_head:
         return mse(unit, suffix, inputs)

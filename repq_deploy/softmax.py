@@ -133,29 +133,34 @@ def softmax_search(quantizer: Quantizer, uniform: Callable[..., Search]) -> Sear
     if isinstance(quantizer, Log2Quantizer):
         return log2_search(quantizer.bits, quantizer.steps_per_octave)
     if isinstance(quantizer, TanQuantizer):
-        return _table_search(quantizer, PERCENTILES, [0.3, 0.6, 0.9, 1.2, 1.3, 1.4, 1.45, 1.5, 1.53, 1.55])
+        return _table_search(quantizer, _upper_quantiles, [0.3, 0.6, 0.9, 1.2, 1.3, 1.4, 1.45, 1.5, 1.53, 1.55])
     if isinstance(quantizer, AdaLogQuantizer):
-        return _table_search(quantizer, (1.0,), _ADALOG_STEPS)
+        # A probability reaches 1, if not in the images of the calibration.
+        return _table_search(quantizer, lambda _: torch.ones(1), _ADALOG_STEPS)
     # An 8-bit operand of a product has no bias that could take its zero point.
     return uniform(quantizer.bits, symmetric=quantizer.bits == 8)
 
 
 def adalog_search(quantizer: AdaLogQuantizer) -> Search:
     """The search for a tensor whose scale is free, as an activation's is; a probability's is 1."""
-    return _table_search(quantizer, PERCENTILES, _ADALOG_STEPS, elements=2**20)
+    return _table_search(quantizer, _upper_quantiles, _ADALOG_STEPS, elements=2**20)
+
+
+def _upper_quantiles(x: Tensor) -> Tensor:
+    return quantiles(x, PERCENTILES, largest=True)[:, 0]
 
 
 def _table_search(
-    quantizer: _TableQuantizer, percentiles: tuple[float, ...], shapes: list[float], elements: int = 2**24
+    quantizer: _TableQuantizer, scales: Callable[[Tensor], Tensor], shapes: list[float], elements: int = 2**24
 ) -> Search:
-    """The scale (an upper quantile) and the shape with the lowest squared error, on at most so many ``elements``."""
+    """The scale, of ``scales`` of [1, n], and the shape with the lowest squared error of at most so many ``elements``."""
 
     def search(x: Tensor) -> TableParameters:
-        x = sample(x.reshape(1, -1))
-        scales = quantiles(x, percentiles, largest=True)[:, 0]
+        x = x.reshape(1, -1)
+        candidates = scales(x)
         x = sample(x, elements)
         best, best_error = None, math.inf
-        for scale in scales:
+        for scale in candidates:
             for shape in shapes:
                 found = TableParameters(scale, torch.tensor(shape))
                 quantizer.adopt(found)

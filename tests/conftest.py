@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from timm.layers import LayerScale
 from torch import Tensor, nn
 
 from repq_deploy.bits import BitWidths
@@ -54,7 +55,7 @@ SPECS = {
 
 
 def float_model(family: str) -> nn.Module:
-    """A tiny model whose layer norms have channels up to some thirty times apart."""
+    """A tiny model whose layer norms have channels up to some thirty times apart, and whose blocks count."""
     model = create(SPECS[family], seed=1)
     generator = torch.Generator().manual_seed(2)
     for module in model.modules():
@@ -62,6 +63,8 @@ def float_model(family: str) -> nn.Module:
             spread = torch.randn(module.weight.shape, generator=generator)
             module.weight.data = torch.exp(spread)
             module.bias.data = torch.exp(spread) * torch.randn(spread.shape, generator=generator)
+        elif isinstance(module, LayerScale):  # timm begins with 1e-5, which is to leave the blocks out
+            module.gamma.data = 0.3 + torch.rand(module.gamma.shape, generator=generator)
     return model
 
 

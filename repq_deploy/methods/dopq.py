@@ -23,4 +23,5 @@ DOPQ = register(
         step("weights"),
         step("reconstruct", unit="block", loss="mse"),
     ),
+    images=1024,
 )

@@ -13,7 +13,8 @@ import zlib
 import torch
 from torch import Tensor, nn
 
-from repq_deploy.calibration import Calibration, captured_inputs, require_scales, walk
+from repq_deploy.calibration import Calibration, captured_inputs, channel_wise, require_scales, walk
+from repq_deploy.errors import BadInput
 from repq_deploy.folds import uniform_input
 from repq_deploy.layers import QuantLinear
 from repq_deploy.quantizers import UniformParameters
@@ -33,10 +34,12 @@ def dual_clip(run: Calibration, *, steps: int = 150, rate: float = 5e-3, images:
         images: how many are looked at, at most; a layer's inputs of all of them are held at once.
     """
     require_scales(run, "dual_clip", weights=False)
+    if not any(channel_wise(layer) for _, layer, _ in run.model.linears()):
+        raise BadInput("step dual_clip: no layer has a scale for each channel; list it before fold, after ranges with them")
     run = dataclasses.replace(run, images=run.images[:images])
     for position in walk(run, "dual clipping"):
         for site, layer in position.linears(run.model):
-            if site.norm is None or not isinstance(layer, QuantLinear) or uniform_input(layer).axis is None:
+            if site.norm is None or not isinstance(layer, QuantLinear) or not channel_wise(layer):
                 continue
             batches = (captured_inputs(position.stage, x, [layer])[0] for x, _ in position.batches())
             x = torch.cat([batch.flatten(0, -2) for batch in batches])

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from repq_deploy.calibration import BATCH, Calibration, require_scales
+from repq_deploy.calibration import BATCH, Calibration, channel_wise, require_scales
 from repq_deploy.clipped import clipped_channel_search
 from repq_deploy.errors import BadInput
 from repq_deploy.folds import center_zero_point, fold_post_norm, uniform_input
@@ -130,7 +130,7 @@ def fold(run: Calibration, *, target: Literal["mean", "median"] = "mean") -> Non
             fold_value_heads(attention, run.reference.get_submodule(site.name))
             _search_weight_again(run, attention.proj)
     for _, layer, norm in run.model.linears():
-        if getattr(layer.input_quantizer, "axis", None) is None:
+        if not channel_wise(layer):
             center_zero_point(layer, norm)
             continue
         assert norm is not None and isinstance(layer, QuantLinear)  # noqa: S101 - only they are channel-wise

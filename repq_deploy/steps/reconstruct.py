@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from repq_deploy.adapter import Stage, forward_through, stages
 from repq_deploy.bits import MAX_BITS
-from repq_deploy.calibration import BATCH, Calibration, require_scales
+from repq_deploy.calibration import BATCH, Calibration, require_folded, require_scales
 from repq_deploy.layers import QuantConv2d, QuantLinear
 from repq_deploy.losses import LOSSES, Loss
 from repq_deploy.quantizers import Quantizer, UniformQuantizer
@@ -52,12 +52,14 @@ def reconstruct(
         micro_batch: images that go through the unit at once; bounds the memory (with 8, DeiT-B and 1,024 images
             stay below 8 GB).
         weight_rate: step of a weight, in units of its grid.
-        scale_rate: step of a scale, relative to it; of a bias or norm, relative to its mean size.
+        scale_rate: step of a scale, a bias or a norm, relative to the mean size of its tensor. A scale stays at least
+            as large as one step.
         drop: probability that an element skips its activation quantizer while training (QDrop).
         below: a unit whose quantizers all have this many bits or more stays as it is: where rounding errors are small,
             fitting the calibration images can cost other images more than it gains (ViT-S/14 at w6a6).
     """
     require_scales(run, "reconstruct", weights=True)
+    require_folded(run, "reconstruct")
     ours, theirs = stages(run.model.model), stages(run.reference)
     groups = [range(len(ours))] if unit == "model" else [range(i, i + 1) for i in range(len(ours))]
     generator = torch.Generator().manual_seed(run.seed)
@@ -147,6 +149,9 @@ def _train(
                     outputs = _outputs(unit, inputs[part])
                 (measure(outputs, part) * (len(part) / len(chosen))).backward()
             optimizer.step()
+            for group in groups:
+                if group["positive"]:
+                    group["params"][0].data.clamp_(min=group["initial_lr"])
             schedule.step()
     run.report(doing, steps, steps)
     for group in groups:
@@ -181,14 +186,14 @@ def _groups(model: nn.Module, unit: Sequence[Stage], weight_rate: float, scale_r
     """One parameter group for each tensor that is trained, its learning rate in proportion to what it holds."""
     groups: list[dict[str, Any]] = []
 
-    def train(parameter: Tensor, rate: float) -> None:
-        groups.append({"params": [parameter.requires_grad_()], "lr": rate})
+    def train(parameter: Tensor, rate: float, *, positive: bool = False) -> None:
+        groups.append({"params": [parameter.requires_grad_()], "lr": rate, "positive": positive})
 
     for name, module in model.named_modules():
         if not any(stage.holds(name) for stage in unit):
             continue
         if isinstance(module, UniformQuantizer):
-            train(module.scale, scale_rate * float(module.scale.mean()))
+            train(module.scale, scale_rate * float(module.scale.mean()), positive=True)
         elif isinstance(module, QuantLinear | QuantConv2d):
             train(module.weight, weight_rate * float(module.weight_quantizer.scale.mean()))
             if module.bias is not None:

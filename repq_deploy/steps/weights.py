@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from repq_deploy.adaround import adaround
-from repq_deploy.calibration import Calibration, require_scales, walk
+from repq_deploy.calibration import Calibration, require_folded, require_scales, walk
 from repq_deploy.layers import QuantConv2d, QuantLinear
 from repq_deploy.quantizers import UniformParameters
 from repq_deploy.ranges import RANGES
@@ -33,6 +33,8 @@ def weights(
 ) -> None:
     """Quantize every weight; activations have been calibrated and folded before.
 
+    Each bias takes up what mean error the layer's output has, of its input's quantization and of the rounding.
+
     Args:
         ridge: strength of the ridge regression that goes before the rounding; 0 for none.
         rounding: ``nearest``, GPTQ, ERQ's refinement, or AdaRound, which takes longest (see ``repq_deploy.adaround``).
@@ -40,6 +42,7 @@ def weights(
         images: how many are looked at, at most; ERQ's authors see no gain beyond 256.
     """
     require_scales(run, "weights", weights=False)
+    require_folded(run, "weights")
     run = dataclasses.replace(run, images=run.images[:images])
     for position in walk(run, "quantizing weights"):
         for site, layer in position.linears(run.model):
@@ -57,16 +60,15 @@ def _quantize(
 ) -> None:
     quantizer = layer.weight_quantizer
     weight = layer.weight.double().flatten(1)
-    bias = torch.zeros(len(weight), dtype=weight.dtype) if layer.bias is None else layer.bias.double()
-    if ridge > 0:
-        of_weight, of_bias = ridge_update(statistics, ridge)
-        weight, bias = weight + of_weight, bias + of_bias
+    compensated = weight + ridge_update(statistics, ridge)[0] if ridge > 0 else weight
     symmetric = run.model.bits.symmetric_weights(quantizer.bits)
-    found = RANGES[quantizer.range_kind](quantizer.bits, axis=0, symmetric=symmetric)(weight.float())
+    found = RANGES[quantizer.range_kind](quantizer.bits, axis=0, symmetric=symmetric)(compensated.float())
     grid = UniformParameters(found.scale.double(), found.zero_point.double())
     # The bias takes up the mean error, so only the inputs' deviation from their mean counts.
-    rounded = rounding(weight, statistics.covariance, grid, quantizer.bits)
-    bias = bias + (weight - rounded) @ statistics.mean
+    rounded = rounding(compensated, statistics.covariance, grid, quantizer.bits)
+    bias = statistics.error[-1] + (weight - rounded) @ statistics.mean
+    if layer.bias is not None:
+        bias = bias + layer.bias.double()
     layer.weight = nn.Parameter(rounded.float().view_as(layer.weight), requires_grad=False)
     layer.bias = nn.Parameter(bias.float(), requires_grad=False)
     quantizer.adopt(found)

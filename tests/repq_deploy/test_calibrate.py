@@ -18,14 +18,17 @@ FLOAT_WEIGHTS = step("ranges", weights=False)
         ((), "without a scale; list the steps ranges, fold"),
         ((FLOAT_WEIGHTS, step("fold")), "weight without a scale"),
         ((step("ranges"),), "8-bit zero point .* fold"),
-        ((step("ranges", weights=False), step("weights")), "8-bit zero point .* fold"),
+        ((FLOAT_WEIGHTS, step("weights")), "has a scale for each channel, .* list fold before weights"),
+        ((step("ranges"), step("reconstruct")), "list fold before reconstruct"),
+        ((FLOAT_WEIGHTS, step("fold"), step("dual_clip")), "step dual_clip: .* list it before fold"),
+        ((step("ranges", post_norm="tensor"), step("dual_clip")), "step dual_clip: .* list it before fold"),
         ((step("ranges"), step("fold"), step("ranges")), "have their ranges already"),
         ((step("weights"),), "step weights: .* has no scale yet; list ranges before weights"),
         ((FLOAT_WEIGHTS, step("fold"), step("reconstruct")), "list ranges and weights before reconstruct"),
         ((step("ranges"), step("rotate"), step("fold")), "step rotate: .* list it before ranges"),
         ((step("ranges"), step("fold"), step("center")), "step center: .* list it before ranges"),
     ],
-    ids=["none", "weights", "fold", "fold-2", "twice", "early", "too early", "rotate late", "center late"],
+    ids=["none", "weights", "fold", "weights early", "training early", "clip late", "clip", "twice", "early", "too early", "rotate late", "center late"],
 )
 def test_steps_that_do_not_fit_are_refused(steps, message):
     method = Method("mine", "log_sqrt2", steps)

@@ -9,7 +9,7 @@ from tests.conftest import SPECS, images_for, quantized_model
 
 
 @pytest.mark.parametrize("preset", ["deploy", "paper"])
-def test_the_size_that_is_spent_is_what_the_file_stores(family, preset, tmp_path, monkeypatch):
+def test_the_size_that_is_spent_is_what_the_file_stores(family, preset, monkeypatch):
     """But for scales, shapes and other small constants, which are nothing on a model of full size."""
     monkeypatch.setattr("repq_deploy.search.load_sample", _sample(family))
     limits = Limits(megabytes=1.0)

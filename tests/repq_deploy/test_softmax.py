@@ -43,6 +43,13 @@ def test_by_bits_is_logarithmic_where_bits_are_few(bits, kind):
     assert getattr(chosen, "steps_per_octave", None) == getattr(same, "steps_per_octave", None)
 
 
+def test_adalog_holds_probabilities_above_those_of_the_calibration():
+    quantizer = AdaLogQuantizer("site", 4)
+    x = probabilities()
+    quantizer.adopt(softmax_search(quantizer, percentile_search)(x.clamp(max=0.4)))
+    assert quantizer(torch.ones(1)) == 1
+
+
 def test_a_whole_number_of_steps_is_log_sqrt2():
     quantizer = AdaLogQuantizer("site", 4)
     quantizer.adopt(softmax_search(quantizer, percentile_search)(probabilities()))

@@ -1,14 +1,19 @@
 import copy
+from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 import torch
 
 from repq_deploy import ops
+from repq_deploy.adapter import stages
 from repq_deploy.bits import BitWidths
 from repq_deploy.calibration import Calibration, captured_inputs, walk
 from repq_deploy.errors import BadInput
+from repq_deploy.losses import LOSSES
+from repq_deploy.models import create
 from repq_deploy.quantized import wrap
-from repq_deploy.statistics import gather
+from repq_deploy.statistics import gather, rows_of
 from repq_deploy.steps import step
 from repq_deploy.work import WorkFolder
 from tests.conftest import SPECS, float_model, images_for
@@ -79,31 +84,58 @@ def test_the_covariance_of_inputs_far_from_zero_is_exact():
     torch.testing.assert_close(covariance, expected, rtol=1e-3, atol=1e-4 * float(expected.diagonal().mean()))
 
 
-@pytest.mark.parametrize("rounding", ["gptq", "refined"])
-def test_compensated_weights_beat_plain_rounding(rounding):
-    errors = {}
-    for name, options in {"plain": {}, "better": {"ridge": 0.3, "rounding": rounding}}.items():
-        run = calibration("vit", count=32)
-        step("ranges", weights=False)(run)
-        step("fold")(run)
-        step("weights", **options)(run)
-        errors[name] = error(run)
-    assert errors["better"] < errors["plain"]
-
-
-def test_behind_a_float_prefix_each_layer_is_compensated_by_itself():
+def layer_errors(**options) -> list[float]:
+    """Mean squared error of the output of each of the first block's layers, behind what the step made of the others."""
     run = calibration("vit", count=32)
     step("ranges", weights=False)(run)
     step("fold")(run)
-    checked = 0
-    for position in walk(run, "walking"):
-        for site, layer in position.linears(run.model):
-            statistics = gather(run, position, site, layer, prefix="float")
-            if site.norm is not None:
-                # The folded norm and the folded weight give the float output, but for the input's quantization.
-                assert statistics.error[-1].abs().max() < 0.3
-                checked += 1
-    assert checked == 4
+    step("weights", **options)(run)
+    position = next(position for position in walk(run, "walking") if position.stage.name == "blocks.0.")
+    errors = []
+    for site, layer in position.linears(run.model):
+        pairs = rows_of(run, position, site, layer)
+        weight = layer.weight_quantizer(layer.weight)
+        errors.append(float(torch.cat([y - x @ weight.T - layer.bias for x, y in pairs]).square().mean()))
+    return errors
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ({"ridge": 0.3}, {}),
+        ({"rounding": "gptq"}, {}),
+        ({"ridge": 0.3, "rounding": "gptq"}, {"ridge": 0.3}),
+        ({"ridge": 0.3, "rounding": "refined"}, {"ridge": 0.3}),
+    ],
+    ids=["ridge", "gptq", "gptq after ridge", "refined after ridge"],
+)
+def test_each_part_of_the_step_lowers_the_error_of_every_layer(better, worse):
+    pairs = zip(layer_errors(**better), layer_errors(**worse), strict=True)
+    assert all(found < before for found, before in pairs)
+
+
+def test_only_behind_a_float_prefix_a_layer_does_not_see_the_error_before_it():
+    found = {}
+    for scrambled in (False, True):
+        run = calibration("vit", count=16)
+        step("ranges", weights=False)(run)
+        step("fold")(run)
+        if scrambled:
+            run.model.model.patch_embed.proj.weight.mul_(1.5)
+        for position in walk(run, "walking"):
+            for site, layer in position.linears(run.model):
+                for prefix in ("float", "quantized"):
+                    found[scrambled, prefix, site.name] = gather(run, position, site, layer, prefix=prefix)
+    names = [site.name for site in run.model.sites.linears[1:]]
+    for name in names:
+        for part in ("moment", "error"):
+            at = {
+                (scrambled, prefix): getattr(found[scrambled, prefix, name], part)
+                for scrambled in (False, True)
+                for prefix in ("float", "quantized")
+            }
+            assert torch.equal(at[True, "float"], at[False, "float"])
+            assert not torch.allclose(at[True, "quantized"], at[False, "quantized"], rtol=1e-2)
 
 
 def test_the_folded_scale_is_a_gauge():
@@ -143,7 +175,7 @@ def test_dual_clipping_lowers_the_error_of_every_post_norm_linear():
     ids=lambda options: f"{options['unit']}-{options['loss']}",
 )
 def test_reconstruction_lowers_the_error(options):
-    run = calibration("vit", "w3a3", count=32)
+    run = calibration("vit", "w4a4", count=32)
     for name, settings in (("ranges", {"weights": False}), ("fold", {}), ("weights", {})):
         step(name, **settings)(run)
     before = error(run)
@@ -174,6 +206,35 @@ def test_reconstruction_leaves_units_of_enough_bits_alone():
     changed = {name for name, tensor in run.model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert "model.blocks.1.mlp.fc1.weight" in changed
     assert not any(name.startswith("model.blocks.0.") for name in changed)
+
+
+def test_scales_stay_positive_however_long_they_are_trained():
+    run = calibration("vit")
+    with torch.no_grad():
+        run.model.model.blocks[1].mlp.fc1.weight[0] *= 1e-6  # a row next to dead
+    for name, settings in (("ranges", {"weights": False}), ("fold", {}), ("weights", {})):
+        step(name, **settings)(run)
+    step("reconstruct", epochs=20, batch=4, scale_rate=0.2)(run)
+    scales = [value for name, value in run.model.state_dict().items() if name.endswith("scale")]
+    assert scales
+    assert all((scale > 0).all() for scale in scales)
+
+
+def test_features_are_compared_in_size_as_well_where_there_are_no_classes():
+    """Probabilities made of them would not see a constant that is added to each."""
+    headless = replace(SPECS["dinov2"], kwargs={**SPECS["dinov2"].kwargs, "num_classes": 0})
+    model = create(headless, seed=1)
+    images = images_for("dinov2")
+    unit = stages(model)
+    measure = LOSSES["feature"](unit, [], images)
+    outputs = list(accumulate(unit, lambda x, stage: stage.forward(x), initial=images))[1:]
+    everything = torch.arange(len(images))
+    outputs = [output.detach() for output in outputs]
+    assert measure(outputs, everything) == pytest.approx(0, abs=1e-6)
+    shifted = [*outputs[:-1], outputs[-1] + outputs[-1].square().mean().sqrt()]
+    assert measure(shifted, everything) == pytest.approx(1, rel=1e-3)
+    with pytest.raises(BadInput, match="loss fisher: this model ends in features"):
+        LOSSES["fisher"](unit, [], images)
 
 
 def test_reconstruction_runs_on_every_family(family):
