@@ -12,7 +12,8 @@ Budgets, each of its own unit:
 * ``average bits`` B: the mean over all allocated weights of their bits is at most B, and the mean over all MACs of the
   bits of the activation that each reads is at most B (two constraints). The patch embedding's input, always 8 bits,
   does not count. So the same bits everywhere have that average.
-* ``size`` in bytes: weights as the exported file stores them (INT4 or INT8), everything else as float32.
+* ``size`` in bytes: weights as the exported file stores them (INT4 or INT8), scales with zero points, everything else
+  as float32.
 * ``bit operations``: sum over MACs of the product of both factors' bits.
 * ``latency``: sum of measured times of each site at each of its choices, and a fixed time.
 """
@@ -94,13 +95,20 @@ def average_bits_budgets(sites: Sequence[SearchSite], average: float) -> list[Bu
 
 
 def size_budget(
-    sites: Sequence[SearchSite], megabytes: float, *, numbers: int, fixed_at_8: int = 0, symmetric: bool
+    sites: Sequence[SearchSite],
+    megabytes: float,
+    *,
+    numbers: int,
+    fixed_at_8: int = 0,
+    rows: int = 0,
+    symmetric: bool,
 ) -> Budget:
     """At most so many MB (10^6 bytes) of weights and other constants.
 
     Args:
         numbers: all that are stored; those of no site as float32.
         fixed_at_8: those of sites that are not allocated: patch embedding and head under the preset ``deploy``.
+        rows: of all quantized weights; each has a float32 scale and an 8-bit zero point.
         symmetric: whether weights below 8 bits are, as under ``deploy``.
     """
     floats = numbers - fixed_at_8 - sum(site.parameters for site in sites)
@@ -108,7 +116,7 @@ def size_budget(
     def cost(site: SearchSite, bits: SiteBits) -> float:
         return site.stored_bytes(bits, symmetric=symmetric)
 
-    return Budget("size", cost, megabytes, "MB", 1e6, fixed_at_8 + 4.0 * floats)
+    return Budget("size", cost, megabytes, "MB", 1e6, fixed_at_8 + 4.0 * floats + 5.0 * rows)
 
 
 def latency_budget(milliseconds: float, table: Mapping[str, Mapping[SiteBits, float]], *, fixed: float) -> Budget:

@@ -14,7 +14,17 @@ from repq_deploy.layers import QuantConv2d, QuantLinear
 from repq_deploy.quantized import QuantizedModel
 from repq_deploy.work import WorkFolder
 
-__all__ = ["BATCH", "Calibration", "Position", "Report", "captured_inputs", "refuse_scales", "require_folded", "require_scales", "walk"]
+__all__ = [
+    "BATCH",
+    "Calibration",
+    "Position",
+    "Report",
+    "captured_inputs",
+    "refuse_scales",
+    "require_folded",
+    "require_scales",
+    "walk",
+]
 
 #: Images that go through a model at once.
 BATCH = 32

@@ -67,7 +67,9 @@ def read_latency_table(path: Path, sites: Sequence[SearchSite]) -> LatencyTable:
     for site in sites:
         row = table.get(site.name)
         if not isinstance(row, dict):
-            raise BadInput(f"latency table {path}: no times of site {site.name}; measure it, or leave it at fixed bits")
+            raise BadInput(
+                f"latency table {path}: no times of site {site.name}; --dry-run lists every site and bits needed"
+            )
         times[site.name] = {bits: _time(path, site, bits, row) for bits in site.choices}
     return LatencyTable(times, _number(path, "fixed_ms", content.get("fixed_ms", 0.0)))
 

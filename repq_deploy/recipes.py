@@ -57,16 +57,27 @@ class Recipe:
         return {key: value for key, value in said.items() if value is not None}
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice, of which it would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := next((key for index, key in enumerate(keys) if key in keys[:index]), None):
+            raise ValueError(f"key {twice!r} is there twice")
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
+
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe.
 
     Raises:
-        BadInput: no such file, not YAML, an unknown key, or a value of the wrong form.
+        BadInput: no such file, not YAML, a key that is unknown or there twice, or a value of the wrong form.
     """
     try:
-        content: Any = yaml.safe_load(existing_file(path, "recipe").read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"recipe {path}: not YAML: {' '.join(str(error).split())[:160]}") from error
+        content: Any = yaml.load(existing_file(path, "recipe").read_text(encoding="utf-8"), _Loader)  # noqa: S506
+    except (yaml.YAMLError, ValueError) as error:  # what looks like a date and is none is a ValueError
+        raise BadInput(f"recipe {path}: not a recipe in YAML: {' '.join(str(error).split())[:160]}") from error
     content = {} if content is None else content
     expected = [field.name for field in fields(Recipe)]
     if not isinstance(content, dict):
@@ -97,8 +108,18 @@ def _steps(found: Any, path: Path) -> tuple[tuple[str, Mapping[str, Any]], ...]:
         name, options = next(iter(entry.items())) if single else (None, None)
         if not isinstance(name, str) or not isinstance(options, dict):
             raise BadInput(f"recipe {path}: step {entry!r}: expected a name, or one name with options")
-        steps.append((name, options))
+        steps.append((name, {option: _number(value) for option, value in options.items()}))
+    if not steps:
+        raise BadInput(f"recipe {path}: steps is empty; expected at least ranges and fold")
     return tuple(steps)
+
+
+def _number(value: Any) -> Any:
+    """YAML reads 1e-3, which has no point, as text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:

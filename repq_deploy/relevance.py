@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from repq_deploy.adapter import Sites
+from repq_deploy.errors import BadInput
 from repq_deploy.relevance_rules import Rules
 
 __all__ = ["relevance", "relevance_shares"]
@@ -81,12 +82,17 @@ def relevance_shares(
     An image's relevance is divided by its logit before the mean over images, so that each image counts the same. What
     passes through an attention's products is what enters its output projection. As relevance is conserved, sites in a
     row (qkv, the products and proj; fc1 and fc2) have equal shares: it is branches that differ.
+
+    Raises:
+        BadInput: as ``relevance``, or all logits are zero.
     """
     entrances = {site.name: site.name for site in sites.linears}
     entrances |= {site.name: f"{site.name}.proj" for site in sites.attentions}
     found, logits = relevance(model, images, sorted(set(entrances.values())), targets=targets)
     # Every relevance of an image has the sign of its logit; a logit of zero has none to share.
     used = logits != 0
+    if not used.any():
+        raise BadInput("relevance: the model's logits are all zero, expected a trained head; or use --tau 0")
     parts = {name: float((found[module][used] / logits[used]).double().mean()) for name, module in entrances.items()}
     total = sum(parts.values())
     return {name: part / total for name, part in parts.items()}

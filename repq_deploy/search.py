@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -90,7 +91,8 @@ class Search:
         """Omega_l of every site; kept in ``work_dir``."""
         kept = None if work_dir is None else result_folder(work_dir, self.model, self.images, self.preset) / "relevance"
         if kept is not None and kept.exists():
-            return dict(json.loads(kept.read_text()))
+            with contextlib.suppress(ValueError):  # a damaged one is computed again
+                return dict(json.loads(kept.read_text()))
         with one_thread():
             shares = relevance_shares(self.model, self.structure, self.images)
         if kept is not None:
@@ -221,6 +223,7 @@ def open_search(
                 limits.megabytes,
                 numbers=_stored_numbers(model),
                 fixed_at_8=sum(site.parameters for site in fixed),
+                rows=sum(_rows(model.get_submodule(site.name)) for site in structure.linears),
                 symmetric=preset == "deploy",
             )
         )
@@ -232,6 +235,11 @@ def open_search(
     # The least cost of all: what no allocation can keep is refused before the sweep, not after it.
     allocate(sites, {(site.name, bits): 0.0 for site in sites for bits in site.choices}, budgets)
     return Search(spec, checkpoint, seed, model, images, preprocess, structure, sites, tuple(budgets), preset)
+
+
+def _rows(layer: nn.Module) -> int:
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    return len(weight)
 
 
 def _stored_numbers(model: nn.Module) -> int:

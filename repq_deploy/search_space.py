@@ -11,7 +11,7 @@ Costs are exact counts for one image:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -139,13 +139,16 @@ def _count(model: nn.Module, sites: Sites, image: Tensor) -> dict[str, int]:
 
 
 def bit_widths(sites: tuple[SearchSite, ...], chosen: dict[str, SiteBits], *, preset: str) -> BitWidths:
-    """``chosen`` as ``BitWidths``: its commonest width is the default, and an override names each site that differs."""
+    """``chosen`` as ``BitWidths``: its commonest width is the default, and an override names each site that differs.
+
+    A site that is named as a role is (``head``) comes first: its override is one of all sites of that role, among them
+    a distilled DeiT's ``head_dist``, which then needs one of its own.
+    """
     common = [chosen[site.name] for site in sites if not site.activations_are_fixed]
     default = max(sorted(set(common), key=str), key=common.count)
-    plain = BitWidths(default, preset=preset)
-    overrides = []
-    for site in sites:
-        found, wanted = plain.of(site.name, site.role), chosen[site.name]
+    widths = BitWidths(default, preset=preset)
+    for site in sorted(sites, key=lambda site: site.name != site.role):
+        found, wanted = widths.of(site.name, site.role), chosen[site.name]
         if found.activation != wanted.activation or (site.parameters and found.weight != wanted.weight):
-            overrides.append((site.name, wanted))
-    return BitWidths(default, tuple(overrides), preset)
+            widths = replace(widths, overrides=(*widths.overrides, (site.name, wanted)))
+    return widths

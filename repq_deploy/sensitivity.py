@@ -84,14 +84,14 @@ def sensitivities(
         missing = [item for item in items if item not in found]
         on_result(len(found), len(items))
         if missing:
-            payload = folder / f"bundle-{_widths(sites)}.safetensors"
+            payload = folder / f"bundle-{_ranges_of(sites)}.safetensors"
             if not payload.exists():
                 write_atomically(payload, bundle(model, spec, images, sites, preset=preset, on_site=on_range))
             for item, value in spread(Sweeper, payload, missing, workers=workers, ray=ray):
                 write_atomically(_file(folder, item), json.dumps({"error": value}).encode())
                 found[item] = value
                 on_result(len(found), len(items))
-            payload.unlink()
+            payload.unlink(missing_ok=True)  # another search of the same model may have ended first
     return {(site.name, bits): found[site, bits] for site, bits in items}
 
 
@@ -267,8 +267,10 @@ def result_folder(work_dir: Path, model: nn.Module, images: Tensor, preset: str)
     return folder
 
 
-def _widths(sites: Sequence[SearchSite]) -> str:
-    return "-".join(str(width) for width in sorted({bits.activation for site in sites for bits in site.choices}))
+def _ranges_of(sites: Sequence[SearchSite]) -> str:
+    """A hash of the ranges that a bundle for ``sites`` holds."""
+    held = [(site.name, sorted({bits.activation for bits in site.choices})) for site in sites]
+    return hashlib.sha256(repr(held).encode()).hexdigest()[:16]
 
 
 def _file(folder: Path, item: Measurement) -> Path:
@@ -276,5 +278,8 @@ def _file(folder: Path, item: Measurement) -> Path:
 
 
 def _read(path: Path) -> float | None:
-    """A measurement kept by an earlier run."""
-    return float(json.loads(path.read_text())["error"]) if path.exists() else None
+    """A measurement kept by an earlier run; None where there is none that can be read, to measure it again."""
+    try:
+        return float(json.loads(path.read_text())["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

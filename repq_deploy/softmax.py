@@ -153,7 +153,7 @@ def _upper_quantiles(x: Tensor) -> Tensor:
 def _table_search(
     quantizer: _TableQuantizer, scales: Callable[[Tensor], Tensor], shapes: list[float], elements: int = 2**24
 ) -> Search:
-    """The scale, of ``scales`` of [1, n], and the shape with the lowest squared error of at most so many ``elements``."""
+    """The scale, of ``scales`` of [1, n], and the shape with least squared error, of at most so many ``elements``."""
 
     def search(x: Tensor) -> TableParameters:
         x = x.reshape(1, -1)

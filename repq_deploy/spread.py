@@ -6,6 +6,7 @@ too, computes with one thread: the order of a sum in floating point depends on t
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +24,7 @@ import torch
 
 from repq_deploy.errors import BackendMissing, BadInput
 
-__all__ = ["one_thread", "spread"]
+__all__ = ["check_cluster", "one_thread", "spread"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -81,6 +83,10 @@ def _over_processes(
         pending = {pool.submit(_do, item): item for item in items}
         for done in as_completed(pending):
             yield pending[done], done.result()
+    except BrokenProcessPool as error:
+        raise BadInput(
+            f"--workers {workers}: a worker process was killed, most likely for want of memory; use fewer"
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -117,8 +123,15 @@ class _Worker:
         return item, self._work(item)
 
 
-def _check_reachable(address: str) -> None:
-    """Ray itself tries for minutes before it gives an address up."""
+def check_cluster(address: str) -> None:
+    """Refuse a cluster that cannot be reached; Ray itself tries for minutes before it gives an address up.
+
+    Raises:
+        BadInput: an address of the wrong form, or nothing listens there.
+        BackendMissing: Ray is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise BackendMissing("--ray needs the package ray, which is not installed; pip install ray")
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host:
         if address in ("auto", "local"):
@@ -133,12 +146,10 @@ def _check_reachable(address: str) -> None:
 def _over_ray(
     factory: Factory[Item, Result], payload: Path, items: Sequence[Item], workers: int, address: str
 ) -> Iterator[tuple[Item, Result]]:
-    try:
-        import ray  # noqa: PLC0415 - an extra
-        from ray.util import ActorPool  # noqa: PLC0415
-    except ImportError as error:
-        raise BackendMissing("--ray needs the package ray, which is not installed; pip install ray") from error
-    _check_reachable(address)
+    check_cluster(address)
+    import ray  # noqa: PLC0415 - an extra
+    from ray.util import ActorPool  # noqa: PLC0415
+
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -154,5 +165,7 @@ def _over_ray(
         stored = ray.put(payload.read_bytes())
         pool = ActorPool([actor.remote(factory, stored) for _ in range(count)])
         yield from pool.map_unordered(lambda worker, item: worker.do.remote(item), list(items))
+    except ray.exceptions.RayError as error:
+        raise BadInput(f"--ray {address}: a worker was lost and could not be replaced ({str(error)[:120]})") from error
     finally:
         ray.shutdown()

@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every step, and tracebacks of user errors.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no log: only results and errors.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")]

@@ -110,7 +110,11 @@ def export(
     calib_data: CalibData = None,
     num_calib: Annotated[
         int | None,
-        typer.Option(min=1, help="How many of them to use.", show_default="32; 128 for best, 1024 with effort high"),
+        typer.Option(
+            min=1,
+            help="How many of them to use.",
+            show_default="32; 128 for best, 1024 with effort high; 256 for dopq",
+        ),
     ] = None,
     work_dir: Annotated[
         Path | None, typer.Option(help="Keep the calibration's state here; the same command goes on where it stopped.")

@@ -44,7 +44,7 @@ def search(
     model: Model,
     recipe: Annotated[Path, typer.Option(help="The recipe to write, YAML, for repq-export --recipe.")],
     avg_bits: Annotated[float | None, typer.Option(help="Budget: average bits of weights and of activations.")] = None,
-    max_size: Annotated[str | None, typer.Option(help="Budget: all exported constants, as in 20MB.")] = None,
+    max_size: Annotated[str | None, typer.Option(help="Budget: all constants of the ONNX file, as in 20MB.")] = None,
     max_bitops: Annotated[
         float | None, typer.Option(help="Budget: 10^9 bit operations an image (MACs times the bits of both factors).")
     ] = None,
@@ -100,11 +100,14 @@ def search(
     from repq_deploy.plots import check_plot
     from repq_deploy.search import Limits, open_search
     from repq_deploy.search_space import parse_choices
+    from repq_deploy.spread import check_cluster
 
     find_method(method)
     limits = Limits.parse(avg_bits, max_size, max_bitops, max_latency, latency_table)
     if plot is not None:
         check_plot(plot)
+    if ray is not None:
+        check_cluster(ray)
     spec = models.resolve(
         model, checkpoint=checkpoint, num_classes=num_classes, img_size=img_size, pretrained=pretrained
     )
@@ -145,7 +148,7 @@ def _run(
 
     with progress_bar() as progress:
         relevance_task = progress.add_task("relevance", total=1)
-        shares = opened.relevance(work_dir)
+        shares = opened.relevance(work_dir) if tau > 0 else {site.name: 1 / len(opened.sites) for site in opened.sites}
         progress.update(relevance_task, completed=1)
         ranges_task = progress.add_task("ranges", total=len(opened.sites))
         measure_task = progress.add_task("sensitivities", total=sum(len(site.choices) for site in opened.sites))
@@ -220,7 +223,8 @@ def _print_result(result: dict[str, Any]) -> None:
         lines.append(f"{name}: {spent:.6g} of {result['limits'][name]:g} {result['units'][name]}")
     lines.append(f"wrote {result['recipe']}: {result['model']}, objective {result['objective']:.4g}")
     sys.stdout.write(
-        "\n".join(lines) + f"\n{hardware_note(result['bits'])}next: repq-export --recipe {result['recipe']}\n"
+        "\n".join(lines)
+        + f"\n{hardware_note(result['bits'])}next: repq-export MODEL --recipe {result['recipe']} -o OUTPUT.onnx\n"
     )
 
 

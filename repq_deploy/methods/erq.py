@@ -1,8 +1,8 @@
 """ERQ: error reduction (Zhong et al., ICML 2024; the steps of its published code).
 
 RepQ-ViT's activations, over weights that are still float; then, layer by layer, ridge regression undoes what it can of
-the error of the quantized input (Aqer), and the rounding of the weights is refined, half of the columns at a time, while
-the others make up for its error (Wqer).
+the error of the quantized input (Aqer), and the rounding of the weights is refined, half of the columns at a time,
+while the others make up for its error (Wqer).
 
 Changed against the published code, which gives each layer the float model's inputs: here a layer's input carries the
 error of the layers before it, and is compensated for that too (``prefix: float`` is theirs; what it is worth is in

@@ -35,7 +35,9 @@ def dual_clip(run: Calibration, *, steps: int = 150, rate: float = 5e-3, images:
     """
     require_scales(run, "dual_clip", weights=False)
     if not any(channel_wise(layer) for _, layer, _ in run.model.linears()):
-        raise BadInput("step dual_clip: no layer has a scale for each channel; list it before fold, after ranges with them")
+        raise BadInput(
+            "step dual_clip: no layer has a scale for each channel; list it before fold, after ranges with them"
+        )
     run = dataclasses.replace(run, images=run.images[:images])
     for position in walk(run, "dual clipping"):
         for site, layer in position.linears(run.model):

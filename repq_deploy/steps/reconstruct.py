@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from repq_deploy.adapter import Stage, forward_through, stages
 from repq_deploy.bits import MAX_BITS
 from repq_deploy.calibration import BATCH, Calibration, require_folded, require_scales
+from repq_deploy.errors import BadInput
 from repq_deploy.layers import QuantConv2d, QuantLinear
 from repq_deploy.losses import LOSSES, Loss
 from repq_deploy.quantizers import Quantizer, UniformQuantizer
@@ -58,6 +59,8 @@ def reconstruct(
         below: a unit whose quantizers all have this many bits or more stays as it is: where rounding errors are small,
             fitting the calibration images can cost other images more than it gains (ViT-S/14 at w6a6).
     """
+    if drop > 1:
+        raise BadInput(f"step reconstruct: drop is {drop}, expected a probability of at most 1")
     require_scales(run, "reconstruct", weights=True)
     require_folded(run, "reconstruct")
     ours, theirs = stages(run.model.model), stages(run.reference)

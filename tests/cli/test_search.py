@@ -47,7 +47,7 @@ def test_it_writes_a_recipe_that_keeps_the_budget(run, tmp_path):
     again = run(*QUICK, "--max-size", "0.6MB", "--recipe", recipe, "--work-dir", tmp_path / "work")
     assert again.code == 0, again.err
     assert "blocks.0.attn.qkv" in again.out
-    assert f"next: repq-export --recipe {recipe}" in again.out
+    assert f"next: repq-export MODEL --recipe {recipe} -o OUTPUT.onnx" in again.out
 
 
 def test_it_plots(run, tmp_path):
@@ -102,6 +102,7 @@ def test_a_latency_budget(run, tmp_path):
         (("--avg-bits", 4, "--plot", "plot.bmp"), "expected one of .png"),
         (("--avg-bits", 4, "--plot-data", "demo"), "give both"),
         (("--avg-bits", 4, "--preset", "none"), "preset 'none'"),
+        (("--avg-bits", 4, "--choices", "w4"), "not of the form wXaY"),
     ],
 )
 def test_bad_input_is_one_line(run, tmp_path, arguments, message):
@@ -110,6 +111,22 @@ def test_bad_input_is_one_line(run, tmp_path, arguments, message):
     assert message in done.err
     assert done.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sensitivity_alone_needs_no_relevance(run, tmp_path, monkeypatch):
+    """Which not every model has: LRP lacks a rule for QuickGELU, for instance."""
+    monkeypatch.setattr("repq_deploy.search.relevance_shares", mock.Mock(side_effect=AssertionError("computed")))
+    done = run(*QUICK, "--avg-bits", 4, "--recipe", tmp_path / "r.yaml", "--tau", 0, "--json")
+    assert done.code == 0, done.err
+    assert len({site["relevance"] for site in json.loads(done.out)["sites"]}) == 1
+
+
+def test_a_cluster_is_checked_before_the_sweep(run, tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr("repq_deploy.search.Search.relevance", mock.Mock(side_effect=AssertionError("computed")))
+    done = run(*QUICK, "--avg-bits", 4, "--recipe", tmp_path / "r.yaml", "--ray", "127.0.0.1:1")
+    assert done.code == 2
+    assert "no cluster there" in done.err
 
 
 def test_images_for_the_plot_are_checked_before_the_sweep(run, tmp_path, monkeypatch):

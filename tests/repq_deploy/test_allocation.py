@@ -13,7 +13,7 @@ from repq_deploy.allocation import (
     objective,
     size_budget,
 )
-from repq_deploy.bits import SiteBits
+from repq_deploy.bits import BitWidths, SiteBits
 from repq_deploy.errors import BadInput
 from repq_deploy.search_space import SearchSite, bit_widths, parse_choices, search_sites
 from tests.conftest import float_model, images_for
@@ -147,3 +147,16 @@ def test_an_allocation_becomes_bit_widths_and_back():
 def test_bad_choices_are_refused(text):
     with pytest.raises(BadInput):
         parse_choices(text)
+
+
+@pytest.mark.parametrize(("head", "distilled"), [("w8a8", "w4a4"), ("w4a4", "w8a8"), ("w8a8", "w3a3")])
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_override_of_the_head_is_not_one_of_the_distilled_head(head, distilled, order):
+    """``head`` is a site's name and the role of both."""
+    chosen = {name: BitWidths.parse(bits).default for name, bits in [("head", head), ("head_dist", distilled)]}
+    chosen |= {f"blocks.{index}.mlp.fc1": BitWidths.parse("w4a4").default for index in range(3)}
+    sites = tuple(
+        SearchSite(name, "head" if name.startswith("head") else "fc1", (), parameters=1, macs=1) for name in chosen
+    )[::order]
+    widths = bit_widths(sites, chosen, preset="paper")
+    assert {site.name: widths.of(site.name, site.role) for site in sites} == chosen

@@ -28,7 +28,20 @@ FLOAT_WEIGHTS = step("ranges", weights=False)
         ((step("ranges"), step("rotate"), step("fold")), "step rotate: .* list it before ranges"),
         ((step("ranges"), step("fold"), step("center")), "step center: .* list it before ranges"),
     ],
-    ids=["none", "weights", "fold", "weights early", "training early", "clip late", "clip", "twice", "early", "too early", "rotate late", "center late"],
+    ids=[
+        "none",
+        "weights",
+        "fold",
+        "weights early",
+        "training early",
+        "clip late",
+        "clip",
+        "twice",
+        "early",
+        "too early",
+        "rotate late",
+        "center late",
+    ],
 )
 def test_steps_that_do_not_fit_are_refused(steps, message):
     method = Method("mine", "log_sqrt2", steps)

@@ -34,8 +34,11 @@ def test_an_empty_file_says_nothing(tmp_path):
         ("bits: w4\n", "recipe .*'w4' is not of the form wXaY"),
         ("preset: papers\n", "preset 'papers'"),
         ("- w4a4\n", "found list"),
-        ("bits: [\n", "not YAML"),
-        ("!!python/object/apply:os.system ['true']\n", "not YAML"),
+        ("bits: 2024-13-45\n", "not a recipe in YAML"),
+        ("bits: w4a4\nbits: w8a8\n", "key .bits. is there twice"),
+        ("steps: []\n", "steps is empty"),
+        ("bits: [\n", "not a recipe in YAML"),
+        ("!!python/object/apply:os.system ['true']\n", "not a recipe in YAML"),
     ],
 )
 def test_what_is_no_recipe_is_named(text, message, tmp_path):
@@ -43,6 +46,13 @@ def test_what_is_no_recipe_is_named(text, message, tmp_path):
     path.write_text(text)
     with pytest.raises(BadInput, match=message):
         load_recipe(path)
+
+
+def test_a_number_without_a_point_is_a_number(tmp_path):
+    """YAML 1.1 has it as text."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text("steps:\n  - reconstruct: {weight_rate: 1e-3, unit: block}\n")
+    assert load_recipe(path).steps == (("reconstruct", {"weight_rate": 1e-3, "unit": "block"}),)
 
 
 def test_a_missing_recipe_is_named(tmp_path):

@@ -107,3 +107,11 @@ def test_a_function_without_a_rule_is_refused():
 
     with pytest.raises(BadInput, match="cumsum"):
         relevance(Odd(), torch.randn(2, 3), [])
+
+
+def test_logits_that_are_all_zero_have_none_to_share():
+    model = float_model("vit")
+    nn.init.zeros_(model.head.weight)
+    nn.init.zeros_(model.head.bias)
+    with pytest.raises(BadInput, match="all zero, expected a trained head; or use --tau 0"):
+        relevance_shares(model, find_sites(model), images_for("vit"))

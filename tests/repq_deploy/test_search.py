@@ -10,7 +10,7 @@ from tests.conftest import SPECS, images_for, quantized_model
 
 @pytest.mark.parametrize("preset", ["deploy", "paper"])
 def test_the_size_that_is_spent_is_what_the_file_stores(family, preset, monkeypatch):
-    """But for scales, shapes and other small constants, which are nothing on a model of full size."""
+    """But for shapes and activations' scales, which are nothing on a model of full size."""
     monkeypatch.setattr("repq_deploy.search.load_sample", _sample(family))
     limits = Limits(megabytes=1.0)
     choices = parse_choices("4,8")
@@ -21,15 +21,14 @@ def test_the_size_that_is_spent_is_what_the_file_stores(family, preset, monkeypa
     spent = 1e6 * search.budgets[0].spent(search.sites, everywhere)
 
     graph = canonical_onnx(quantized_model(family, "w4a4", preset=preset), tuple(images_for(family).shape[1:])).graph
-    scales = {name for node in graph.node if "uantizeLinear" in node.op_type for name in node.input[1:]}
     stored = sum(
         onnx.numpy_helper.to_array(constant).nbytes
         if constant.data_type not in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4)
         else len(constant.raw_data)
         for constant in graph.initializer
-        if constant.name not in scales and constant.dims and constant.data_type != onnx.TensorProto.INT64
+        if constant.dims and constant.data_type != onnx.TensorProto.INT64
     )
-    assert stored == pytest.approx(spent, rel=0.05)
+    assert stored == pytest.approx(spent, rel=0.03)  # INT4 has zero points of half a byte
 
 
 @pytest.mark.parametrize("preset", ["deploy", "paper"])

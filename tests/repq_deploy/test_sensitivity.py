@@ -23,8 +23,8 @@ def space(family: str, choices: str = "3,8", preset: str = "paper"):
     return model, images, sites
 
 
-def measure(family: str, **options):
-    model, images, sites = space(family)
+def measure(family: str, choices: str = "3,8", **options):
+    model, images, sites = space(family, choices)
     return sensitivities(model, SPECS[family], images, sites, preset="paper", **options)
 
 
@@ -109,6 +109,26 @@ def test_a_killed_sweep_resumes(tmp_path, monkeypatch):
     assert len(done) == len(complete) - 7
     assert measure("vit", work_dir=tmp_path) == complete
     assert len(done) == len(complete) - 7
+
+
+def test_a_damaged_measurement_is_made_again(tmp_path):
+    complete = measure("vit", work_dir=tmp_path)
+    for number, path in enumerate(sorted(tmp_path.rglob("*.json"))[:3]):
+        path.write_text(("", "{}", '{"error": [1')[number])
+    assert measure("vit", work_dir=tmp_path) == complete
+
+
+def test_other_choices_do_not_reuse_ranges(tmp_path):
+    """The patch embedding, whose input always has 8 bits, does not make up for those that are missing."""
+
+    def killed(done: int, _total: int) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure("vit", "3,4", work_dir=tmp_path, on_result=killed)
+    assert list(tmp_path.rglob("bundle-*"))
+    assert measure("vit", "3,4,8", work_dir=tmp_path) == measure("vit", "3,4,8")
 
 
 def test_other_weights_do_not_reuse_results(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +56,15 @@ def failing(payload: bytes) -> Callable[[int], float]:
 def test_an_error_of_a_worker_is_raised_here(payload):
     with pytest.raises(ValueError, match=r"math domain|nonnegative"):
         list(spread(failing, payload, [1, -1, 4], workers=2))
+
+
+def dying(payload: bytes) -> Callable[[int], None]:
+    return lambda _: os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_said(payload):
+    with pytest.raises(BadInput, match=r"--workers 2: a worker process was killed, .* use fewer"):
+        list(spread(dying, payload, [1, 2, 3], workers=2))
 
 
 def test_no_workers_is_refused(payload):
