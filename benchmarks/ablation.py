@@ -32,6 +32,7 @@ ROWS: tuple[tuple[str, str, str, list[Any]], ...] = (
     ("RepQ-ViT", "channel-wise post-norm inputs, folded", "uniform", ["ranges", "fold"]),
     ("RepQ-ViT", "and log2 probabilities", "log2", ["ranges", "fold"]),
     ("RepQ-ViT", "and log-sqrt2 probabilities: repq", "log_sqrt2", ["ranges", "fold"]),
+    ("DopQ-ViT", "repq with tangent probabilities", "tan", ["ranges", "fold"]),
     ("RepQuant", "reconstructed weights", "log_sqrt2", [_FLOAT_WEIGHTS, "fold", _ROUNDED]),
     ("RepQuant", "and dual clipping: repquant", "log_sqrt2", [_FLOAT_WEIGHTS, "dual_clip", "fold", _ROUNDED]),
     ("ERQ", "Aqer alone", "log_sqrt2", [_FLOAT_WEIGHTS, "fold", {"weights": {"ridge": 1.0}}]),
@@ -40,6 +41,12 @@ ROWS: tuple[tuple[str, str, str, list[Any]], ...] = (
         "Aqer and Wqer: erq",
         "log_sqrt2",
         [_FLOAT_WEIGHTS, "fold", {"weights": {"ridge": 1.0, "rounding": "refined"}}],
+    ),
+    (
+        "ERQ",
+        "erq, each layer behind the float model",
+        "log_sqrt2",
+        [_FLOAT_WEIGHTS, "fold", {"weights": {"ridge": 1.0, "rounding": "refined", "prefix": "float"}}],
     ),
     (
         "Mix-QViT",
