@@ -20,6 +20,7 @@ __all__ = [
     "Position",
     "Report",
     "captured_inputs",
+    "channel_wise",
     "refuse_scales",
     "require_folded",
     "require_scales",

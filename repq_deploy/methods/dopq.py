@@ -4,7 +4,7 @@ TanQ (``repq_deploy.softmax.TanQuantizer``) is our reconstruction, as its formul
 with the least mean absolute deviation from the channels' scales, is their median; behind an exact fold and weights
 quantized after it, it is a gauge and changes nothing (tests show that, and what it does without). The paper then
 reconstructs by training; its settings could not be read either, ours is block by block with the squared error of the
-block's output. (With 32 images the default epochs are too few steps for a weight to change its code.)
+block's output. (With 32 images the default epochs are 20 steps, in which hardly a weight changes its code.)
 """
 
 from __future__ import annotations
