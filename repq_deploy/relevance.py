@@ -39,7 +39,12 @@ class _Tap(torch.autograd.Function):
 
 
 def relevance(
-    model: nn.Module, images: Tensor, modules: Sequence[str], *, targets: Tensor | None = None
+    model: nn.Module,
+    images: Tensor,
+    modules: Sequence[str],
+    *,
+    targets: Tensor | None = None,
+    on_images: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The relevance that enters each of ``modules`` for one class of each image.
 
@@ -48,6 +53,7 @@ def relevance(
         images: normalized [N, 3, H, W].
         modules: names of modules whose first input has the images along its first axis, or images times windows.
         targets: class indices [N]; default: the predicted ones.
+        on_images: called with (done, all) after each batch of images.
 
     Returns:
         Module name to relevance [N], summed over the module's input, and the logits [N] that it started as.
@@ -71,11 +77,17 @@ def relevance(
         logits_of.append(chosen_logits.detach())
         for name, part in parts.items():
             found[name] = torch.cat([found[name], part]) if name in found else part
+        on_images(min(start + _BATCH, len(images)), len(images))
     return found, torch.cat(logits_of)
 
 
 def relevance_shares(
-    model: nn.Module, sites: Sites, images: Tensor, *, targets: Tensor | None = None
+    model: nn.Module,
+    sites: Sites,
+    images: Tensor,
+    *,
+    targets: Tensor | None = None,
+    on_images: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, float]:
     """Omega_l of every linear and attention site: the part of the logit that passes through it, over all sites' sum.
 
@@ -88,11 +100,11 @@ def relevance_shares(
     """
     entrances = {site.name: site.name for site in sites.linears}
     entrances |= {site.name: f"{site.name}.proj" for site in sites.attentions}
-    found, logits = relevance(model, images, sorted(set(entrances.values())), targets=targets)
+    found, logits = relevance(model, images, sorted(set(entrances.values())), targets=targets, on_images=on_images)
     # Every relevance of an image has the sign of its logit; a logit of zero has none to share.
     used = logits != 0
     if not used.any():
-        raise BadInput("relevance: the model's logits are all zero, expected a trained head; or use --tau 0")
+        raise BadInput("relevance: the model's logits are all zero, expected a trained head")
     parts = {name: float((found[module][used] / logits[used]).double().mean()) for name, module in entrances.items()}
     total = sum(parts.values())
     return {name: part / total for name, part in parts.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -66,7 +67,14 @@ class Limits:
         latency: str | None,
         table: Path | None,
     ) -> Limits:
-        """Read ``size`` as in 20MB and ``latency`` as in 5ms."""
+        """Read ``size`` as in 20MB and ``latency`` as in 5ms.
+
+        Raises:
+            BadInput: a budget that is not a number, or not of its form.
+        """
+        for option, value in (("--avg-bits", average_bits), ("--max-bitops", bit_operations)):
+            if value is not None and not math.isfinite(value):
+                raise BadInput(f"{option} {value}: expected a finite number")
         megabytes = None if size is None else _megabytes(size)
         milliseconds = None if latency is None else parse_milliseconds(latency)
         return cls(average_bits, megabytes, bit_operations, milliseconds, table)
@@ -87,14 +95,21 @@ class Search:
     budgets: tuple[Budget, ...]
     preset: str
 
-    def relevance(self, work_dir: Path | None = None) -> dict[str, float]:
-        """Omega_l of every site; kept in ``work_dir``."""
+    def relevance(self, work_dir: Path | None, on_images: Callable[[int, int], None]) -> dict[str, float]:
+        """Omega_l of every site; kept in ``work_dir``. ``on_images``: called with how many are done, and of how many.
+
+        Raises:
+            BadInput: what ``relevance_shares`` refuses.
+        """
         kept = None if work_dir is None else result_folder(work_dir, self.model, self.images, self.preset) / "relevance"
         if kept is not None and kept.exists():
             with contextlib.suppress(ValueError):  # a damaged one is computed again
                 return dict(json.loads(kept.read_text()))
         with one_thread():
-            shares = relevance_shares(self.model, self.structure, self.images)
+            try:
+                shares = relevance_shares(self.model, self.structure, self.images, on_images=on_images)
+            except BadInput as error:
+                raise BadInput(f"{error}; --tau 0 allocates by sensitivity alone") from error
         if kept is not None:
             write_atomically(kept, json.dumps(shares).encode())
         return shares

@@ -147,9 +147,11 @@ def _run(
     from repq_deploy.search_space import bit_widths
 
     with progress_bar() as progress:
-        relevance_task = progress.add_task("relevance", total=1)
-        shares = opened.relevance(work_dir) if tau > 0 else {site.name: 1 / len(opened.sites) for site in opened.sites}
-        progress.update(relevance_task, completed=1)
+        shares = {site.name: 1 / len(opened.sites) for site in opened.sites}
+        if tau > 0:
+            relevance_task = progress.add_task("relevance", total=len(opened.images))
+            shares = opened.relevance(work_dir, lambda done, _: progress.update(relevance_task, completed=done))
+            progress.update(relevance_task, completed=len(opened.images))  # it may have been kept
         ranges_task = progress.add_task("ranges", total=len(opened.sites))
         measure_task = progress.add_task("sensitivities", total=sum(len(site.choices) for site in opened.sites))
         try:
@@ -198,12 +200,16 @@ def _run(
                 "bits": _shown(site.role, allocation.chosen[site.name]),
                 "parameters": site.parameters,
                 "macs": site.macs,
-                "relevance": shares[site.name],
+                "relevance": shares[site.name] if tau > 0 else None,
                 "sensitivity": measured[site.name, allocation.chosen[site.name]],
             }
             for site in opened.sites
         ],
     }
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f} %"
 
 
 def _shown(role: str, bits: Any) -> str:
@@ -214,7 +220,7 @@ def _print_result(result: dict[str, Any]) -> None:
     lines = [f"{'site':36} {'bits':>5} {'weights':>10} {'MACs':>12} {'relevance':>10} {'sensitivity':>12}"]
     lines += [
         f"{site['site']:36} {site['bits']:>5} {site['parameters']:>10} {site['macs']:>12} "
-        f"{100 * site['relevance']:>8.2f} % {site['sensitivity']:>12.3e}"
+        f"{_percent(site['relevance']):>10} {site['sensitivity']:>12.3e}"
         for site in result["sites"]
     ]
     counts = Counter(site["bits"] for site in result["sites"])

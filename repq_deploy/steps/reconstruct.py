@@ -150,7 +150,14 @@ def _train(
                 # Products in bfloat16 are faster; quantizers, norms and losses stay in float32.
                 with torch.autocast("cpu", torch.bfloat16):
                     outputs = _outputs(unit, inputs[part])
-                (measure(outputs, part) * (len(part) / len(chosen))).backward()
+                error = measure(outputs, part)
+                if not torch.isfinite(error):
+                    raise BadInput(
+                        f"step reconstruct: the training diverged ({doing}, step {step} of {steps}: the loss is "
+                        f"{error.item()}); give it a lower weight_rate (now {weight_rate:g}) or scale_rate "
+                        f"({scale_rate:g})"
+                    )
+                (error * (len(part) / len(chosen))).backward()
             optimizer.step()
             for group in groups:
                 if group["positive"]:

@@ -15,6 +15,7 @@ import pytest
 
 from repq_deploy.bits import BitWidths
 from repq_deploy.cli import search
+from repq_deploy.errors import BadInput
 from repq_deploy.recipes import load_recipe
 
 QUICK = ("demo", "--preset", "paper", "--choices", "3,8", "--num-calib", 4, "--seed", 1)
@@ -94,6 +95,7 @@ def test_a_latency_budget(run, tmp_path):
     [
         ((), "no budget"),
         (("--avg-bits", 2), "average bits of weights 2 bits: the choices cost from 3 to 8 bits"),
+        (("--avg-bits", "inf"), "--avg-bits inf: expected a finite number"),
         (("--max-size", "20"), "expected a size such as 20MB"),
         (("--max-size", "1KB"), "allow at least"),
         (("--max-latency", "5ms"), "go together"),
@@ -118,7 +120,15 @@ def test_sensitivity_alone_needs_no_relevance(run, tmp_path, monkeypatch):
     monkeypatch.setattr("repq_deploy.search.relevance_shares", mock.Mock(side_effect=AssertionError("computed")))
     done = run(*QUICK, "--avg-bits", 4, "--recipe", tmp_path / "r.yaml", "--tau", 0, "--json")
     assert done.code == 0, done.err
-    assert len({site["relevance"] for site in json.loads(done.out)["sites"]}) == 1
+    assert {site["relevance"] for site in json.loads(done.out)["sites"]} == {None}
+
+
+def test_a_model_without_rules_is_told_of_sensitivity_alone(run, tmp_path, monkeypatch):
+    no_rule = BadInput("relevance: the model calls sigmoid, which has no propagation rule")
+    monkeypatch.setattr("repq_deploy.search.relevance_shares", mock.Mock(side_effect=no_rule))
+    done = run(*QUICK, "--avg-bits", 4, "--recipe", tmp_path / "r.yaml")
+    assert done.code == 2
+    assert "no propagation rule; --tau 0 allocates" in done.err
 
 
 def test_a_cluster_is_checked_before_the_sweep(run, tmp_path, monkeypatch):

@@ -113,5 +113,13 @@ def test_logits_that_are_all_zero_have_none_to_share():
     model = float_model("vit")
     nn.init.zeros_(model.head.weight)
     nn.init.zeros_(model.head.bias)
-    with pytest.raises(BadInput, match="all zero, expected a trained head; or use --tau 0"):
+    with pytest.raises(BadInput, match="all zero, expected a trained head"):
         relevance_shares(model, find_sites(model), images_for("vit"))
+
+
+def test_images_done_are_reported():
+    model, images = float_model("vit"), images_for("vit").repeat(3, 1, 1, 1)[:10]
+    seen: list[tuple[int, int]] = []
+    together, _ = relevance(model, images, ["head"], on_images=lambda *done: seen.append(done))
+    assert seen == [(8, 10), (10, 10)]
+    assert together["head"].shape == (10,)

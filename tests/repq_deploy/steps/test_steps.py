@@ -220,6 +220,14 @@ def test_scales_stay_positive_however_long_they_are_trained():
     assert all((scale > 0).all() for scale in scales)
 
 
+def test_a_training_that_diverges_says_so():
+    run = calibration("vit")
+    for name, settings in (("ranges", {"weights": False}), ("fold", {}), ("weights", {})):
+        step(name, **settings)(run)
+    with pytest.raises(BadInput, match=r"training diverged .* give it a lower weight_rate .* scale_rate \(1e\+30\)"):
+        step("reconstruct", epochs=20, batch=4, scale_rate=1e30)(run)
+
+
 def test_features_are_compared_in_size_as_well_where_there_are_no_classes():
     """Probabilities made of them would not see a constant that is added to each."""
     headless = replace(SPECS["dinov2"], kwargs={**SPECS["dinov2"].kwargs, "num_classes": 0})
