@@ -11,6 +11,7 @@ them::
 
     method: mine
     softmax: log_sqrt2
+    images: 128
     steps:
       - ranges: {weights: false}
       - fold
@@ -40,13 +41,15 @@ __all__ = ["Recipe", "load_recipe", "save_recipe"]
 class Recipe:
     """``bits`` and ``preset`` as ``BitWidths.parse`` takes them, ``method`` a registered name; None: not said.
 
-    ``steps`` holds (name, options) pairs, ``softmax`` one of ``repq_deploy.softmax.SoftmaxQuantizer``.
+    ``steps`` holds (name, options) pairs, ``softmax`` one of ``repq_deploy.softmax.SoftmaxQuantizer``; ``images`` is
+    how many calibration images the method is meant for.
     """
 
     bits: str | None = None
     preset: str | None = None
     method: str | None = None
     softmax: str | None = None
+    images: int | None = None
     steps: tuple[tuple[str, Mapping[str, Any]], ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,7 +88,10 @@ def load_recipe(path: Path) -> Recipe:
     for key, value in content.items():
         if key not in expected:
             raise BadInput(f"recipe {path}: key {key!r} is unknown; expected {', '.join(expected)}")
-        if key != "steps" and not isinstance(value, str):
+        if key == "images":
+            if type(value) is not int or value < 1:
+                raise BadInput(f"recipe {path}: images is {value!r}, expected a whole number above 0")
+        elif key != "steps" and not isinstance(value, str):
             raise BadInput(f"recipe {path}: {key} is {value!r}, expected text")
     if "steps" in content:
         content = {**content, "steps": _steps(content["steps"], path)}

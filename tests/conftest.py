@@ -44,6 +44,13 @@ SPECS = {
         checkpoint_sha256=None,
         weights="random",
     ),
+    "distilled": ModelSpec(  # two tokens and two heads
+        "tiny-distilled",
+        "deit_tiny_distilled_patch16_224",
+        {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 5},
+        checkpoint_sha256=None,
+        weights="random",
+    ),
     "swin": ModelSpec(
         "tiny-swin",
         "swin_tiny_patch4_window7_224",

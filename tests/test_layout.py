@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from repq_deploy.methods import METHODS
+
 ROOT = Path(__file__).resolve().parents[1]
 MAX_LINES = 400
 
@@ -34,6 +36,22 @@ def imported(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_methods_and_steps_know_nothing_of_onnx():
+    paths = [*(ROOT / "repq_deploy" / "methods").glob("*.py"), *(ROOT / "repq_deploy" / "steps").glob("*.py")]
+    assert len(paths) > len(METHODS)
+    assert [name for path in paths for name in imported(path) if name.startswith("onnx")] == []
+
+
+def test_export_knows_no_method():
+    """Names in text apart from docstrings; "repq" is the domain of the custom nodes."""
+    names = set(METHODS) - {"repq"}
+    assert "erq" in names
+    for path in sources("export"):
+        assert not any(name.startswith("repq_deploy.methods") for name in imported(path)), path
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        assert not names & {node.value for node in nodes if isinstance(node, ast.Constant)}, path
 
 
 @pytest.mark.parametrize("folder", FORBIDDEN)

@@ -174,10 +174,12 @@ def _method(recipe: Recipe, name: str | None, effort: Effort) -> Any:
         if effort is Effort.high:
             raise BadInput("--effort high: is of method best, and the recipe lists its own steps; leave --effort out")
         steps = tuple(Step(step, options) for step, options in recipe.steps)
-        return Method(recipe.method or "recipe", recipe.softmax or "log_sqrt2", steps)  # type: ignore[arg-type]
+        own = Method(recipe.method or "recipe", recipe.softmax or "log_sqrt2", steps)  # type: ignore[arg-type]
+        return replace(own, images=recipe.images or own.images)
     method = find_method("best-high" if effort is Effort.high else name or recipe.method or "best")
-    # A softmax belongs to the recipe's own method: it yields to --method as that does.
-    return method if recipe.softmax is None or name is not None else replace(method, softmax=recipe.softmax)  # type: ignore[arg-type]
+    if name is None:
+        return replace(method, softmax=recipe.softmax or method.softmax, images=recipe.images or method.images)  # type: ignore[arg-type]
+    return method  # the recipe's softmax and images belong to its own method
 
 
 def _run(

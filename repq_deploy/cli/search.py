@@ -35,6 +35,7 @@ from repq_deploy.errors import BadInput
 from repq_deploy.files import check_writable
 
 if TYPE_CHECKING:
+    from repq_deploy.methods import Method
     from repq_deploy.search import Search
 
 __all__ = ["main"]
@@ -101,8 +102,9 @@ def search(
     from repq_deploy.search import Limits, open_search
     from repq_deploy.search_space import parse_choices
     from repq_deploy.spread import check_cluster
+    from repq_deploy.trade_off import check_plot_data
 
-    find_method(method)
+    chosen_method = find_method(method)
     limits = Limits.parse(avg_bits, max_size, max_bitops, max_latency, latency_table)
     if plot is not None:
         check_plot(plot)
@@ -123,12 +125,12 @@ def search(
         seed=seed,
     )
     if plot_data is not None:
-        opened.check_plot_data(plot_data)
+        check_plot_data(opened, plot_data)
     if dry_run:
         plan = _plan(opened)
         show(plan, as_json=as_json, text=lambda: _print_plan(plan))
         return
-    result = _run(opened, recipe, tau, method, work_dir, workers, ray, plot, plot_data)
+    result = _run(opened, recipe, tau, chosen_method, work_dir, workers, ray, plot, plot_data)
     show(result, as_json=as_json, text=lambda: _print_result(result))
 
 
@@ -136,22 +138,26 @@ def _run(
     opened: Search,
     recipe: Path,
     tau: float,
-    method: str,
+    method: Method,
     work_dir: Path | None,
     workers: int | None,
     ray: str | None,
     plot: Path | None,
     plot_data: str | None,
 ) -> dict[str, Any]:
+    from repq_deploy.allocation import allocate, objective
     from repq_deploy.recipes import Recipe, save_recipe
+    from repq_deploy.search import RELEVANCE_IMAGES
     from repq_deploy.search_space import bit_widths
+    from repq_deploy.trade_off import plot_trade_off
 
     with progress_bar() as progress:
         shares = {site.name: 1 / len(opened.sites) for site in opened.sites}
         if tau > 0:
-            relevance_task = progress.add_task("relevance", total=len(opened.images))
+            images = min(RELEVANCE_IMAGES, len(opened.images))
+            relevance_task = progress.add_task("relevance", total=images)
             shares = opened.relevance(work_dir, lambda done, _: progress.update(relevance_task, completed=done))
-            progress.update(relevance_task, completed=len(opened.images))  # it may have been kept
+            progress.update(relevance_task, completed=images)  # it may have been kept
         ranges_task = progress.add_task("ranges", total=len(opened.sites))
         measure_task = progress.add_task("sensitivities", total=sum(len(site.choices) for site in opened.sites))
         try:
@@ -166,20 +172,21 @@ def _run(
             if work_dir is not None:
                 console.print(f"measurements so far are in {work_dir}; the same command goes on from there")
             raise
-    allocation = opened.allocate(measured, shares, tau=tau)
+    cost = objective(opened.sites, measured, shares, tau=tau)
+    allocation = allocate(opened.sites, cost, opened.budgets)
     widths = bit_widths(opened.sites, allocation.chosen, preset=opened.preset)
-    save_recipe(Recipe(str(widths), opened.preset, method), recipe)
+    save_recipe(Recipe(str(widths), opened.preset, method.name), recipe)
     if plot is not None:
         with progress_bar() as progress:
             task = progress.add_task("plotting")
-            opened.plot(
-                measured,
-                shares,
+            plot_trade_off(
+                opened,
+                cost,
                 allocation,
                 plot,
-                tau=tau,
                 method=method,
                 data=plot_data,
+                work_dir=work_dir,
                 on_point=lambda done, total: progress.update(task, completed=done, total=total),
             )
     return {
@@ -187,7 +194,7 @@ def _run(
         "model": opened.spec.name,
         "bits": str(widths),
         "preset": opened.preset,
-        "method": method,
+        "method": method.name,
         "tau": tau,
         "objective": allocation.objective,
         "spent": allocation.spent,

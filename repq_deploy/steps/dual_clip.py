@@ -46,7 +46,8 @@ def dual_clip(run: Calibration, *, steps: int = 150, rate: float = 5e-3, images:
             batches = (captured_inputs(position.stage, x, [layer])[0] for x, _ in position.batches())
             x = torch.cat([batch.flatten(0, -2) for batch in batches])
             # Of each layer its own, so that a calibration that goes on after it was killed draws the same rows.
-            generator = torch.Generator().manual_seed((run.seed << 32) + zlib.crc32(site.name.encode()))
+            seed = ((run.seed << 32) + zlib.crc32(site.name.encode())) % 2**64  # what torch takes
+            generator = torch.Generator().manual_seed(seed)
             with torch.enable_grad():
                 layer.input_quantizer.adopt(_clip(layer, x, steps, rate, generator))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -25,6 +26,8 @@ from repq_deploy.losses import LOSSES, Loss
 from repq_deploy.quantizers import Quantizer, UniformQuantizer
 
 __all__ = ["reconstruct"]
+
+logger = logging.getLogger(__name__)
 
 #: Steps over which the learning rates rise to their full size.
 WARM_UP = 10
@@ -67,6 +70,16 @@ def reconstruct(
     groups = [range(len(ours))] if unit == "model" else [range(i, i + 1) for i in range(len(ours))]
     generator = torch.Generator().manual_seed(run.seed)
     inputs = reference_inputs = run.images
+    steps = max(1, round(epochs * len(inputs) / batch))
+    if (way := weight_rate * sum(_rate(step, steps) for step in range(steps))) < 0.5:
+        logger.warning(
+            "step reconstruct: in %d steps a weight moves by at most %.2g of its grid, and 0.5 changes a code; more "
+            "images (now %d) or epochs (%g) make more steps",
+            steps,
+            way,
+            len(inputs),
+            epochs,
+        )
     mark = run.work.resumed()
     for index, group in enumerate(groups):
         ours_here, theirs_here = [ours[i] for i in group], [theirs[i] for i in group]
@@ -78,7 +91,7 @@ def reconstruct(
                 measure,
                 inputs,
                 generator,
-                steps=max(1, round(epochs * len(inputs) / batch)),
+                steps=steps,
                 batch=batch,
                 micro_batch=micro_batch,
                 weight_rate=weight_rate,
@@ -124,9 +137,7 @@ def _train(
     if not groups:  # a stage without parameters of its own
         return
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)) * min(1.0, (step + 1) / WARM_UP)
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     order = torch.empty(0, dtype=torch.long)
     first = 0
     if saved:
@@ -166,6 +177,11 @@ def _train(
     run.report(doing, steps, steps)
     for group in groups:
         group["params"][0].requires_grad_(False).grad = None
+
+
+def _rate(step: int, steps: int) -> float:
+    """The learning rate at a step, in parts of its full size: a warm-up, and a cosine to zero."""
+    return 0.5 * (1 + math.cos(math.pi * step / steps)) * min(1.0, (step + 1) / WARM_UP)
 
 
 def _outputs(unit: Sequence[Stage], x: Tensor) -> list[Tensor]:

@@ -186,14 +186,15 @@ def test_corrupt_images_are_named_then_refused(run, tmp_path):
 def test_a_recipe_of_steps_is_a_method_and_options_go_before_it(run, tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(
-        "bits: w4a4\nmethod: mine\nsoftmax: tan\nsteps:\n"
+        "bits: w4a4\nmethod: mine\nsoftmax: tan\nimages: 6\nsteps:\n"
         "  - ranges: {weights: false}\n  - fold\n  - weights: {ridge: 0.5, rounding: gptq}\n"
     )
     output = tmp_path / "demo.onnx"
-    done = run("demo", "--recipe", recipe, "--bits", "w5a5", "--num-calib", 8, "-o", output, "--json")
+    done = run("demo", "--recipe", recipe, "--bits", "w5a5", "-o", output, "--json")
     assert done.code == 0, done.err
     result = json.loads(done.out)
     assert (result["bits"], result["method"], result["attention"]) == ("w5a5", "mine", "tan")
+    assert result["calibration_images"] == 6
     nodes = {node.op_type for node in onnx.load(output).graph.node}
     assert {"TanQuantizeLinear", "TableDequantizeLinear"} <= nodes
 
@@ -204,6 +205,11 @@ def test_a_recipe_may_change_the_softmax_of_a_method(run, tmp_path):
     done = run("demo", "--recipe", recipe, "--num-calib", 8, "-o", tmp_path / "demo.onnx", "--json")
     assert done.code == 0, done.err
     assert (json.loads(done.out)["method"], json.loads(done.out)["attention"]) == ("repq", "log2")
+    # Of another method than its own, neither the softmax nor the images are taken.
+    recipe.write_text("bits: w4a4\nmethod: minmax\nsoftmax: log2\nimages: 3\n")
+    options = ("--method", "repq", "-o", tmp_path / "demo.onnx", "--json")
+    result = json.loads(run("demo", "--recipe", recipe, *options).out)
+    assert (result["attention"], result["calibration_images"]) == ("log_sqrt2", 32)
 
 
 def test_effort_is_not_for_a_recipe_of_steps(run, tmp_path):

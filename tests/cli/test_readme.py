@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 from repq_deploy.cli import evaluate
+from repq_deploy.softmax import SOFTMAX_KINDS
+from repq_deploy.steps import STEPS
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -20,3 +24,17 @@ def test_the_python_program_writes_a_file_that_can_be_evaluated(call, tmp_path):
     exec(compile(program, str(README), "exec"), {})  # noqa: S102 - our own text
     done = call(evaluate.main, output, "--data", "demo:test")
     assert done.code == 0, done.err
+
+
+def test_every_step_is_listed_with_its_options():
+    text = README.read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text.partition("| step | options")[2], re.MULTILINE))
+    for name, step in STEPS.items():
+        listed = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`]+`", rows[name]))))
+        kinds = get_type_hints(step)
+        for option, parameter in list(inspect.signature(step).parameters.items())[1:]:
+            choices = get_args(kinds[option])
+            assert {option, *choices} <= listed, (name, option)
+            assert not choices or f"`{option}: {parameter.default}`" in rows[name]
+    (softmax,) = re.findall(r"^`softmax:` is (.*)$", text, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", softmax)) == set(SOFTMAX_KINDS)

@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from PIL import Image
 
 from repq_deploy.bits import BitWidths
 from repq_deploy.cli import search
@@ -57,6 +58,26 @@ def test_it_plots(run, tmp_path):
     done = run(*QUICK, "--max-bitops", 1.5, "--recipe", tmp_path / "r.yaml", "--plot", plot, "--json")
     assert done.code == 0, done.err
     assert plot.read_text().startswith("<?xml")
+
+
+def test_top1_of_a_plot_is_kept_for_a_plot_that_was_killed(run, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    classes, plot, work = tmp_path / "images", tmp_path / "plot.svg", tmp_path / "work"
+    for index in range(10):
+        (classes / f"class-{index}").mkdir(parents=True)
+        Image.new("RGB", (32, 32), (25 * index, 80, 255 - 25 * index)).save(classes / f"class-{index}" / "0.png")
+    options = ("--avg-bits", 4, "--method", "minmax", "--recipe", tmp_path / "r.yaml", "--work-dir", work)
+    done = run(*QUICK, *options, "--plot", plot, "--plot-data", classes)
+    assert done.code == 0, done.err
+    assert "top-1 (%)" in plot.read_text()
+    kept = [json.loads(file.read_text())["top1"] for file in work.glob("*/top1-*.json")]
+    assert kept
+    assert all(top1 in range(0, 101, 10) for top1 in kept)
+    plot.unlink()
+    monkeypatch.setattr("repq_deploy.trade_off.quantize", mock.Mock(side_effect=AssertionError("measured again")))
+    done = run(*QUICK, *options, "--plot", plot, "--plot-data", classes)
+    assert done.code == 0, done.err
+    assert plot.exists()
 
 
 def test_dry_run_measures_and_writes_nothing(run, tmp_path):
@@ -147,6 +168,27 @@ def test_images_for_the_plot_are_checked_before_the_sweep(run, tmp_path, monkeyp
     assert done.code == 2
     assert "nowhere" in done.err
     assert done.err.count("\n") == 1
+
+
+def test_one_process_four_and_a_cluster_of_two_nodes_give_the_same_recipe(run, tmp_path):
+    def recipe(name, *options):
+        done = run(*QUICK, "--avg-bits", 4, "--recipe", tmp_path / name, *options)
+        assert done.code == 0, done.err
+        return (tmp_path / name).read_bytes()
+
+    expected = recipe("one.yaml")
+    assert recipe("four.yaml", "--workers", 4) == expected
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        assert len(cluster.list_all_nodes()) == 2
+        assert recipe("ray.yaml", "--ray", cluster.address) == expected
+    finally:
+        cluster.shutdown()
 
 
 def command(*arguments: object) -> list[str]:

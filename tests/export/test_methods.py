@@ -8,8 +8,8 @@ from repq_deploy.methods import METHODS
 from tests.conftest import images_for, quantized_model
 
 
-def exported(method: str, family: str):
-    model = quantized_model(family, "w4a4", preset="paper", method=method)
+def exported(method: str, family: str, bits: str = "w4a4"):
+    model = quantized_model(family, bits, preset="paper", method=method)
     return model, canonical_onnx(model, tuple(images_for(family).shape[1:]))
 
 
@@ -22,10 +22,13 @@ def test_codes_agree_at_every_site(method, family):
     assert agreement.relative_error < 1e-5
 
 
-@pytest.mark.parametrize("method", ["best", "best-high"])
-def test_best_has_no_scale_for_each_element(method):
+@pytest.mark.parametrize(
+    ("method", "family", "bits"),
+    [("best", "vit", "w4a4"), ("best-high", "vit", "w4a4"), ("best", "swin", "w3a3"), ("best", "vit", "w8a8")],
+)
+def test_best_has_no_scale_for_each_element(method, family, bits):
     """Its logarithms are of base 2: log-sqrt2 has a factor by parity, and a table a value for each code."""
-    _, graph = exported(method, "vit")
+    _, graph = exported(method, family, bits)
     rows = site_table(graph)
-    assert {row.kind for row in rows} == {"weight", "activation", "log2"}
+    assert {row.kind for row in rows} == {"weight", "activation"} | ({"log2"} if bits != "w8a8" else set())
     assert all(row.zero_point == 0 and row.channels == 1 for row in rows if row.kind != "weight")

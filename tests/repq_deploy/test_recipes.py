@@ -11,6 +11,7 @@ from repq_deploy.recipes import Recipe, load_recipe, save_recipe
     [
         Recipe(),
         Recipe(bits="w4a4"),
+        Recipe(method="mine", softmax="tan", images=256, steps=(("ranges", {"weights": False}), ("fold", {}))),
         Recipe("w4a4," + ",".join(f"blocks.{i}.attn.qkv=w5a5" for i in range(40)), "paper", "repq"),
     ],
 )
@@ -31,6 +32,8 @@ def test_an_empty_file_says_nothing(tmp_path):
     [
         ("bit: w4a4\n", "key 'bit' is unknown; expected bits, preset, method"),
         ("bits: 4\n", "bits is 4, expected text"),
+        ("images: 0\n", "images is 0, expected a whole number above 0"),
+        ("images: true\n", "images is True"),
         ("bits: w4\n", "recipe .*'w4' is not of the form wXaY"),
         ("preset: papers\n", "preset 'papers'"),
         ("- w4a4\n", "found list"),

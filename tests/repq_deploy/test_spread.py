@@ -1,4 +1,4 @@
-"""Work spread over one process, processes and a Ray cluster of two nodes gives the same results."""
+"""Work spread over one process and over several gives the same results; over Ray: ``tests/cli/test_search.py``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch
 
 from repq_deploy.errors import BackendMissing, BadInput
 from repq_deploy.spread import spread
-from tests.repq_deploy.test_sensitivity import measure
 
 
 def summing(payload: bytes) -> Callable[[int], tuple[float, int]]:
@@ -86,18 +85,3 @@ def test_no_cluster_there_is_said(payload, address, message):
     pytest.importorskip("ray")
     with pytest.raises(BadInput, match=message):
         list(spread(summing, payload, [1], ray=address))
-
-
-def test_two_ray_nodes_give_the_same_measurements():
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    expected = measure("vit")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        cluster.add_node(num_cpus=1)
-        cluster.wait_for_nodes()
-        assert len(cluster.list_all_nodes()) == 2
-        assert measure("vit", workers=0, ray=cluster.address) == expected
-    finally:
-        cluster.shutdown()

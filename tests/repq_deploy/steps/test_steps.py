@@ -33,6 +33,12 @@ def error(run: Calibration) -> float:
     return float((run.model(run.images) - exact).norm() / exact.norm())
 
 
+@torch.no_grad()
+def codes(run: Calibration) -> torch.Tensor:
+    layer = run.model.model.get_submodule("blocks.1.mlp.fc1")
+    return torch.round(layer.weight / layer.weight_quantizer.scale.view(-1, 1))
+
+
 def test_a_walk_gives_each_stage_the_inputs_of_both_models(family):
     run = calibration(family)
     for name in ("ranges", "fold"):
@@ -150,15 +156,16 @@ def test_the_folded_scale_is_a_gauge():
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-3, atol=1e-4)
 
 
-def test_dual_clipping_lowers_the_error_of_every_post_norm_linear():
+@pytest.mark.parametrize(("family", "name"), [("vit", "blocks.0.mlp.fc1"), ("swin", "layers.1.downsample.reduction")])
+def test_dual_clipping_lowers_the_error_of_a_post_norm_linear(family, name):
     errors = []
     for clip in (False, True):
-        run = calibration("vit", "w8a3", count=32)
+        run = replace(calibration(family, "w8a3", count=32), seed=2**40)
         step("ranges", search="minmax", weights=False)(run)
         if clip:
             step("dual_clip", steps=60, rate=2e-2)(run)
-        position = next(position for position in walk(run, "walking") if position.stage.name == "blocks.0.")
-        layer = run.model.model.get_submodule("blocks.0.mlp.fc1")
+        position = next(position for position in walk(run, "walking") if position.stage.holds(name))
+        layer = run.model.model.get_submodule(name)
         (x,) = captured_inputs(position.stage, position.inputs, [layer])
         errors.append(float(((layer.input_quantizer(x) - x) @ layer.weight.T).square().mean()))
     assert errors[1] < 0.9 * errors[0]
@@ -178,9 +185,10 @@ def test_reconstruction_lowers_the_error(options):
     run = calibration("vit", "w4a4", count=32)
     for name, settings in (("ranges", {"weights": False}), ("fold", {}), ("weights", {})):
         step(name, **settings)(run)
-    before = error(run)
-    step("reconstruct", epochs=25, batch=16, weight_rate=1e-2, scale_rate=2e-3, **options)(run)
+    before, weights = error(run), codes(run)
+    step("reconstruct", epochs=25, batch=16, weight_rate=3e-2, scale_rate=2e-3, **options)(run)
     assert error(run) < before
+    assert (codes(run) != weights).float().mean() > 0.02
     assert not any(tensor.requires_grad for tensor in run.model.state_dict(keep_vars=True).values())
 
 
@@ -218,6 +226,15 @@ def test_scales_stay_positive_however_long_they_are_trained():
     scales = [value for name, value in run.model.state_dict().items() if name.endswith("scale")]
     assert scales
     assert all((scale > 0).all() for scale in scales)
+
+
+@pytest.mark.parametrize(("epochs", "warned"), [(4, True), (40, False)])
+def test_too_few_steps_to_change_a_code_are_warned_of(caplog, epochs, warned):
+    run = calibration("vit")
+    for name, settings in (("ranges", {"weights": False}), ("fold", {}), ("weights", {})):
+        step(name, **settings)(run)
+    step("reconstruct", epochs=epochs, batch=4, weight_rate=0.02)(run)
+    assert ("of its grid, and 0.5 changes a code" in caplog.text) is warned
 
 
 def test_a_training_that_diverges_says_so():
