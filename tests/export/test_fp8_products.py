@@ -81,7 +81,8 @@ def test_mixed_leaves_the_rest_on_int8(family: str):
     model = made(family, "w4a4")
     lowered, reports = lower(model, backend="tensorrt-rtx", half=False, compute="fp8+int8")
     products = sum(node.op_type in ("MatMul", "Conv") for node in model.graph.node)
-    assert {report.name: report.changed for report in reports}["FP8Products"] == products - 2
+    at_8_bits = 3 if family == "distilled" else 2  # the patch embedding and the head, or both heads
+    assert {report.name: report.changed for report in reports}["FP8Products"] == products - at_8_bits
     kinds = [tensor.data_type for tensor in lowered.graph.initializer if tensor.name.startswith("head.")]
     assert onnx.TensorProto.INT8 in kinds
     assert FP8 not in kinds
