@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 
 from repq_deploy.errors import BadInput
 
-__all__ = ["atomic_output", "check_writable", "existing_file", "read_arrays", "sha256_of", "write_atomically"]
+__all__ = [
+    "atomic_output",
+    "check_writable",
+    "existing_file",
+    "read_arrays",
+    "read_kept",
+    "sha256_of",
+    "write_atomically",
+]
 
 
 def existing_file(path: Path, what: str) -> Path:
@@ -80,6 +90,14 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` in one step."""
     with atomic_output(path) as temporary:
         temporary.write_bytes(data)
+
+
+def read_kept(path: Path) -> Any:
+    """The JSON that an earlier run kept; None where there is none, or none that can be read, to compute it again."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def sha256_of(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import re
@@ -26,7 +25,7 @@ from repq_deploy.allocation import (
 from repq_deploy.bits import SiteBits
 from repq_deploy.calib_data import Preprocess, load_sample
 from repq_deploy.errors import BadInput
-from repq_deploy.files import write_atomically
+from repq_deploy.files import read_kept, write_atomically
 from repq_deploy.latency import parse_milliseconds, read_latency_table
 from repq_deploy.models import ModelSpec
 from repq_deploy.relevance import relevance_shares
@@ -94,9 +93,8 @@ class Search:
             BadInput: what ``relevance_shares`` refuses.
         """
         kept = None if work_dir is None else result_folder(work_dir, self.model, self.images, self.preset) / "relevance"
-        if kept is not None and kept.exists():
-            with contextlib.suppress(ValueError):  # a damaged one is computed again
-                return dict(json.loads(kept.read_text()))
+        if kept is not None and isinstance(found := read_kept(kept), dict):
+            return found
         with one_thread():
             try:
                 images = self.images[:RELEVANCE_IMAGES]

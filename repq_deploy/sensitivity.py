@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from repq_deploy.bits import BitWidths, SiteBits
 from repq_deploy.errors import BadInput
-from repq_deploy.files import write_atomically
+from repq_deploy.files import read_kept, write_atomically
 from repq_deploy.folds import fold_post_norm
 from repq_deploy.layers import QuantAttention, QuantConv2d, QuantLinear
 from repq_deploy.models import ModelSpec, build_architecture
@@ -279,7 +279,6 @@ def _file(folder: Path, item: Measurement) -> Path:
 
 def _read(path: Path) -> float | None:
     """A measurement kept by an earlier run; None where there is none that can be read, to measure it again."""
-    try:
-        return float(json.loads(path.read_text())["error"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    kept = read_kept(path)
+    error = kept.get("error") if isinstance(kept, dict) else None
+    return error if isinstance(error, float) else None

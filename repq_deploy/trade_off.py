@@ -17,7 +17,7 @@ from repq_deploy.bits import BitWidths, SiteBits
 from repq_deploy.calib_data import ImageSource, open_images
 from repq_deploy.calibrate import quantize
 from repq_deploy.evaluation import Target, check_data, evaluate
-from repq_deploy.files import write_atomically
+from repq_deploy.files import read_kept, write_atomically
 from repq_deploy.methods import Method
 from repq_deploy.plots import Point, plot_against_size
 from repq_deploy.search import Search
@@ -65,11 +65,12 @@ def plot_trade_off(
     common = set.intersection(*(set(site.choices) for site in sites if not site.activations_are_fixed))
     uniform = [{site.name: _at(site, bits) for site in sites} for bits in sorted(common, key=lambda bits: bits.weight)]
     source = None if data is None else open_images(data, demo_split="test")
+    folder = None if work_dir is None else result_folder(work_dir, search.model, search.images, search.preset)
     points: list[Point] = []
     for bits in (*searched, *uniform, chosen.chosen):
         on_point(len(points), len(searched) + len(uniform) + 1)
         megabytes = sum(site.weight_bits(bits[site.name]) for site in sites) / 8e6
-        top1 = None if source is None else _top1(search, bits, method, source, work_dir)
+        top1 = None if source is None else _top1(search, bits, method, source, folder)
         points.append(Point(megabytes, sum(cost[item] for item in bits.items()), top1))
     plot_against_size(points[: len(searched)], points[len(searched) : -1], points[-1], path)
 
@@ -82,22 +83,18 @@ def _at(site: SearchSite, bits: SiteBits) -> SiteBits:
 
 
 def _top1(
-    search: Search, bits: Mapping[str, SiteBits], method: Method, source: ImageSource, work_dir: Path | None
+    search: Search, bits: Mapping[str, SiteBits], method: Method, source: ImageSource, folder: Path | None
 ) -> float:
     """Top-1 of the model at these bits, in PyTorch; as it was kept, if it was."""
     widths = bit_widths(search.sites, dict(bits), preset=search.preset)
-    kept = None
-    if work_dir is not None:
-        digest = hashlib.sha256(f"{widths} {method} {search.seed} {source.sha256}".encode()).hexdigest()[:16]
-        kept = result_folder(work_dir, search.model, search.images, search.preset) / f"top1-{digest}.json"
-        try:
-            return float(json.loads(kept.read_text())["top1"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # not measured yet, or damaged
+    digest = hashlib.sha256(f"{widths} {method} {search.seed} {source.sha256}".encode()).hexdigest()[:16]
+    kept = None if folder is None else folder / f"top1-{digest}.json"
+    if kept is not None and isinstance(found := read_kept(kept), float):
+        return found
     top1 = _measured(search, widths, method, source)
     logger.info("%s: top-1 %.2f %%", widths, top1)
     if kept is not None:
-        write_atomically(kept, json.dumps({"top1": top1}).encode())
+        write_atomically(kept, json.dumps(top1).encode())
     return top1
 
 

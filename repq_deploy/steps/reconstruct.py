@@ -71,7 +71,8 @@ def reconstruct(
     generator = torch.Generator().manual_seed(run.seed)
     inputs = reference_inputs = run.images
     steps = max(1, round(epochs * len(inputs) / batch))
-    if (way := weight_rate * sum(_rate(step, steps) for step in range(steps))) < 0.5:
+    way = weight_rate * sum(_rate(step, steps) for step in range(steps))
+    if way < 0.5 and _fewest_bits(run, ours) < below:
         logger.warning(
             "step reconstruct: in %d steps a weight moves by at most %.2g of its grid, and 0.5 changes a code; more "
             "images (now %d) or epochs (%g) make more steps",

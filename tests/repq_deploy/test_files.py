@@ -13,6 +13,7 @@ from repq_deploy.files import (
     check_writable,
     existing_file,
     read_arrays,
+    read_kept,
     sha256_of,
     write_atomically,
 )
@@ -98,3 +99,10 @@ def test_paths_that_cannot_be_used_are_named(tmp_path):
         check_writable(tmp_path / ("m" * 250 + ".onnx"))
     check_writable(tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("content", "found"), [(b"0.5", 0.5), (b'{"a": 1}', {"a": 1}), (b"{", None), (b"\xff", None)])
+def test_what_was_kept_is_read_and_what_is_damaged_is_nothing(tmp_path, content, found):
+    (tmp_path / "kept.json").write_bytes(content)
+    assert read_kept(tmp_path / "kept.json") == found
+    assert read_kept(tmp_path / "none.json") is None

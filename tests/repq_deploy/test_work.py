@@ -74,8 +74,8 @@ def run(folder, *, die_at: int | None = None, method: Method = METHOD, seed: int
     return model, reports
 
 
-@pytest.fixture
-def whole(tmp_path):
+@pytest.fixture(scope="module")
+def whole():
     """The state at the end, that before the training, and how often is reported."""
     model, reports = run(None)
     untrained, _ = run(None, method=replace(METHOD, steps=METHOD.steps[:-2]))

@@ -228,12 +228,14 @@ def test_scales_stay_positive_however_long_they_are_trained():
     assert all((scale > 0).all() for scale in scales)
 
 
-@pytest.mark.parametrize(("epochs", "warned"), [(4, True), (40, False)])
-def test_too_few_steps_to_change_a_code_are_warned_of(caplog, epochs, warned):
+@pytest.mark.parametrize(
+    ("options", "warned"), [({"epochs": 4}, True), ({"epochs": 40}, False), ({"epochs": 4, "below": 4}, False)]
+)
+def test_too_few_steps_to_change_a_code_are_warned_of(caplog, options, warned):
     run = calibration("vit")
     for name, settings in (("ranges", {"weights": False}), ("fold", {}), ("weights", {})):
         step(name, **settings)(run)
-    step("reconstruct", epochs=epochs, batch=4, weight_rate=0.02)(run)
+    step("reconstruct", batch=4, weight_rate=0.02, **options)(run)
     assert ("of its grid, and 0.5 changes a code" in caplog.text) is warned
 
 
