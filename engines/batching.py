@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repq_deploy.errors import BadInput
 
-__all__ = ["THREADS", "BatchedRunner", "Profile", "Runner"]
+__all__ = ["THREADS", "BatchedRunner", "GraphRunner", "Profile", "Runner"]
 
 #: Session option of the CPU backends: how many threads to use; the runtime's own choice where it is not given.
 THREADS = "threads"
 
 Array = NDArray[np.float32]
+
+#: Computes all outputs of a graph from its inputs, both by name.
+GraphRunner = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
 
 
 class Runner(Protocol):

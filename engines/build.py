@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from repq_deploy import __version__
 from repq_deploy.engines.batching import Profile, Runner
 from repq_deploy.engines.compute import check_compute
+from repq_deploy.engines.cpu import CpuForm, can_run, check_cpu, choose_form, kind_here
 from repq_deploy.engines.manifest import FileRecord, Manifest, PassCount, manifest_path
 from repq_deploy.engines.proof import Proofs, prove
 from repq_deploy.engines.reference import Reference, make_reference, read_reference, run_batches
@@ -27,7 +28,16 @@ from repq_deploy.files import atomic_output, check_writable, write_atomically
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["BuildPlan", "BuiltEngine", "build_engine", "make_reference", "output_stem", "plan_build", "validate_engine"]
+__all__ = [
+    "BuildPlan",
+    "BuiltEngine",
+    "build_engine",
+    "cpu_form",
+    "make_reference",
+    "output_stem",
+    "plan_build",
+    "validate_engine",
+]
 
 Progress = Callable[[float, str], None]
 
@@ -47,15 +57,18 @@ class BuildPlan:
     reference: Path
     compute: str = "int8"
     allow_rounding: bool = False
+    cpu: str | None = None
 
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """An engine file, its manifest, and the seconds the build took without validation."""
+    """An engine file, its manifest, the seconds the build took without validation, and for which CPUs it is and why,
+    None for GPUs."""
 
     engine: Path
     manifest: Manifest
     seconds: float
+    form: CpuForm | None
 
 
 def output_stem(source: Path, output: Path | None) -> Path:
@@ -79,11 +92,12 @@ def plan_build(
     profile: Profile | None = None,
     compute: str = "int8",
     allow_rounding: bool = False,
+    cpu: str | None = None,
 ) -> BuildPlan:
     """Check that ``backend`` is here, can do what is asked with ``source``, and that its files can be written.
 
-    ``precision`` None is the backend's default; ``compute`` and ``allow_rounding`` are those of ``lower``. Nothing is
-    written.
+    ``precision`` None is the backend's default; ``compute`` and ``allow_rounding`` are those of ``lower``; ``cpu`` is
+    one of ``CPU_OPTIONS``, and None lets the model decide (``cpu_form``). Nothing is written.
     """
     source.check_one_file()
     version = backend.version()
@@ -95,7 +109,8 @@ def plan_build(
         )
     target = backend.target(targets)
     check_compute(compute, backend=backend.name, precision=precision, target=target, allow_rounding=allow_rounding)
-    parts = [compute] * (compute != "int8") + [target] * (target is not None)
+    check_cpu(cpu, backend=backend.name, portable=backend.portable)
+    parts = [compute] * (compute != "int8") + [part for part in (target, cpu) if part is not None]
     suffix = "".join(f"-{part}" for part in parts).replace("+", "-")
     engine = stem.with_name(f"{stem.name}.{backend.name}{suffix}.engine")
     plan = BuildPlan(
@@ -110,6 +125,7 @@ def plan_build(
         reference=stem.with_name(f"{stem.name}.reference.npz"),
         compute=compute,
         allow_rounding=allow_rounding,
+        cpu=cpu,
     )
     for path in (plan.engine, manifest_path(plan.engine), plan.reference):
         check_writable(path)
@@ -132,18 +148,22 @@ def build_engine(
         reference_file = outputs.enter_context(atomic_output(plan.reference))
         engine_file = outputs.enter_context(atomic_output(plan.engine))
         started = time.perf_counter()
-        lowered, passes = _lower(plan, half=plan.precision == "fp16")
-        single = _lower(plan, half=False)[0] if plan.precision == "fp16" else lowered
-        proofs = prove(plan.source, plan.backend, single, reference, allow_rounding=plan.allow_rounding)
+        half, form = plan.precision == "fp16", cpu_form(plan)
+        lowered, passes = _lower(plan, half=half, form=form)
+        single = _lower(plan, half=False, form=form)[0] if half else lowered
+        runs_here = form is not None and can_run(form.kind, saturates=plan.backend.saturates())
+        proofs = prove(
+            plan.source, plan.backend, single, reference, allow_rounding=plan.allow_rounding, runs_here=runs_here
+        )
         plan.backend.build(lowered, engine_file, profile=plan.profile, targets=plan.targets, progress=progress)
         seconds = time.perf_counter() - started
         engine = engine_file.read_bytes()
         progress(1.0, "validating")
-        manifest = _manifest(plan, reference, engine, passes, proofs)
+        manifest = _manifest(plan, reference, engine, passes, proofs, form)
         manifest = dataclasses.replace(manifest, validation=_validate(engine, manifest, reference))
         reference_file.write_bytes(reference.to_bytes())
         manifest_file.write_text(manifest.to_json(), encoding="utf-8")
-    return BuiltEngine(plan.engine, manifest, seconds)
+    return BuiltEngine(plan.engine, manifest, seconds, form)
 
 
 def validate_engine(path: Path) -> Manifest:
@@ -171,7 +191,18 @@ def validate_engine(path: Path) -> Manifest:
     return manifest
 
 
-def _lower(plan: BuildPlan, *, half: bool) -> tuple[onnx.ModelProto, tuple[PassCount, ...]]:
+def cpu_form(plan: BuildPlan) -> CpuForm | None:
+    """In which form the model is lowered, and for which CPUs that is; None for a GPU."""
+    if not plan.backend.portable:
+        return None
+    from repq_deploy.export.lowering import lower, saturation_of  # noqa: PLC0415
+
+    found = saturation_of(lower(plan.source.model, backend=plan.backend.name, half=False)[0])
+    here = kind_here(saturates=plan.backend.saturates())
+    return choose_form(plan.cpu, here=here, products=found.products, weight_share=found.weight_share)
+
+
+def _lower(plan: BuildPlan, *, half: bool, form: CpuForm | None) -> tuple[onnx.ModelProto, tuple[PassCount, ...]]:
     from repq_deploy.export.lowering import lower  # noqa: PLC0415 (only a build needs the exporter's dependencies)
 
     lowered, reports = lower(
@@ -180,7 +211,12 @@ def _lower(plan: BuildPlan, *, half: bool) -> tuple[onnx.ModelProto, tuple[PassC
         half=half,
         compute=plan.compute,
         allow_rounding=plan.allow_rounding,
+        sums_in_16_bits=form is not None and form.sums_in_16_bits,
     )
+    if form is not None:
+        needs = plan.backend.session_options()
+        for key, value in {"cpu": form.kind, "backend": plan.backend.name, **needs}.items():
+            lowered.metadata_props.add(key=f"repq.engine.{key.lower()}", value=value)
     return lowered, tuple(PassCount(report.name, report.changed) for report in reports)
 
 
@@ -190,6 +226,7 @@ def _manifest(
     engine: bytes,
     passes: tuple[PassCount, ...],
     proofs: Proofs,
+    form: CpuForm | None,
 ) -> Manifest:
     return Manifest(
         backend=plan.backend.name,
@@ -205,7 +242,10 @@ def _manifest(
         versions={"repq-deploy": __version__, plan.backend.name: plan.version},
         session=plan.backend.session_options(),
         passes=passes,
-        **dataclasses.asdict(proofs),
+        lowering_sqnr_db=proofs.lowering_sqnr_db,
+        rounded_sqnr_db=proofs.rounded_sqnr_db,
+        kernel_codes=proofs.kernel_codes,
+        cpu=None if form is None else form.kind,
         metadata=plan.source.metadata,
         compute=plan.compute,
         allow_rounding=plan.allow_rounding,

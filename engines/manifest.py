@@ -17,9 +17,9 @@ from repq_deploy.engines.batching import Profile
 from repq_deploy.engines.validate import FAILED, NOT_RUN, PASSED, Validation
 from repq_deploy.errors import BadInput
 
-__all__ = ["FORMAT", "FileRecord", "Manifest", "PassCount", "manifest_path", "read_manifest"]
+__all__ = ["FORMAT", "FileRecord", "KernelCodes", "Manifest", "PassCount", "manifest_path", "read_manifest"]
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,17 @@ class PassCount:
     changed: int
 
 
+@dataclass(frozen=True)
+class KernelCodes:
+    """How many activation ``codes`` of how many ``sites`` were compared between the canonical graph and the kernels,
+    how many are ``different``, and how many of those are not rounding ties (``unexplained``)."""
+
+    sites: int
+    codes: int
+    different: int
+    unexplained: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """All that is known of an engine.
@@ -48,8 +59,9 @@ class Manifest:
     runtime's. ``metadata`` is the ``repq.*`` of the ONNX file. ``lowering_sqnr_db`` is how near the weakest stretch of
     the lowered graph (see ``export.equivalence``), in float32, stays to the canonical one's, both on ONNX Runtime with
     all optimizations off; 200 is equal. ``rounded_sqnr_db`` is how near its logits stay, where rounding was allowed.
-    ``kernels_sqnr_db`` is ``lowering_sqnr_db`` with the lowered graph run by the engine's kernels, None where that
-    takes a GPU. ``latency_ms`` is by batch size, None until measured.
+    ``kernel_codes`` compares the codes of the engine's own kernels, None where they could not be run. ``cpu`` is the
+    kind of CPU that a CPU backend's engine is exact on ("any", or see ``engines.cpu``), None for GPUs; ``session`` what
+    the runtime needs beyond its defaults to compute as validated. ``latency_ms`` is by batch size, None until measured.
     """
 
     backend: str
@@ -72,7 +84,8 @@ class Manifest:
     compute: str = "int8"
     allow_rounding: bool = False
     rounded_sqnr_db: float | None = None
-    kernels_sqnr_db: float | None = None
+    kernel_codes: KernelCodes | None = None
+    cpu: str | None = None
 
     @property
     def bits(self) -> str:

@@ -1,15 +1,14 @@
-"""OpenVINO on x86 CPUs: usually the fastest CPU runtime for an int8 model.
+"""OpenVINO on x86 CPUs: usually the fastest CPU runtime for an int8 model where they have VNNI.
 
-Its "engine" is one uncompressed ZIP file that holds OpenVINO's two files, ``model.xml`` and ``model.bin``: so the two
-cannot be parted, appear in one step, and the manifest's hash covers both. ``unzip`` gives the IR to other tools.
-https://docs.openvino.ai/2026/documentation/openvino-ir-format.html
+Its "engine" is the lowered ONNX file, which ``openvino.Core().compile_model(path)`` opens by itself: OpenVINO tells an
+ONNX file by its content. One property it cannot carry: on CPUs with bfloat16 OpenVINO computes in it around the
+integers unless INFERENCE_PRECISION_HINT is f32 (tried with 2026.4: neither an ONNX file nor ``rt_info`` of an IR sets
+it). The manifest's ``session`` and the file's metadata say so.
 """
 
 from __future__ import annotations
 
-import io
-import tempfile
-import zipfile
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,21 +19,20 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
-from repq_deploy.engines.batching import THREADS, BatchedRunner, Profile, Runner
+from repq_deploy.engines.batching import THREADS, BatchedRunner, GraphRunner, Profile, Runner
 from repq_deploy.engines.source import INPUT, OUTPUT
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
 
 __all__ = ["BACKEND", "OpenVinoBackend", "open_ir", "product_kernels"]
-
-_XML, _BIN = "model.xml", "model.bin"
 
 #: The layers of OpenVINO's CPU plugin that multiply. A fused attention subgraph counts as what its inputs are.
 _PRODUCTS = ("FullyConnected", "MatMul", "Convolution")
 _INTEGERS = ("i8", "u8")
 
 #: On CPUs with bfloat16 OpenVINO would compute in it around the integers; float32 is what was validated.
-_SESSION = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+_SESSION = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,12 @@ class OpenVinoBackend:
         return str(_openvino().__version__).split("-", 1)[0]
 
     def target(self, targets: Sequence[str]) -> None:
-        """Always None: the file runs on any x86 CPU."""
+        """Always None: it is not for GPUs."""
         if targets:
-            raise BadInput(f"--target {','.join(targets)}: backend {self.name} builds for any CPU; leave --target out")
+            raise BadInput(f"--target {','.join(targets)}: backend {self.name} builds for CPUs; use --cpu")
+
+    def saturates(self) -> bool:
+        return _saturates()
 
     def session_options(self) -> dict[str, str]:
         return dict(_SESSION)
@@ -69,28 +70,29 @@ class OpenVinoBackend:
         targets: Sequence[str],
         progress: Callable[[float, str], None],
     ) -> None:
+        """Write ``model``; compiling it is what shows whether OpenVINO accepts it."""
         del profile, targets
-        ov = _openvino()
-        progress(0.0, "converting to OpenVINO's IR")
-        converted = _convert(model)
-        _number_anew(converted)
-        with tempfile.TemporaryDirectory(prefix="repq-openvino-") as folder:
-            ov.save_model(converted, Path(folder) / _XML, compress_to_fp16=False)
-            with zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as archive:
-                for name in (_XML, _BIN):
-                    # A fixed date, ZIP's first: equal models give equal bytes.
-                    archive.writestr(zipfile.ZipInfo(name), (Path(folder) / name).read_bytes())
+        progress(0.0, "writing the lowered graph")
+        output.write_bytes(model.SerializeToString(deterministic=True))
 
-    def run_graph(
-        self, model: onnx.ModelProto, inputs: Mapping[str, NDArray[np.float32]]
-    ) -> dict[str, NDArray[np.float32]]:
-        """All outputs of a lowered graph, with the engine's kernels."""
-        found = _compile_model(_openvino().Core(), _convert(model), self.session_options())(dict(inputs))
-        return {output.name: found[output.name] for output in model.graph.output}
+    def served_graph(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """``model`` itself: OpenVINO does not give out what it compiles it to."""
+        return model
+
+    def load_graph(self, model: onnx.ModelProto) -> GraphRunner:
+        """What computes all outputs of a lowered graph, with the kernels that an engine of it has."""
+        compiled = _compile(model.SerializeToString(deterministic=True), self.session_options())
+        names = [output.name for output in model.graph.output]
+
+        def run(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            found = compiled(dict(inputs))
+            return {name: found[name].copy() for name in names}
+
+        return run
 
     def open(
         self,
-        engine: bytes,
+        engine: bytes | Path,
         *,
         profile: Profile,
         image_shape: tuple[int, ...],
@@ -133,7 +135,7 @@ def open_ir(
     return lambda images: compiled(images)[0].copy(), shapes[0], shapes[1]
 
 
-def product_kernels(engine: bytes, session: Mapping[str, str]) -> dict[str, int]:
+def product_kernels(engine: Path, session: Mapping[str, str]) -> dict[str, int]:
     """How many products this machine runs in which type: ``{"i8": 61, "f32": 12}``, asked of the compiled model."""
     kernels: Counter[str] = Counter()
     for layer in _compile(engine, session).get_runtime_model().get_ordered_ops():
@@ -144,28 +146,41 @@ def product_kernels(engine: bytes, session: Mapping[str, str]) -> dict[str, int]
     return dict(kernels)
 
 
-def _convert(model: onnx.ModelProto) -> Any:
+@functools.cache
+def _saturates() -> bool:
+    """Whether its product of bytes saturates on this CPU: asked of the kernel itself."""
+    depth, columns = 64, 32
+    arrays: dict[str, NDArray[Any]] = {
+        "one": np.ones((), np.float32),
+        "zero": np.zeros((), np.int8),
+        "codes": np.full((depth, columns), 127, np.int8),
+        "ones": np.ones(columns, np.float32),
+        "zeros": np.zeros(columns, np.int8),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["a"]),
+            helper.make_node("DequantizeLinear", ["a", "one", "zero"], ["values"]),
+            helper.make_node("DequantizeLinear", ["codes", "ones", "zeros"], ["weight"], axis=1),
+            helper.make_node("MatMul", ["values", "weight"], ["sums"]),
+        ],
+        "probe",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 16, depth])],
+        [helper.make_tensor_value_info("sums", TensorProto.FLOAT, ["batch", 16, columns])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    compiled = _compile(model.SerializeToString(), _SESSION)
+    sums = compiled({"x": np.full((1, 16, depth), 127, np.float32)})["sums"]
+    return bool((sums != 127 * 127 * depth).any())
+
+
+def _compile(engine: bytes | Path, session: Mapping[str, str]) -> Any:
+    core = _openvino().Core()
     try:
-        return _openvino().Core().read_model(model.SerializeToString(deterministic=True))
+        model = core.read_model(engine)
     except Exception as error:  # its exceptions are RuntimeError and several of its own
-        raise BuildFailed(f"backend openvino: {_one_line(error)}") from error
-
-
-def _number_anew(model: Any) -> None:
-    """OpenVINO names what has no name after a counter of the process; equal models are to give equal bytes."""
-    for index, node in enumerate(model.get_ordered_ops()):
-        if node.get_friendly_name() == node.get_name():
-            node.set_friendly_name(f"{node.get_type_name()}_{index}")
-
-
-def _compile(engine: bytes, session: Mapping[str, str]) -> Any:
-    ov = _openvino()
-    core = ov.Core()
-    try:
-        with zipfile.ZipFile(io.BytesIO(engine)) as archive:
-            model = core.read_model(archive.read(_XML), archive.read(_BIN))
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise BadInput(f"engine: not a ZIP of {_XML} and {_BIN} ({error}); rebuild with repq-build-engine") from error
+        raise BuildFailed(f"backend openvino: refuses the graph: {_one_line(error)}") from error
     return _compile_model(core, model, session)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from repq_deploy.engines import ort
 from repq_deploy.engines.batching import Runner
+from repq_deploy.engines.cpu import KIND_WORDS, can_run
 from repq_deploy.engines.manifest import Manifest, manifest_path, read_manifest
 from repq_deploy.engines.select import backend_named
-from repq_deploy.errors import BadInput
+from repq_deploy.errors import BackendMissing, BadInput
 from repq_deploy.files import existing_file, sha256_of
 
 __all__ = ["Runner", "load_engine", "open_engine", "read_engine"]
@@ -41,12 +41,12 @@ def read_engine(path: Path, manifest: Manifest) -> bytes | Path:
             "describes: "
             "truncated, altered or of another build; copy both again, or rebuild with repq-build-engine"
         )
-    # ONNX Runtime reads the file itself: it would keep bytes it is given for as long as the session lives.
-    return path if manifest.backend == ort.BACKEND.name else path.read_bytes()
+    # A runtime that reads the file itself need not keep bytes that it was given for as long as the session lives.
+    return path if backend_named(manifest.backend).portable else path.read_bytes()
 
 
 def load_engine(engine: bytes | Path, manifest: Manifest, *, session: Mapping[str, str] | None = None) -> Runner:
-    """Load an engine that is known to be the manifest's, from its bytes, or for ONNX Runtime from its file."""
+    """Load an engine that is known to be the manifest's, from its bytes, or from its file."""
     backend = backend_named(manifest.backend)
     built, found = manifest.versions.get(backend.name), backend.version()
     if not backend.portable and built != found:
@@ -54,7 +54,12 @@ def load_engine(engine: bytes | Path, manifest: Manifest, *, session: Mapping[st
             f"engine {manifest.engine.name}: built with {backend.name} {built}, found {found}, which cannot load it; "
             f"rebuild with: repq-build-engine {manifest.source.name} --backend {backend.name}"
         )
+    if manifest.cpu is not None and not can_run(manifest.cpu, saturates=backend.saturates()):
+        raise BackendMissing(
+            f"engine {manifest.engine.name}: is for {KIND_WORDS.get(manifest.cpu, manifest.cpu)}; on this CPU "
+            f"{backend.name} saturates its products of bytes; build it for any CPU: repq-build-engine "
+            f"{manifest.source.name} --backend {backend.name} --cpu any; or export --bits w7a8, which is exact and "
+            "fast on every CPU"
+        )
     options = {**manifest.session, **(session or {})}
-    if isinstance(engine, Path):
-        return ort.BACKEND.open(engine, profile=manifest.profile, image_shape=manifest.image_shape, session=options)
     return backend.open(engine, profile=manifest.profile, image_shape=manifest.image_shape, session=options)

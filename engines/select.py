@@ -6,12 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from repq_deploy.engines import openvino, ort, tensorrt, tensorrt_rtx
-from repq_deploy.engines.batching import Profile, Runner
+from repq_deploy.engines.batching import GraphRunner, Profile, Runner
 from repq_deploy.engines.gpu import gpu_target
 from repq_deploy.errors import BadInput
 
@@ -21,8 +19,8 @@ __all__ = ["BACKENDS", "Backend", "backend_named", "choose_backend"]
 class Backend(Protocol):
     """A runtime that engines are built for.
 
-    ``precisions`` are those it computes around Q/DQ, its default first. ``portable`` engines load in any version, on
-    any CPU.
+    ``precisions`` are those it computes around Q/DQ, its default first. ``portable`` engines are ONNX files that load
+    in any version of the runtime, on CPUs.
     """
 
     @property
@@ -40,8 +38,11 @@ class Backend(Protocol):
     def target(self, targets: Sequence[str]) -> str | None:
         """The target to record for the targets asked for; BadInput for one it cannot build for."""
 
+    def saturates(self) -> bool:
+        """Whether its products of unsigned by signed bytes saturate on this machine, as on x86 without VNNI."""
+
     def session_options(self) -> dict[str, str]:
-        """What ``open`` needs to run the engine as it was validated."""
+        """What ``open`` needs, beyond the runtime's defaults, to run the engine as it was validated."""
 
     def build(
         self,
@@ -54,13 +55,15 @@ class Backend(Protocol):
     ) -> None:
         """Write the engine of a lowered model to ``output``; BuildFailed where the builder refuses or crashes."""
 
-    def run_graph(
-        self, model: onnx.ModelProto, inputs: Mapping[str, NDArray[np.float32]]
-    ) -> Mapping[str, NDArray[np.float32]]:
-        """All outputs of a lowered graph, computed by the kernels of its engines; only ``portable`` backends do it."""
+    def served_graph(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """The graph that is run when ``model`` is opened, where the runtime shows it, else ``model``; only of
+        ``portable`` backends."""
+
+    def load_graph(self, model: onnx.ModelProto) -> GraphRunner:
+        """What runs a graph that ``served_graph`` gave, by the kernels that serve; only of ``portable`` backends."""
 
     def open(
-        self, engine: bytes, *, profile: Profile, image_shape: tuple[int, ...], session: Mapping[str, str]
+        self, engine: bytes | Path, *, profile: Profile, image_shape: tuple[int, ...], session: Mapping[str, str]
     ) -> Runner:
         """Load an engine; BackendMissing without the device it runs on."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx
 
-from repq_deploy.engines.batching import BatchedRunner, Profile, Runner
+from repq_deploy.engines.batching import BatchedRunner, GraphRunner, Profile, Runner
 from repq_deploy.engines.child import build_in_child
 from repq_deploy.engines.gpu import gpu_target
 from repq_deploy.engines.trt_runner import TrtSession
@@ -68,6 +68,10 @@ class TrtBackend:
         """Whether an engine of its own choice of targets loads on ``gpu``, as in ``sm89``."""
         return self.builds_for_this_gpu or gpu in self.default_targets
 
+    def saturates(self) -> bool:
+        """Never: GPUs sum products of bytes in 32 bits."""
+        return False
+
     def session_options(self) -> dict[str, str]:
         return {}
 
@@ -90,18 +94,22 @@ class TrtBackend:
             progress=progress,
         )
 
-    def run_graph(self, model: onnx.ModelProto, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def served_graph(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        raise BackendMissing(f"backend {self.name}: shows no graph of its kernels")
+
+    def load_graph(self, model: onnx.ModelProto) -> GraphRunner:
         raise BackendMissing(f"backend {self.name}: runs engines only, on their GPU")
 
     def open(
         self,
-        engine: bytes,
+        engine: bytes | Path,
         *,
         profile: Profile,
         image_shape: tuple[int, ...],
         session: Mapping[str, str],
     ) -> Runner:
         del session
+        engine = engine.read_bytes() if isinstance(engine, Path) else engine
         return BatchedRunner(TrtSession(self._module(), engine, backend=self.name), profile, image_shape)
 
     def _module(self) -> Any:

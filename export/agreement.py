@@ -11,13 +11,14 @@ attention. So an unequal code counts only where the value is not next to the bor
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor
 
+from repq_deploy.onnx_session import open_session
 from repq_deploy.quantized import QuantizedModel
 from repq_deploy.quantizers import Quantizer
 
@@ -70,13 +71,9 @@ class ExportAgreement:
         return float(np.mean([site.equal for site in self.sites]))
 
 
-def reference_session(model: onnx.ModelProto | str) -> onnxruntime.InferenceSession:
+def reference_session(model: onnx.ModelProto | str) -> Any:
     """The reference: ONNX Runtime on the CPU with every graph optimization off: nothing is fused or reordered."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    source = model if isinstance(model, str) else model.SerializeToString()
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return open_session(model if isinstance(model, str) else model.SerializeToString(), optimize=False)
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """The canonical ONNX: one file that says exactly what was calibrated, for every backend to lower.
 
 Standard Q/DQ with zero point 0, integer weights, non-uniform quantizers as nodes of the domain ``repq`` with function
-bodies, and ``repq.*`` metadata. Plain ONNX Runtime runs it. Two runs give identical bytes: no time, no path, no
+bodies, and ``repq.*`` metadata. Plain ONNX Runtime runs it: exactly without optimizations, and with them on the CPUs
+that ``repq.default_session`` names (see ``default_session``). Two runs give identical bytes: no time, no path, no
 address goes in.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 import onnx
 
 from repq_deploy import __version__
+from repq_deploy.export.default_session import exact_by_default
 from repq_deploy.export.domain import DOMAIN, DOMAIN_VERSION, functions
 from repq_deploy.export.passes.activation_qdq import ActivationQDQ
 from repq_deploy.export.passes.base import run_passes
@@ -43,7 +45,8 @@ def canonical_onnx(quantized: QuantizedModel, input_shape: tuple[int, int, int])
         model.functions.extend(f for f in functions(OPSET) if (DOMAIN, f.name) in operators)
     model.graph.name = "repq"
     model.producer_name, model.producer_version = "repq-deploy", __version__
-    onnx.helper.set_model_props(model, _metadata(quantized))
+    session = {f"{METADATA_PREFIX}default_session": exact_by_default(model)}
+    onnx.helper.set_model_props(model, _metadata(quantized) | session)
     onnx.checker.check_model(model, full_check=True)
     return model
 

@@ -1,4 +1,4 @@
-"""The proof of a lowering, and of kernels: stretch by stretch, the lowered graph computes what the canonical one does.
+"""The proof of a lowering: stretch by stretch, the lowered graph computes what the canonical one does.
 
 Run freely, two correct graphs drift apart: a value on a rounding tie flips one code, and that moves all codes after it.
 So both are cut where the residual stream enters a LayerNorm, and each stretch between two cuts gets the canonical
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,16 +19,14 @@ from repq_deploy.export.agreement import reference_session
 
 __all__ = [
     "LEAST_SQNR_DB",
-    "Expected",
-    "GraphRunner",
+    "GraphLoader",
     "Stretch",
     "compare_lowering",
-    "expect",
-    "least_kernels_sqnr_db",
+    "load_reference",
 ]
 
-#: Runs a graph on named inputs and gives all of its outputs by name.
-GraphRunner = Callable[[onnx.ModelProto, Mapping[str, NDArray[np.float32]]], Mapping[str, NDArray[np.float32]]]
+#: Loads a graph; what it gives computes all outputs from the inputs, both by name.
+GraphLoader = Callable[[onnx.ModelProto], Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]]
 
 #: What a stretch of a correct lowering reaches. Ties of single codes leave 50 dB and more (DeiT-T, Swin-T at 3, 4 and 8
 #: bits); a lost clip that matters leaves 4 to 40, one scale wrong by 5 % 4 to 36.
@@ -38,15 +37,6 @@ _MAX_SQNR_DB = 200.0
 
 #: How much less than its ties leave a stretch may reach: other ties may fall the other way.
 _TIES_MARGIN_DB = 10.0
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What the canonical graph computes at its cuts and as logits, by name; and what ties alone change of it, in dB."""
-
-    images: NDArray[np.float32]
-    values: dict[str, NDArray[np.float32]]
-    ties_sqnr_db: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -61,40 +51,24 @@ class Stretch:
     sqnr_db: float
     ties_sqnr_db: float
 
-    def holds(self, least_db: float = LEAST_SQNR_DB) -> bool:
-        """Whether it reaches ``least_db``, or what its ties leave."""
-        return self.sqnr_db >= min(least_db, self.ties_sqnr_db - _TIES_MARGIN_DB)
-
-
-def least_kernels_sqnr_db(bits: int) -> float:
-    """What a stretch reaches in a runtime's own kernels, which sum in another order, with activations of ``bits``.
-
-    The fewer the bits the more one moved code is worth: correct kernels reached 33 dB at 4 bits and 25 at 3; wrong ones
-    (OpenVINO 2026.4, a maximum that was scaled twice) 13, 1.5, and at 2 bits -6.
-    """
-    return min(20.0, 10.0 * (bits - 2))
-
-
-def expect(canonical: onnx.ModelProto, lowered: onnx.ModelProto, images: NDArray[np.float32]) -> Expected:
-    """Run ``images`` [N, 3, H, W] through the canonical graph, cut where the ``lowered`` one can be cut too."""
-    cuts = _shared_norm_inputs(canonical, lowered)
-    values = _run(_exposed(canonical, cuts), {"images": images})
-    nudged = _run(_cut(_nudged(canonical), cuts, values), _given_inputs(images, values, cuts))
-    return Expected(images, values, _ratios(values, nudged))
+    def holds(self) -> bool:
+        """Whether it reaches ``LEAST_SQNR_DB``, or what its ties leave."""
+        return self.sqnr_db >= min(LEAST_SQNR_DB, self.ties_sqnr_db - _TIES_MARGIN_DB)
 
 
 def compare_lowering(
-    expected: Expected, lowered: onnx.ModelProto, *, kernels: GraphRunner | None = None
+    canonical: onnx.ModelProto, lowered: onnx.ModelProto, images: NDArray[np.float32]
 ) -> tuple[Stretch, ...]:
-    """Every stretch of the ``lowered`` graph; the last one ends in the logits.
+    """Every stretch of the ``lowered`` graph on ``images`` [N, 3, H, W]; the last one ends in the logits.
 
-    ``kernels`` run it; None runs it as the canonical one is run, node by node, without optimizations.
+    Both graphs are run on ONNX Runtime, node by node, and cut where both compute what a LayerNormalization reads.
     """
-    *cuts, _ = expected.values
-    inputs = _given_inputs(expected.images, expected.values, cuts)
-    found = (kernels or _run)(_cut(lowered, cuts, expected.values), inputs)
-    ratios = _ratios(expected.values, found)
-    return tuple(Stretch(name, ratio, expected.ties_sqnr_db[name]) for name, ratio in ratios.items())
+    cuts = _shared_norm_inputs(canonical, lowered)
+    values = load_reference(_exposed(canonical, cuts))({"images": images})
+    inputs = _given_inputs(images, values, cuts)
+    ties = _ratios(values, load_reference(_cut(_nudged(canonical), cuts, values))(inputs))
+    ratios = _ratios(values, load_reference(_cut(lowered, cuts, values))(inputs))
+    return tuple(Stretch(name, ratio, ties[name]) for name, ratio in ratios.items())
 
 
 def _ratios(expected: Mapping[str, NDArray[np.float32]], found: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
@@ -161,9 +135,10 @@ def _given(name: str) -> str:
     return f"{name}/given"
 
 
-def _run(model: onnx.ModelProto, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    names = [output.name for output in model.graph.output]
-    return dict(zip(names, reference_session(model).run(names, dict(inputs)), strict=True))
+def load_reference(model: onnx.ModelProto) -> Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]:
+    """A graph in ONNX Runtime, node by node."""
+    session, names = reference_session(model), [output.name for output in model.graph.output]
+    return lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
 def _ratio_db(signal: NDArray[np.float32], noise: NDArray[np.float32]) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+import onnx
 import pytest
 import torch
 from timm.layers import LayerScale
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 
 from repq_deploy.bits import BitWidths
 from repq_deploy.calibrate import quantize
+from repq_deploy.export import canonical_onnx
 from repq_deploy.models import ModelSpec, create
 from repq_deploy.quantized import QuantizedModel
 
@@ -80,9 +84,24 @@ def images_for(family: str, count: int = 4) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(3))
 
 
-def quantized_model(family: str, bits: str = "w4a4", *, preset: str = "deploy", method: str = "repq") -> QuantizedModel:
+def quantized_model(
+    family: str, bits: str = "w4a4", *, preset: str = "deploy", method: str = "repq", softmax: str | None = None
+) -> QuantizedModel:
     widths = BitWidths.parse(bits, preset=preset)
-    return quantize(float_model(family), SPECS[family], images_for(family), bits=widths, method=method)
+    return quantize(
+        float_model(family), SPECS[family], images_for(family), bits=widths, method=method, attention=softmax
+    )
+
+
+@functools.cache
+def _exported(family: str, bits: str, options: tuple[tuple[str, str], ...]) -> bytes:
+    shape = images_for(family).shape[1:]
+    return canonical_onnx(quantized_model(family, bits, **dict(options)), tuple(shape)).SerializeToString()  # type: ignore[arg-type]
+
+
+def exported(family: str, bits: str = "w4a4", **options: str) -> onnx.ModelProto:
+    """The canonical graph of ``quantized_model``: traced once a session, as that takes seconds; a copy each time."""
+    return onnx.load_from_string(_exported(family, bits, tuple(sorted(options.items()))))
 
 
 @pytest.fixture(params=sorted(SPECS))

@@ -64,6 +64,7 @@ def _emit_all(graph: gs.Graph, quantize: gs.Node, x: gs.Tensor) -> gs.Tensor:
     offset = emit("Mul", emit("Add", log_sum, log_scale, shape=row), 1 / nats, shape=row)
     exact = emit("Add", emit("Mul", below, -1 / nats), offset)
     codes = emit("Clip", emit("Round", exact), 0.0, float(last))
+    codes.name = f"{emit.site}/float_codes"
     values = emit("Exp", emit("Add", emit("Mul", codes, -nats), log_scale))
     if math.exp(log_scale - last * nats) > _NEGLIGIBLE:
         values = emit("Where", emit("Equal", codes, float(last), dtype=np.bool_), 0.0, values)

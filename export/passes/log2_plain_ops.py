@@ -35,6 +35,7 @@ class Log2PlainOps(Pass):
             ratio = emit("Div", x, scale)
             exact = emit("Mul", emit("Log", ratio), -steps / math.log(2))
             codes = emit("Clip", emit("Round", exact), 0.0, float(last))
+            codes.name = f"{emit.site}/float_codes"
             if steps == 1:
                 power = emit("Pow", 2.0, emit("Neg", codes))
             else:

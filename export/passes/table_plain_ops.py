@@ -39,6 +39,7 @@ class TablePlainOps(Pass):
                 else:
                     exact = emit("Mul", emit("Log", emit("Div", x, scale)), -shape / math.log(2))
                 codes = emit("Clip", emit("Round", exact), 0.0, float(last))
+                codes.name = f"{emit.site}/float_codes"
                 indices = emit("Cast", codes, dtype=np.int32, to=onnx.TensorProto.INT32)
                 table = gs.Constant(f"{quantize.name}/table", constant_of(readers[0].inputs[1]))
                 replace_output(readers[0], emit("Gather", table, indices), graph)

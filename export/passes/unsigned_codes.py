@@ -15,25 +15,18 @@ class UnsignedCodes(Pass):
     """``QuantizeLinear -> DequantizeLinear`` in INT8 becomes UINT8, where it is the first factor of a product.
 
     1. Codes from ``-z`` to ``2^bits - 1 - z`` (a Clip says so; without one they are 8 bits, z = 128) are stored plus z:
-       x86 multiplies unsigned by signed bytes. Fewer than 8 bits stay small, so that pairs of products, which CPUs
-       without VNNI sum in 16 bits, cannot saturate.
-    2. Both factors 8-bit activations: the second becomes unsigned too, because that kernel is exact on every CPU.
-    3. A constant added right before the quantizer that is a multiple of its scale moves into its zero point: only
+       x86 multiplies unsigned by signed bytes. Fewer than 8 bits stay small, so that sums of two products fit 16 bits.
+    2. A constant added right before the quantizer that is a multiple of its scale moves into its zero point: only
        DequantizeLinear still subtracts z.
 
-    Exact, save for rounding ties in rule 3, where the sum was rounded before it was quantized.
+    Exact, save for rounding ties in rule 2, where the sum was rounded before it was quantized.
     """
 
     def call(self, graph: gs.Graph) -> int:
         changed = 0
         for op in ("MatMul", "Conv"):
             for product in nodes_of(graph, op):
-                first, second = (_quantized(graph, tensor) for tensor in product.inputs[:2])
-                if first is None:
-                    continue
-                eight_bits = [pair is not None and _zero_point(pair[0]) is None for pair in (first, second)]
-                for pair in (first, second) if all(eight_bits) else (first,):
-                    assert pair is not None  # noqa: S101 - for the type checker
+                if (pair := _quantized(graph, product.inputs[0])) is not None:
                     changed += _to_unsigned(graph, *pair)
         return changed
 

@@ -39,6 +39,13 @@ def build_engine(
         typer.Option(help="onnxruntime, openvino, tensorrt-rtx or tensorrt; may be repeated. Default: the best."),
     ] = None,
     target: Annotated[str | None, typer.Option(help="GPUs to build for, as in sm89 or sm86,sm89.")] = None,
+    cpu: Annotated[
+        str | None,
+        typer.Option(
+            help="CPUs to build for: any (exact on every CPU), vnni or arm64 (fastest there with 8-bit weights), avx2, "
+            "or native (this machine's kind). Default: any, or native where any would be much slower."
+        ),
+    ] = None,
     min_batch: Annotated[int, typer.Option(help="Smallest batch the engine takes.")] = 1,
     opt_batch: Annotated[int, typer.Option(help="Batch the engine is tuned for.")] = 8,
     max_batch: Annotated[int, typer.Option(help="Largest batch the engine takes.")] = 32,
@@ -100,6 +107,7 @@ def build_engine(
                 profile=profile,
                 compute=compute,
                 allow_rounding=allow_rounding,
+                cpu=cpu,
             ),
             why,
         )
@@ -134,7 +142,8 @@ def _build(plan: BuildPlan, why: str, reference: Any) -> dict[str, Any]:
             ),
         )
     entry = _entry(built.engine, built.manifest)
-    return {**entry, "why": why, "bytes": built.engine.stat().st_size, "seconds": built.seconds}
+    form = None if built.form is None else built.form.why
+    return {**entry, "why": why, "form": form, "bytes": built.engine.stat().st_size, "seconds": built.seconds}
 
 
 def _validate(engine: Path, *, as_json: bool, dry_run: bool) -> None:
@@ -164,12 +173,17 @@ def _entry(engine: Path, manifest: Manifest) -> dict[str, Any]:
 
 
 def _plan_entry(plan: BuildPlan, why: str) -> dict[str, Any]:
+    from repq_deploy.engines.build import cpu_form
+
+    form = cpu_form(plan)
     return {
         "engine": str(plan.engine),
         "backend": plan.backend.name,
         "why": why,
         "version": plan.version,
         "target": plan.target,
+        "cpu": None if form is None else form.kind,
+        "form": None if form is None else form.why,
         "precision": plan.precision,
         "compute": plan.compute,
         "batch": [plan.profile.min, plan.profile.opt, plan.profile.max],
@@ -184,7 +198,8 @@ def _print_plans(entries: list[dict[str, Any]]) -> None:
         _write(
             f"would build {entry['engine']}: backend {entry['backend']} {entry['version']} ({entry['why']})",
             f"  {entry['precision']} around {entry['bits']} in {entry['compute']}, batch {smallest} to {largest}, "
-            f"tuned for {best}, {_target_words(entry['target'], entry['backend'])}",
+            f"tuned for {best}, {_target_words(entry['target'], entry['cpu'])}",
+            *_form_words(entry),
         )
         sys.stdout.write(hardware_note(entry["bits"]))
 
@@ -199,14 +214,17 @@ def _print_engines(entries: list[dict[str, Any]]) -> None:
             _write(f"passes (places changed): {passes or 'none'}")
             proof = f"SQNR {manifest['lowering_sqnr_db']:.0f} dB"
             _write(f"lowered graph against canonical, both in float32, in its weakest stretch: {proof}")
-            if manifest["kernels_sqnr_db"] is not None:
-                kernels = f"SQNR {manifest['kernels_sqnr_db']:.0f} dB"
-                _write(f"the same with {entry['backend']}'s own kernels: {kernels}")
+            if (codes := manifest["kernel_codes"]) is not None:
+                _write(
+                    f"codes of {entry['backend']}'s own kernels against the canonical graph's: {codes['codes']} at "
+                    f"{codes['sites']} sites, {codes['different']} differ, {codes['unexplained']} of them not on a tie"
+                )
             _write(
                 f"wrote {entry['engine']}: {entry['bytes'] / 1e6:.1f} MB in {entry['seconds']:.1f} s, "
                 f"{manifest['precision']} around {manifest['metadata'].get('repq.bits', 'unknown bits')} "
                 f"in {manifest['compute']}, "
-                f"{_target_words(manifest['target'], entry['backend'])}"
+                f"{_target_words(manifest['target'], manifest['cpu'])}",
+                *_form_words({**entry, **manifest}),
             )
         sys.stdout.write(hardware_note(manifest["metadata"].get("repq.bits", "")))
         if figures is not None:
@@ -223,7 +241,7 @@ def _next(entry: dict[str, Any]) -> list[str]:
     if entry["verdict"] == "PASSED":
         return [f"next: repq-eval {entry['engine']} --data FOLDER"]
     if entry["verdict"] == "BUILT, NOT RUN":
-        return [f"next, on the GPU it is for: repq-build-engine --validate-only {entry['engine']}"]
+        return [f"next, on the machine it is for: repq-build-engine --validate-only {entry['engine']}"]
     manifest = entry["manifest"]
     if manifest["precision"] == "fp16":
         return [f"next: repq-build-engine {manifest['source']['name']} --backend {entry['backend']} --precision fp32"]
@@ -232,10 +250,24 @@ def _next(entry: dict[str, Any]) -> list[str]:
     return [f"next: repq-build-engine {manifest['source']['name']} --backend onnxruntime, to see if the graph is right"]
 
 
-def _target_words(target: str | None, backend: str) -> str:
-    if target is not None:
-        return f"for {target}"
-    return "for any CPU" if backend in ("onnxruntime", "openvino") else "for the builder's default GPUs"
+def _target_words(target: str | None, cpu: str | None) -> str:
+    from repq_deploy.engines.cpu import KIND_WORDS
+
+    if cpu is not None:
+        return f"for {KIND_WORDS.get(cpu, cpu)}"
+    return f"for {target}" if target is not None else "for the builder's default GPUs"
+
+
+def _form_words(entry: dict[str, Any]) -> list[str]:
+    """Why an engine is for these CPUs, and what to do for others."""
+    if entry["cpu"] is None:
+        return []
+    if entry["cpu"] == "any":
+        return [f"any CPU: {entry['form']}"]
+    return [
+        f"not any CPU: {entry['form']}. --cpu any builds a slower file that is exact everywhere; "
+        "repq-export --bits w7a8 gives one that is exact and fast everywhere"
+    ]
 
 
 def _tolerance_words(tolerance: dict[str, float]) -> str:

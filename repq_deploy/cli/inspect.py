@@ -111,7 +111,7 @@ def _kernels(file: Path, manifest: Manifest) -> dict[str, int] | None:
 
     try:
         read_engine(file, manifest)  # refuses one that was altered
-        return product_kernels(file.read_bytes(), manifest.session)
+        return product_kernels(file, manifest.session)
     except BackendMissing:
         return None
 
@@ -148,7 +148,7 @@ def _print_engine(result: dict[str, Any]) -> None:
     validation = manifest["validation"]
     _write(
         f"backend          {manifest['backend']} {manifest['versions'].get(manifest['backend'], '')}",
-        f"target           {manifest['target'] or 'default'}",
+        f"target           {manifest['cpu'] or manifest['target'] or 'default'}",
         f"precision        {manifest['precision']}, products in {manifest['compute']}",
         f"batch            {manifest['profile']['min']} to {manifest['profile']['max']}",
         f"made from        {manifest['source']['name']} {manifest['source']['sha256']}",

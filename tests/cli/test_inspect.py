@@ -63,7 +63,7 @@ def test_passes_count_places(run: Callable[..., Any], vit: Path) -> None:
     assert (counts["AttentionScale"], counts["Log2PlainOps"], counts["FP8Products"]) == (2, 2, 10)
     assert lowering["precision"] == "fp16"
     text = run(vit, "--passes", "openvino").out
-    assert "Log2ByLogSumExp  2\n" in text
+    assert "Log2ByLogSumExp   2\n" in text
     assert "blocks.0.attn.q " in text
     assert "-7 to 7" in text or "-8 to 7" in text
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from repq_deploy.engines.batching import Profile
-from repq_deploy.engines.manifest import FileRecord, Manifest, PassCount, manifest_path, read_manifest
+from repq_deploy.engines.manifest import FileRecord, KernelCodes, Manifest, PassCount, manifest_path, read_manifest
 from repq_deploy.engines.validate import PASSED, Figures, Tolerance, Validation
 from repq_deploy.errors import BadInput
 
@@ -38,7 +38,9 @@ MANIFEST = Manifest(
 
 def test_round_trip() -> None:
     assert Manifest.from_json(MANIFEST.to_json(), name="m") == MANIFEST
-    plain = dataclasses.replace(MANIFEST, target=None, latency_ms=None)
+    plain = dataclasses.replace(
+        MANIFEST, target=None, latency_ms=None, cpu="any", kernel_codes=KernelCodes(50, 1000, 2, 0)
+    )
     assert Manifest.from_json(plain.to_json(), name="m") == plain
     assert MANIFEST.bits == "w4a4"
 
@@ -55,7 +57,7 @@ def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_set("format", to=2), "format 2, expected 1"),
+        (_set("format", to=1), "format 1, expected 2"),
         (lambda data: data.pop("classes"), "lacks classes"),
         (_set("colour", to="red"), "unknown colour"),
         (_set("classes", to="many"), "manifest.classes is 'many', expected int"),

@@ -8,8 +8,10 @@ import onnxruntime
 import pytest
 import torch
 
+from repq_deploy.engines.ort import BACKEND
 from repq_deploy.export import canonical_onnx, compare_export, reference_session, write_canonical
 from repq_deploy.export.agreement import SiteAgreement, unexplained
+from repq_deploy.export.default_session import exact_by_default
 from repq_deploy.export.domain import DEQUANTIZE_LOG2, DOMAIN, QUANTIZE_LOG2, functions
 from repq_deploy.ops import log2_codes, log2_values
 from repq_deploy.quantizers import Log2Quantizer, UniformQuantizer
@@ -83,16 +85,41 @@ def test_two_exports_give_the_same_bytes(tmp_path, family):
     assert b"/" + b"site-packages" not in (tmp_path / "a").read_bytes()
 
 
-def test_any_batch_runs_also_with_default_optimizations(family):
-    _, onnx_model = exported(family, "w8a8")
-    default = onnxruntime.InferenceSession(onnx_model.SerializeToString())
-    reference = reference_session(onnx_model)
+def default_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """With default optimizations, and what the file's metadata asks for where this CPU saturates products of bytes."""
+    options = onnxruntime.SessionOptions()
+    (exact_on,) = [entry.value for entry in model.metadata_props if entry.key == "repq.default_session"]
+    if exact_on != "any" and BACKEND.saturates():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return onnxruntime.InferenceSession(model.SerializeToString(), options)
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w7a7", "w4a4"])
+def test_any_batch_runs_also_with_default_optimizations(family, bits):
+    _, onnx_model = exported(family, bits)
+    default, reference = default_session(onnx_model), reference_session(onnx_model)
     for batch in (1, 5):
         images = images_for(family, batch).numpy()
         (expected,) = reference.run(None, {"images": images})
         (logits,) = default.run(None, {"images": images})
         assert logits.shape == expected.shape == (batch, 5)
         assert np.linalg.norm(logits - expected) / np.linalg.norm(expected) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("bits", "preset", "exact_on"),
+    [
+        ("w8a8", "deploy", "vnni,arm64"),
+        ("w4a4", "deploy", "vnni,arm64"),  # the head's weights have 8 bits
+        ("w6a6", "paper", "any"),
+        ("w4a4", "paper", "any"),
+    ],
+)
+def test_metadata_says_where_a_default_session_is_exact(bits, preset, exact_on):
+    _, onnx_model = exported("vit", bits, preset)
+    assert exact_by_default(onnx_model) == exact_on
+    metadata = {entry.key: entry.value for entry in onnx_model.metadata_props}
+    assert metadata["repq.default_session"] == exact_on
 
 
 def test_metadata_says_what_it_is(tmp_path):

@@ -7,8 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from repq_deploy.export.equivalence import LEAST_SQNR_DB, Stretch, expect
-from repq_deploy.export.equivalence import compare_lowering as compare
+from repq_deploy.export.equivalence import LEAST_SQNR_DB, compare_lowering
 
 WIDTH, BLOCKS, STEP = 16, 3, 0.25
 
@@ -47,10 +46,6 @@ def stream(*, clip: float = 7.0) -> onnx.ModelProto:
 
 def images(count: int = 64) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(count, WIDTH)).astype(np.float32)
-
-
-def compare_lowering(canonical: onnx.ModelProto, lowered: onnx.ModelProto, given: np.ndarray) -> tuple[Stretch, ...]:
-    return compare(expect(canonical, lowered, given), lowered)
 
 
 def changed(name: str, factor: float) -> onnx.ModelProto:
