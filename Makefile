@@ -1,6 +1,6 @@
 # Every target makes the virtual environment first where it is missing or out of date.
 PYTHON ?= python3
-EXTRAS ?= dev,tensorrt-rtx,ray,plot
+EXTRAS ?= dev,tensorrt-rtx,openvino,ray,plot
 VENV ?= .venv
 
 BIN := $(abspath $(VENV))/bin
@@ -9,13 +9,30 @@ STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 # mypy does not follow the mapping of calib_data, export and engines into the package: give it the tree as installed.
 TYPED := build/typed/repq_deploy
 
-.PHONY: demo test lint venv
+# One process a core, of one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+.PHONY: cpus demo lint test test-all test-release venv
 
 demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py
 
+# Up to 5 minutes on two cores.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow and not release"
+
+# What CI runs.
+test-all: $(STAMP)
+	$(PYTEST) -m "not release"
+
+# By hand before a release; the last result is in benchmarks/results/release.md.
+test-release: $(STAMP)
+	$(BIN)/python -m pytest -m release
+	$(BIN)/python benchmarks/cpus/run.py
+
+# The demo's engines on emulated CPUs; on Debian it needs the package qemu-user.
+cpus: $(STAMP)
+	$(BIN)/python benchmarks/cpus/run.py $(CPUS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -24,17 +24,41 @@ from commands import run_command, table_line, write_readme
 from subjects import BACKENDS, OURS, PEERS, Maker, write_images
 
 from repq_deploy.engines.bench import describe_machine
+from repq_deploy.engines.cpu import kind_here
+from repq_deploy.engines.plain import open_plain
+from repq_deploy.engines.runner import open_engine
+from repq_deploy.engines.select import backend_named
 from repq_deploy.engines.source import read_source
+from repq_deploy.engines.validate import sqnr_db
 
 MODELS = ("deit_s", "deit_b", "swin_t", "vit_s")
+#: Files of peers that do not saturate on x86 without VNNI.
+EXACT_IN_16_BITS = ("quantize_static, unsigned weights", "quantize_static, 7-bit weights")
 RESULTS = Path(__file__).parent / "results" / "speed.md"
-HEADER = ("runtime", "model", "file", "batch", "median ms", "p90", "images/s", "speed", "memory MB", "of float", "MB")
+HEADER = (
+    *(
+        "CPU",
+        "runtime",
+        "model",
+        "file",
+        "batch",
+        "median ms",
+        "p90",
+        "images/s",
+        "speed",
+        "memory MB",
+        "of float",
+        "MB",
+    ),
+    "dB to VNNI",
+)
 
 
 def files(maker: Maker, backend: str) -> tuple[dict[str, Path], dict[str, str]]:
     """What is compared for one model in one runtime, by label, and why a peer is missing, by its label."""
     made = {"float": maker.float_model(backend)}
-    made |= {label: maker.ours(backend, label) for label in OURS[backend]}
+    kind = kind_of(backend)
+    made |= {label: maker.ours(backend, label) for label, one in OURS.items() if one.cpu in ("any", kind)}
     missing = {}
     for label in PEERS[backend] if maker.peers else ():
         file = maker.peer(backend, label)
@@ -45,12 +69,36 @@ def files(maker: Maker, backend: str) -> tuple[dict[str, Path], dict[str, str]]:
     return made, missing
 
 
-def rows(backend: str, model: str, made: dict[str, Path], rounds: int, seconds: float) -> list[list[str]]:
+def kind_of(backend: str) -> str:
+    """The kind of this machine's CPU, as the runtime sees it."""
+    return kind_here(saturates=backend_named(backend).saturates())
+
+
+def beside_vnni(made: dict[str, Path], images: Path, kind: str) -> dict[str, str]:
+    """How near each file's logits are to its own on a CPU with VNNI, in dB, where those were kept beside it."""
+    with np.load(images) as arrays:
+        given = arrays["images"][:4]
+    near = {}
+    for label, path in made.items():
+        kept = path.with_name(f"{path.name}.logits.npy")
+        if kind != "avx2" and kept.exists():
+            near[label] = ""
+            continue
+        logits = (open_engine(path)[0] if path.suffix == ".engine" else open_plain(path).runner())(given)
+        near[label] = f"{sqnr_db(np.load(kept), logits):.1f}" if kind == "avx2" and kept.exists() else ""
+        if kind != "avx2":
+            np.save(kept, logits)
+    return near
+
+
+def rows(backend: str, model: str, made: dict[str, Path], images: Path, rounds: int, seconds: float) -> list[list[str]]:
     """Measure the files side by side."""
+    near = beside_vnni(made, images, kind_of(backend))
     named = [f"{label}={path}" for label, path in made.items()]
     options = ("--batch", "1,8", "--rounds", str(rounds), "--seconds", str(seconds))
     return [
         [
+            kind_of(backend),
             backend,
             model,
             one["label"],
@@ -62,6 +110,7 @@ def rows(backend: str, model: str, made: dict[str, Path], rounds: int, seconds: 
             f"{one['memory_mb']:.0f}",
             f"{one['memory_ratio']:.2f}",
             f"{one['size_mb']:.1f}",
+            near[one["label"]],
         ]
         for one in run_command("repq-bench", *named, *options).result["results"]
     ]
@@ -70,18 +119,23 @@ def rows(backend: str, model: str, made: dict[str, Path], rounds: int, seconds: 
 def overview(text: str) -> str:
     """The README's table from the whole one: speeds of ours, and of the fastest peer in that runtime and batch."""
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    measured = [dict(zip(HEADER, row, strict=True)) for row in cells[2:] if row[3]]
-    columns = ("runtime", "model", "batch", "float ms", "ours w8a8", "ours w4a4", "fastest peer, 8 bits")
+    measured = [dict(zip(HEADER, row, strict=True)) for row in cells[2:] if row[4]]
+    keys, ours = ("CPU", "runtime", "model", "batch"), ("ours w8a8", "ours w8a8, any CPU", "ours w7a8", "ours w4a4")
+    columns = (*keys, "float ms", *ours, "fastest peer, 8 bits", "fastest exact peer")
     lines = [table_line(columns), table_line(["---"] * len(columns))]
-    for key in dict.fromkeys((row["runtime"], row["model"], row["batch"]) for row in measured):
-        group = [row for row in measured if (row["runtime"], row["model"], row["batch"]) == key]
+    for key in dict.fromkeys(tuple(row[name] for name in keys) for row in measured):
+        group = [row for row in measured if tuple(row[name] for name in keys) == key]
         by_file = {row["file"]: row for row in group}
-        peers = [row for row in group if row["file"] in PEERS[key[0]]]
-        peer = max(peers, key=lambda row: float(row["speed"]), default=None)
-        speeds = (by_file[ours]["speed"] for ours in ("ours w8a8", "ours w4a4"))
-        best = f"{peer['speed']} ({peer['file'].split(',')[0]})" if peer else ""
-        lines.append(table_line([*key, by_file["float"]["median ms"], *speeds, best]))
+        peers = [row for row in group if row["file"] in PEERS[key[1]]]
+        exact = [row for row in peers if key[0] != "avx2" or row["file"] in EXACT_IN_16_BITS]
+        speeds = (by_file[label]["speed"] if label in by_file else "" for label in ours)
+        lines.append(table_line([*key, by_file["float"]["median ms"], *speeds, _fastest(peers), _fastest(exact)]))
     return "".join(lines)
+
+
+def _fastest(peers: list[dict[str, str]]) -> str:
+    peer = max(peers, key=lambda row: float(row["speed"]), default=None)
+    return f"{peer['speed']} ({peer['file']})" if peer else ""
 
 
 def main() -> None:
@@ -111,7 +165,8 @@ def main() -> None:
             shape = read_source(maker.float_onnx()).image_shape
             write_images(images, np.random.default_rng(0).normal(size=(args.calibration, *shape)))
         for backend in args.backends:
-            if args.output.exists() and f"| {backend} | {model} | float | 8 |" in args.output.read_text():
+            kind = kind_of(backend)
+            if args.output.exists() and f"| {kind} | {backend} | {model} | float | 8 |" in args.output.read_text():
                 continue
             made, missing = files(maker, backend)
             for label, error in missing.items():
@@ -120,8 +175,10 @@ def main() -> None:
                 continue
             if not args.output.exists():
                 args.output.write_text(title())
-            lines = rows(backend, model, made, args.rounds, args.seconds)
-            lines += [[backend, model, label, "", f"fails: {error}", *[""] * 6] for label, error in missing.items()]
+            lines = rows(backend, model, made, images, args.rounds, args.seconds)
+            lines += [
+                [kind, backend, model, label, "", f"fails: {error}", *[""] * 7] for label, error in missing.items()
+            ]
             with args.output.open("a") as output:
                 output.writelines(map(table_line, lines))
 
@@ -130,9 +187,10 @@ def title() -> str:
     machine = describe_machine(tuple(os.sched_getaffinity(0)))
     text = (
         f"`python benchmarks/speed.py`, random weights, {machine}. Speed: times float's in the same\n"
-        "runtime. `ours w8a8` and `ours w4a4` quantize attention probabilities as the default method does: uniformly\n"
-        "at 8 bits, on a logarithmic grid at 4. Files of one runtime and model were measured side by side, others\n"
-        "at other times.\n\n"
+        "runtime. Ours quantize attention probabilities as the default method does: uniformly from 6 bits on, on a\n"
+        "logarithmic grid below. Files of one runtime and model were measured side by side, others at other times.\n"
+        "CPU avx2: the same machine by `benchmarks/cpus/as_avx2.py`, AVX-512 and VNNI hidden from the runtimes. dB to\n"
+        "VNNI: how near the file's logits are there to its own with VNNI; ties leave 30 to 50, saturation less.\n\n"
     )
     return text + table_line(HEADER) + table_line(["---"] * len(HEADER))
 

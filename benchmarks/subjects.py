@@ -11,35 +11,41 @@ from pathlib import Path
 import numpy as np
 from commands import run_command
 
-__all__ = ["BACKENDS", "OURS", "PEERS", "Maker", "write_images"]
+__all__ = ["BACKENDS", "OURS", "PEERS", "Maker", "Ours", "write_images"]
 
 BACKENDS = ("onnxruntime", "openvino")
 
-#: Options of ``repq-export``, by label and backend. "ours w8a8" and "ours w4a4" quantize the attention probabilities as
-#: the default method does: uniformly at 8 bits, on a logarithmic grid at 4.
+
+@dataclass(frozen=True)
+class Ours:
+    """A file of ours: options of ``repq-export``, and the kind of CPU that its engine is built for."""
+
+    export: tuple[str, ...]
+    cpu: str = "any"
+
+
+#: By label, the same for every runtime. Attention probabilities are quantized as the default method does: uniformly
+#: from 6 bits on, on a logarithmic grid below.
 OURS = {
-    "onnxruntime": {
-        "ours w8a8, float attention": ("--bits", "w8a8", "--attention", "float"),
-        "ours w8a8": ("--bits", "w8a8"),
-        "ours w4a4": ("--bits", "w4a4"),
-    },
-    "openvino": {
-        "ours w8a8, float attention": ("--bits", "w8a8", "--attention", "float"),
-        "ours w8a8": ("--bits", "w8a8"),
-        "ours w4a4": ("--bits", "w4a4"),
-    },
+    "ours w8a8, float attention": Ours(("--bits", "w8a8", "--attention", "float"), "vnni"),
+    "ours w8a8": Ours(("--bits", "w8a8"), "vnni"),
+    "ours w8a8, any CPU": Ours(("--bits", "w8a8")),
+    "ours w7a8": Ours(("--bits", "w7a8")),
+    "ours w4a4": Ours(("--bits", "w4a4")),
 }
 
+_STATIC = ("quantize_static", ".onnx")
 #: A script in peers/, its output's suffix, and its options, by label and backend. Signed activations are left out: of
 #: products only, ONNX Runtime 1.31 refuses the file ("output_dtype INT8 does not match y_zero_point type UINT8").
 PEERS = {
     "onnxruntime": {
-        "quantize_static, products only": (
-            "quantize_static",
-            ".onnx",
-            ("--activations", "quint8", "--ops", "products"),
+        "quantize_static, products only": (*_STATIC, ("--activations", "quint8", "--ops", "products")),
+        "quantize_static, all operators": (*_STATIC, ("--activations", "quint8", "--ops", "all")),
+        "quantize_static, unsigned weights": (
+            *_STATIC,
+            ("--activations", "quint8", "--ops", "all", "--weights", "quint8"),
         ),
-        "quantize_static, all operators": ("quantize_static", ".onnx", ("--activations", "quint8", "--ops", "all")),
+        "quantize_static, 7-bit weights": (*_STATIC, ("--activations", "quint8", "--ops", "all", "--reduce-range")),
         "Model Optimizer": ("modelopt_ptq", ".onnx", ()),
     },
     "openvino": {"NNCF": ("nncf_ptq", ".xml", ())},
@@ -81,11 +87,14 @@ class Maker:
 
     def ours(self, backend: str, label: str) -> Path:
         """The engine of one of ``OURS``; ends the program where it does not compute what it should."""
-        stem = "-".join([self.stem, *label.replace(",", "").split()[1:]])
-        source = self.folder / f"{stem}.onnx"
+        made = OURS[label]
+        source = self.folder / "".join([self.stem, *made.export]).replace("--bits", "-").replace(
+            "--attention", "-attn-"
+        )
+        source = source.with_name(f"{source.name}.onnx")
         if not source.exists():
-            run_command("repq-export", *self.model, *OURS[backend][label], *self.calibration, "-o", str(source))
-        return self._build(source, backend)
+            run_command("repq-export", *self.model, *made.export, *self.calibration, "-o", str(source))
+        return self._build(source, backend, made.cpu)
 
     def peer(self, backend: str, label: str) -> Path | str:
         """The file of one of ``PEERS``; where it cannot be made or run here, the last line of its error."""
@@ -103,11 +112,11 @@ class Maker:
         probe = ("--batch", "1", "--rounds", "1", "--seconds", "0", "-q")
         return _attempt([bench, str(output), *probe]) or output
 
-    def _build(self, source: Path, backend: str) -> Path:
+    def _build(self, source: Path, backend: str, cpu: str = "any") -> Path:
         stem = source.with_suffix("")
-        engine = stem.with_name(f"{stem.name}.{backend}.engine")
+        engine = stem.with_name(f"{stem.name}.{backend}-{cpu}.engine")
         if not engine.exists():
-            options = ("--backend", backend, "-o", str(stem))
+            options = ("--backend", backend, "--cpu", cpu, "-o", str(stem))
             (built,) = run_command("repq-build-engine", str(source), *options).result["engines"]
             if built["verdict"] != "PASSED":
                 engine.unlink()

@@ -23,7 +23,7 @@ from repq_deploy.export.domain import DOMAIN, QUANTIZE_ADALOG, QUANTIZE_LOG2, QU
 from repq_deploy.export.equivalence import GraphLoader, load_reference
 from repq_deploy.export.passes.graph import constant_of, producer
 
-__all__ = ["CodeFigures", "compare_codes"]
+__all__ = ["CodeFigures", "SiteCodes", "compare_codes", "expected_codes", "forced_graph", "given_name"]
 
 Codes = NDArray[np.int16]
 
@@ -47,6 +47,25 @@ class CodeFigures:
     logits_relative_error: float
     worst: str
     holds: bool
+
+
+@dataclass(frozen=True)
+class SiteCodes:
+    """The codes of one site, as a graph stores them in ``tensor``, and between which a value on a rounding tie may give
+    others. Stored codes below ``least`` mean the same as ``least``, where it is given."""
+
+    site: str
+    tensor: str
+    codes: NDArray[Any]
+    low: NDArray[Any]
+    high: NDArray[Any]
+    least: int | None
+
+    def differences(self, found: NDArray[Any]) -> NDArray[np.int64]:
+        """Codes, different ones, and those of them that are not on a tie."""
+        codes = found if self.least is None else np.maximum(found, self.codes.dtype.type(self.least))
+        unexplained = ~((self.low <= codes) & (codes <= self.high))
+        return np.array([codes.size, np.count_nonzero(codes != self.codes), np.count_nonzero(unexplained)])
 
 
 @dataclass(frozen=True)
@@ -88,29 +107,54 @@ def compare_codes(
 
     ``kernels`` run it; None runs it as the canonical one is run, node by node.
     """
+    totals: dict[str, NDArray[np.int64]] = {}
+    error, forced = 0.0, None
+    for image, logits, sites in expected_codes(canonical, graph, images):
+        given = {one.tensor: one.codes for one in sites}
+        forced = forced or (kernels or load_reference)(forced_graph(graph, given))
+        found = forced({"images": image, **{given_name(name): codes for name, codes in given.items()}})
+        output = graph.graph.output[0].name
+        error = max(error, float(np.linalg.norm(found[output] - logits) / np.linalg.norm(logits)))
+        for one in sites:
+            totals[one.site] = totals.get(one.site, np.zeros(3, np.int64)) + one.differences(found[one.tensor])
+    return _figures(totals, error)
+
+
+def expected_codes(
+    canonical: onnx.ModelProto, graph: onnx.ModelProto, images: NDArray[np.float32]
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], list[SiteCodes]]]:
+    """For each image, as a batch of one: itself, the logits, and the codes of the ``canonical`` graph, in the form in
+    which ``graph`` stores them."""
     quantizers = list(_quantizers(gs.import_onnx(_without_functions(canonical))))
     surgeon = gs.import_onnx(_without_functions(graph))
     stored = {one.site: tensor for one in quantizers if (tensor := one.stored(surgeon)) is not None}
     if missing := [one.site for one in quantizers if one.site not in stored]:
         raise ValueError(f"the lowered graph has no codes of {len(missing)} sites, first {missing[0]}")
     zero_points = {site: _zero_point(tensor) for site, tensor in stored.items()}
-    exposed = [name for one in quantizers for name in (one.x, one.codes_name)]
-    oracle, forced = load_reference(_with_outputs(canonical, exposed)), None
-    output = canonical.graph.output[0].name
-    totals, error = {one.site: np.zeros(3, np.int64) for one in quantizers}, 0.0
+    oracle = load_reference(_with_outputs(canonical, [name for one in quantizers for name in (one.x, one.codes_name)]))
     for image in images:
-        expected = oracle({"images": image[None]})
-        given = {
-            stored[one.site].name: _store(one, expected[one.codes_name], zero_points[one.site]) for one in quantizers
-        }
-        forced = forced or (kernels or load_reference)(_forced(graph, given))
-        found = forced({"images": image[None], **{_given(name): codes for name, codes in given.items()}})
-        logits = expected[output]
-        error = max(error, float(np.linalg.norm(found[output] - logits) / np.linalg.norm(logits)))
-        for one in quantizers:
-            loaded = _load(one, found[stored[one.site].name], zero_points[one.site])
-            totals[one.site] += _differences(one, expected[one.x], expected[one.codes_name].astype(np.int16), loaded)
-    return _figures(totals, error)
+        values = oracle({"images": image[None]})
+        sites = [
+            _site_codes(one, values[one.x], values[one.codes_name], stored[one.site].name, zero_points[one.site])
+            for one in quantizers
+        ]
+        yield image[None], values[canonical.graph.output[0].name], sites
+
+
+def forced_graph(model: onnx.ModelProto, given: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
+    """What reads a tensor of ``given`` reads an input of the graph instead; what computes it becomes an output."""
+    forced = _with_outputs(model, list(given))
+    for node in forced.graph.node:
+        node.input[:] = [given_name(name) if name in given else name for name in node.input]
+    for name, codes in given.items():
+        kind = onnx.helper.np_dtype_to_tensor_dtype(codes.dtype)
+        forced.graph.input.append(onnx.helper.make_tensor_value_info(given_name(name), kind, [None] * codes.ndim))
+    return forced
+
+
+def given_name(name: str) -> str:
+    """The input of a ``forced_graph`` that stands for the tensor ``name``."""
+    return f"{name}/given"
 
 
 def _figures(totals: Mapping[str, NDArray[np.int64]], error: float) -> CodeFigures:
@@ -118,32 +162,29 @@ def _figures(totals: Mapping[str, NDArray[np.int64]], error: float) -> CodeFigur
     used = {site: one[2] / max(OTHERS_SHARE * one[0], OTHERS_COUNT) for site, one in totals.items()}
     worst = max(used, key=lambda site: used[site], default="")
     holds = all(share <= 1 for share in used.values())
-    if holds and error > _LOGITS:
+    if holds and not error <= _LOGITS:
         holds, worst = False, "logits"
     elif not unexplained:
         worst = ""
     return CodeFigures(len(totals), codes, different, unexplained, error, worst, holds)
 
 
-def _differences(one: _Quantizer, x: NDArray[np.float32], expected: Codes, found: Codes) -> NDArray[np.int64]:
-    """Codes, different ones, and those of them that no value within rounding error of ``x`` has."""
-    differ = expected != found
-    at, codes = x[differ], found[differ]
+def _site_codes(
+    one: _Quantizer, x: NDArray[np.float32], codes: NDArray[Any], tensor: str, zero_point: NDArray[Any]
+) -> SiteCodes:
     margin = np.float32(TIE * float(np.abs(x).max()))
-    bounds = one.codes(at - margin), one.codes(at + margin)
-    tie = (np.minimum(*bounds) <= codes) & (codes <= np.maximum(*bounds))
-    return np.array([x.size, codes.size, np.count_nonzero(~tie)])
+    ends = [_store(one, one.codes(x + sign * margin), zero_point) for sign in (-1, 1)]
+    own = _store(one, codes.astype(np.int16), zero_point)
+    low, high = np.minimum(np.minimum(*ends), own), np.maximum(np.maximum(*ends), own)
+    # Logarithmic codes that count down go on below the last one, all of them zero.
+    least = int(_store(one, np.int16(one.high), zero_point)) if _counts_down(one, zero_point) else None
+    return SiteCodes(one.site, tensor, own, low, high, least)
 
 
-def _store(one: _Quantizer, codes: NDArray[Any], zero_point: NDArray[Any]) -> NDArray[Any]:
+def _store(one: _Quantizer, codes: Codes, zero_point: NDArray[Any]) -> NDArray[Any]:
     """Canonical codes as a lowered graph stores them; logarithmic ones in bytes count down from 255."""
-    signed, zero = codes.astype(np.int16), np.int16(zero_point)
-    return (zero - signed if _counts_down(one, zero_point) else zero + signed).astype(zero_point.dtype)
-
-
-def _load(one: _Quantizer, stored: NDArray[Any], zero_point: NDArray[Any]) -> Codes:
-    signed, zero = stored.astype(np.int16), np.int16(zero_point)
-    return np.minimum(zero - signed, np.int16(one.high)) if _counts_down(one, zero_point) else signed - zero
+    zero = np.int16(zero_point)
+    return np.asarray(zero - codes if _counts_down(one, zero_point) else zero + codes).astype(zero_point.dtype)
 
 
 def _counts_down(one: _Quantizer, zero_point: NDArray[Any]) -> bool:
@@ -210,18 +251,3 @@ def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelPro
     exposed.CopyFrom(model)
     exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     return exposed
-
-
-def _forced(model: onnx.ModelProto, given: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
-    """What reads a tensor of ``given`` reads an input of the graph instead; what computes it becomes an output."""
-    forced = _with_outputs(model, list(given))
-    for node in forced.graph.node:
-        node.input[:] = [_given(name) if name in given else name for name in node.input]
-    for name, codes in given.items():
-        kind = onnx.helper.np_dtype_to_tensor_dtype(codes.dtype)
-        forced.graph.input.append(onnx.helper.make_tensor_value_info(_given(name), kind, [None] * codes.ndim))
-    return forced
-
-
-def _given(name: str) -> str:
-    return f"{name}/given"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import onnx
 import pytest
@@ -12,9 +16,19 @@ from torch import Tensor, nn
 
 from repq_deploy.bits import BitWidths
 from repq_deploy.calibrate import quantize
-from repq_deploy.export import canonical_onnx
+from repq_deploy.export import canonical_onnx, write_canonical
 from repq_deploy.models import ModelSpec, create
 from repq_deploy.quantized import QuantizedModel
+
+#: The folder of what a session has exported, for all of its processes.
+_CACHE = "REPQ_TESTS_EXPORTED"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if _CACHE not in os.environ:  # otherwise this is a worker of a session that has set it
+        os.environ[_CACHE] = tempfile.mkdtemp(prefix="repq-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(_CACHE)))
+
 
 SPECS = {
     "vit": ModelSpec(
@@ -93,15 +107,27 @@ def quantized_model(
     )
 
 
-@functools.cache
-def _exported(family: str, bits: str, options: tuple[tuple[str, str], ...]) -> bytes:
-    shape = images_for(family).shape[1:]
-    return canonical_onnx(quantized_model(family, bits, **dict(options)), tuple(shape)).SerializeToString()  # type: ignore[arg-type]
+def exported(
+    family: str, bits: str = "w4a4", *, preset: str = "deploy", method: str = "repq", softmax: str | None = None
+) -> onnx.ModelProto:
+    """The canonical graph of the ``quantized_model`` of the same arguments, a copy each time.
+
+    Tracing takes seconds, so one is traced once in a session, whichever of its processes comes first.
+    """
+    key = hashlib.sha256(repr((family, bits, preset, method, softmax)).encode()).hexdigest()
+    kept = Path(os.environ[_CACHE]) / f"{key}.onnx"
+    if not kept.exists():
+        model = quantized_model(family, bits, preset=preset, method=method, softmax=softmax)
+        write_canonical(canonical_onnx(model, tuple(images_for(family).shape[1:])), kept)
+    return onnx.load(kept)
 
 
-def exported(family: str, bits: str = "w4a4", **options: str) -> onnx.ModelProto:
-    """The canonical graph of ``quantized_model``: traced once a session, as that takes seconds; a copy each time."""
-    return onnx.load_from_string(_exported(family, bits, tuple(sorted(options.items()))))
+@pytest.fixture(
+    params=["vit", *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(SPECS) if name != "vit")]
+)
+def each_family(request: pytest.FixtureRequest) -> str:
+    """``family`` for tests that export for each case: all but one of the families in the slow lane."""
+    return request.param
 
 
 @pytest.fixture(params=sorted(SPECS))

@@ -55,6 +55,7 @@ def test_it_writes_a_proven_graph_and_the_torch_model(run, tmp_path):
     assert np.linalg.norm(logits - expected) / np.linalg.norm(expected) < 0.3
 
 
+@pytest.mark.slow
 def test_a_calibration_is_kept_until_its_file_is_written(run, tmp_path, monkeypatch):
     """So a full disk does not cost the hours before it."""
     work, options = tmp_path / "work", ("demo", "--bits", "w4a4", "--method", "minmax", "--num-calib", 4)
@@ -88,6 +89,7 @@ def test_dry_run_writes_nothing(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_random_weights_are_said_loudly(run, tmp_path):
     arguments = ("vit_t", "--no-pretrained", "--img-size", 32, "--num-calib", 2, "-o", tmp_path / "m.onnx")
     done = run(*arguments)

@@ -11,14 +11,14 @@ import pytest
 
 from repq_deploy.cli import build_engine, inspect
 from repq_deploy.engines import openvino
-from repq_deploy.export import canonical_onnx, write_canonical
-from tests.conftest import images_for, quantized_model
+from repq_deploy.export import write_canonical
+from tests.conftest import exported, quantized_model
 
 
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("inspect") / "vit.onnx"
-    model = canonical_onnx(quantized_model("vit", "w4a4"), tuple(images_for("vit").shape[1:]))  # type: ignore[arg-type]
+    model = exported("vit", "w4a4")
     write_canonical(model, path)
     return path
 

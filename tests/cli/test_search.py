@@ -170,6 +170,7 @@ def test_images_for_the_plot_are_checked_before_the_sweep(run, tmp_path, monkeyp
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_one_process_four_and_a_cluster_of_two_nodes_give_the_same_recipe(run, tmp_path):
     def recipe(name, *options):
         done = run(*QUICK, "--avg-bits", 4, "--recipe", tmp_path / name, *options)
@@ -196,6 +197,7 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-c", code, *map(str, QUICK), "--avg-bits", "4", *map(str, arguments)]
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_and_ends_with_the_same_recipe(run, tmp_path):
     """Killed without warning while processes measure for it, it leaves whole results and no process behind."""
     work, killed, complete = tmp_path / "work", tmp_path / "killed.yaml", tmp_path / "complete.yaml"

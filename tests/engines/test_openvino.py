@@ -17,8 +17,8 @@ from repq_deploy.engines.reference import make_reference
 from repq_deploy.engines.runner import open_engine
 from repq_deploy.engines.source import SourceModel, read_source
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
-from repq_deploy.export import canonical_onnx, write_canonical
-from tests.conftest import images_for, quantized_model
+from repq_deploy.export import write_canonical
+from tests.conftest import exported
 from tests.engines.graphs import oracle, write_tiny
 
 installed = pytest.mark.skipif(not BACKEND.is_installed(), reason="OpenVINO is not installed")
@@ -60,7 +60,7 @@ def test_the_number_of_threads_is_an_option(source: SourceModel) -> None:
 @installed
 @pytest.mark.parametrize("bits", ["w8a8", "w4a4"])
 def test_every_product_of_integers_runs_on_integers(tmp_path: Path, bits: str) -> None:
-    model = canonical_onnx(quantized_model("vit", bits), tuple(images_for("vit").shape[1:]))  # type: ignore[arg-type]
+    model = exported("vit", bits)
     write_canonical(model, tmp_path / "vit.onnx")
     built = made(read_source(tmp_path / "vit.onnx"))
     assert built.manifest.validation.verdict == "PASSED", built.manifest.validation.reason

@@ -5,13 +5,13 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from repq_deploy.export import canonical_onnx, reference_session
+from repq_deploy.export import reference_session
 from repq_deploy.export.domain import DOMAIN
 from repq_deploy.export.passes.attention_scale import AttentionScale
 from repq_deploy.export.passes.base import Pass, run_passes
 from repq_deploy.export.passes.log2_by_log_sum_exp import Log2ByLogSumExp
 from repq_deploy.export.passes.quantize_before_moves import QuantizeBeforeMoves
-from tests.conftest import images_for, quantized_model
+from tests.conftest import exported, images_for
 
 BLOCKS = {"vit": 2, "dinov2": 2, "average": 1, "swin": 4}
 
@@ -21,7 +21,7 @@ BLOCKS = {"vit": 2, "dinov2": 2, "average": 1, "swin": 4}
 )
 def model(request: pytest.FixtureRequest) -> tuple[str, onnx.ModelProto]:
     family, bits = request.param
-    return family, canonical_onnx(quantized_model(family, bits), tuple(images_for(family).shape[1:]))
+    return family, exported(family, bits)
 
 
 def run(model: onnx.ModelProto, family: str) -> np.ndarray:

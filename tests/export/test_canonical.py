@@ -1,5 +1,4 @@
 import copy
-import functools
 import json
 
 import numpy as np
@@ -15,19 +14,18 @@ from repq_deploy.export.default_session import exact_by_default
 from repq_deploy.export.domain import DEQUANTIZE_LOG2, DOMAIN, QUANTIZE_LOG2, functions
 from repq_deploy.ops import log2_codes, log2_values
 from repq_deploy.quantizers import Log2Quantizer, UniformQuantizer
-from tests.conftest import images_for, quantized_model
+from tests.conftest import exported, images_for, quantized_model
 
 
-@functools.cache
-def exported(family: str, bits: str, preset: str = "deploy"):
-    model = quantized_model(family, bits, preset=preset)
-    return model, canonical_onnx(model, tuple(images_for(family).shape[1:]))
+def both(family: str, bits: str, preset: str = "deploy"):
+    """The quantized model and its canonical graph."""
+    return quantized_model(family, bits, preset=preset), exported(family, bits, preset=preset)
 
 
 @pytest.mark.parametrize("bits", ["w4a4", "w8a8"])
 @pytest.mark.parametrize("preset", ["deploy", "paper"])
 def test_codes_agree_at_every_site(family, bits, preset):
-    model, onnx_model = exported(family, bits, preset=preset)
+    model, onnx_model = both(family, bits, preset=preset)
     agreement = compare_export(model, onnx_model, images_for(family))
     activations = [name for name in model.quantizers() if not name.endswith(".weight")]
     assert sorted(site.site for site in agreement.sites) == sorted(activations)
@@ -38,7 +36,7 @@ def test_codes_agree_at_every_site(family, bits, preset):
 
 
 def test_a_wrong_scale_shows_in_the_agreement():
-    model, onnx_model = exported("vit", "w4a4")
+    model, onnx_model = both("vit", "w4a4")
     onnx_model = copy.deepcopy(onnx_model)
     for tensor in onnx_model.graph.initializer:
         if tensor.name == "blocks.1.attn.q/scale":
@@ -52,7 +50,7 @@ def test_a_wrong_scale_shows_in_the_agreement():
 
 
 def test_the_graph_is_plain_integers_with_zero_point_zero(family):
-    _, model = exported(family, "w4a4")
+    model = exported(family, "w4a4")
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     operators = {(node.domain, node.op_type) for node in model.graph.node}
     assert {domain for domain, _ in operators} == {"", DOMAIN}
@@ -76,9 +74,9 @@ def test_the_graph_is_plain_integers_with_zero_point_zero(family):
     assert all(name.endswith(("position_bias", "attn_mask")) for name in large), large
 
 
-def test_two_exports_give_the_same_bytes(tmp_path, family):
-    _, first = exported(family, "w4a4")
-    _, second = exported.__wrapped__(family, "w4a4")
+def test_two_exports_give_the_same_bytes(tmp_path, each_family):
+    first = exported(each_family, "w4a4")
+    second = canonical_onnx(quantized_model(each_family, "w4a4"), tuple(images_for(each_family).shape[1:]))
     for name, model in (("a", first), ("b", second)):
         write_canonical(model, tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -96,7 +94,7 @@ def default_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 
 @pytest.mark.parametrize("bits", ["w8a8", "w7a7", "w4a4"])
 def test_any_batch_runs_also_with_default_optimizations(family, bits):
-    _, onnx_model = exported(family, bits)
+    onnx_model = exported(family, bits)
     default, reference = default_session(onnx_model), reference_session(onnx_model)
     for batch in (1, 5):
         images = images_for(family, batch).numpy()
@@ -116,14 +114,14 @@ def test_any_batch_runs_also_with_default_optimizations(family, bits):
     ],
 )
 def test_metadata_says_where_a_default_session_is_exact(bits, preset, exact_on):
-    _, onnx_model = exported("vit", bits, preset)
+    onnx_model = exported("vit", bits, preset=preset)
     assert exact_by_default(onnx_model) == exact_on
     metadata = {entry.key: entry.value for entry in onnx_model.metadata_props}
     assert metadata["repq.default_session"] == exact_on
 
 
 def test_metadata_says_what_it_is(tmp_path):
-    _, model = exported("vit", "w4a6")
+    model = exported("vit", "w4a6")
     write_canonical(model, tmp_path / "m.onnx")
     metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "m.onnx").metadata_props}
     assert metadata["repq.model"] == "tiny-vit"

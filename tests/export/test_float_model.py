@@ -8,8 +8,8 @@ from repq_deploy.export import float_onnx, reference_session, write_canonical
 from tests.conftest import float_model, images_for
 
 
-def test_float_onnx(family):
-    model, images = float_model(family), images_for(family)
+def test_float_onnx(each_family):
+    model, images = float_model(each_family), images_for(each_family)
     exported = float_onnx(model, tuple(images.shape[1:]))
     (found,) = reference_session(exported).run(None, {"images": images.numpy()})
     with torch.no_grad():

@@ -1,7 +1,5 @@
 """FP8 and float variants of the same codes: exact where they claim it, refused where they are not."""
 
-import functools
-
 import ml_dtypes
 import numpy as np
 import onnx
@@ -9,28 +7,22 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from repq_deploy.bits import BitWidths
-from repq_deploy.calibrate import quantize
 from repq_deploy.errors import BadInput
-from repq_deploy.export import canonical_onnx, lower, reference_session
+from repq_deploy.export import lower, reference_session
 from repq_deploy.export.domain import DOMAIN
 from repq_deploy.export.passes.base import run_passes
 from repq_deploy.export.passes.float_activations import FloatActivations
 from repq_deploy.export.passes.fp8_products import FP8Products
 from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
 from repq_deploy.export.passes.operands import fp8
-from tests.conftest import SPECS, float_model, images_for
+from tests.conftest import exported, images_for
 
 FP8 = onnx.TensorProto.FLOAT8E4M3FN
 EXACT = "w4a4,head=w4a4,patch_embed=w4a4"
 
 
-@functools.cache
 def made(family: str, bits: str, *, attention: str = "log2", preset: str = "deploy") -> onnx.ModelProto:
-    widths = BitWidths.parse(bits, preset=preset)
-    images = images_for(family)
-    model = quantize(float_model(family), SPECS[family], images, bits=widths, attention=attention)  # type: ignore[arg-type]
-    return canonical_onnx(model, tuple(images.shape[1:]))  # type: ignore[arg-type]
+    return exported(family, bits, softmax=attention, preset=preset, method="best")
 
 
 def run(model: onnx.ModelProto, family: str) -> np.ndarray:

@@ -6,10 +6,8 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from repq_deploy.bits import BitWidths
-from repq_deploy.calibrate import quantize
 from repq_deploy.errors import BadInput
-from repq_deploy.export import canonical_onnx, lower, reference_session
+from repq_deploy.export import lower, reference_session
 from repq_deploy.export.domain import DOMAIN
 from repq_deploy.export.passes.activation_qdq import ActivationQDQ
 from repq_deploy.export.passes.base import PassError, run_passes
@@ -18,12 +16,12 @@ from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
 from repq_deploy.export.passes.table_plain_ops import TablePlainOps
 from repq_deploy.export.passes.to_half import ToHalf
 from repq_deploy.export.passes.unpack_int4 import UnpackInt4
-from tests.conftest import SPECS, float_model, images_for, quantized_model
+from tests.conftest import exported, images_for, quantized_model
 
 
 @pytest.fixture(scope="module")
 def canonical() -> onnx.ModelProto:
-    return canonical_onnx(quantized_model("vit", "w4a4"), (3, 32, 32))
+    return exported("vit", "w4a4")
 
 
 def logits(model: onnx.ModelProto, batch: int = 4) -> np.ndarray:
@@ -73,11 +71,7 @@ def test_plain_log2_both_bases(steps):
 
 @pytest.mark.parametrize("attention", ["tan", "adalog"])
 def test_plain_tables_compute_the_same(attention):
-    widths = BitWidths.parse("w8a4", preset="deploy")
-    model = quantize(
-        float_model("vit"), SPECS["vit"], images_for("vit"), bits=widths, method="repq", attention=attention
-    )
-    tables = canonical_onnx(model, (3, 32, 32))
+    tables = exported("vit", "w8a4", softmax=attention)
     plain, (report,) = run_passes(tables, [TablePlainOps()])
     assert report.changed == 2
     assert {node.domain for node in tables.graph.node} == {"", DOMAIN}
@@ -86,7 +80,7 @@ def test_plain_tables_compute_the_same(attention):
 
 
 def test_half_computes_the_same_to_half_precision():
-    eight = canonical_onnx(quantized_model("vit", "w8a8"), (3, 32, 32))
+    eight = exported("vit", "w8a8")
     plain, _ = run_passes(eight, [UnpackInt4(), Log2PlainOps()])
     half, (report,) = run_passes(plain, [ToHalf()])
     assert report.changed > 100
@@ -176,7 +170,7 @@ def test_a_channel_wise_activation_is_a_defect():
     ("backend", "half"), [("onnxruntime", False), ("openvino", False), ("tensorrt-rtx", False), ("tensorrt", True)]
 )
 def test_lowering_leaves_standard_onnx(family, backend, half):
-    model = canonical_onnx(quantized_model(family, "w8a8"), tuple(images_for(family).shape[1:]))
+    model = exported(family, "w8a8")
     lowered, reports = lower(model, backend=backend, half=half)
     assert {entry.domain for entry in lowered.opset_import} <= {"", "com.microsoft"}
     assert {report.name for report in reports} >= {"UnpackInt4", "Log2PlainOps"}
@@ -195,11 +189,9 @@ def test_what_cannot_be_lowered_is_refused(canonical):
 
 
 def test_float_attention_is_lowered_to_the_fused_kernel():
-    model = quantize(
-        float_model("vit"), SPECS["vit"], images_for("vit"), bits=BitWidths.parse("w8a8"), attention="float"
-    )
+    model = quantized_model("vit", "w8a8", softmax="float")
     assert not [site for site in model.quantizers() if site.endswith((".q", ".k", ".v", ".p"))]
-    canonical = canonical_onnx(model, (3, 32, 32))
+    canonical = exported("vit", "w8a8", softmax="float")
     assert {e.key: e.value for e in canonical.metadata_props}["repq.softmax"] == "float"
     lowered, _ = lower(canonical, backend="onnxruntime", half=False)
     assert [node.op_type for node in lowered.graph.node].count("MultiHeadAttention") == 2

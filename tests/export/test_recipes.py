@@ -56,11 +56,11 @@ def test_codes_agree_at_every_site(recipe, tmp_path):
 
 
 @pytest.mark.parametrize("bits", ["w8a8", "w4a4"])
-def test_all_blocks_on_every_family_and_from_a_file(family, bits, tmp_path):
-    model, graph = from_yaml("all", family, bits, tmp_path)
-    check(model, graph, family)
+def test_all_blocks_on_every_family_and_from_a_file(each_family, bits, tmp_path):
+    model, graph = from_yaml("all", each_family, bits, tmp_path)
+    check(model, graph, each_family)
     save(model, tmp_path / "m.safetensors")
-    again = canonical_onnx(load(tmp_path / "m.safetensors"), tuple(images_for(family).shape[1:]))
+    again = canonical_onnx(load(tmp_path / "m.safetensors"), tuple(images_for(each_family).shape[1:]))
     assert again.SerializeToString(deterministic=True) == graph.SerializeToString(deterministic=True)
 
 

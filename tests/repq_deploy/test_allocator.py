@@ -21,6 +21,7 @@ def faults(call: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
 def test_a_tensor_takes_the_memory_of_the_one_before() -> None:
     pages = 5 * 4 * 2**24 / 4096

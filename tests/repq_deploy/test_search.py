@@ -2,10 +2,9 @@ import onnx
 import pytest
 import torch
 
-from repq_deploy.export import canonical_onnx
 from repq_deploy.search import Limits, open_search
 from repq_deploy.search_space import parse_choices
-from tests.conftest import SPECS, images_for, quantized_model
+from tests.conftest import SPECS, exported, images_for
 
 
 @pytest.mark.parametrize("preset", ["deploy", "paper"])
@@ -20,7 +19,7 @@ def test_the_size_that_is_spent_is_what_the_file_stores(family, preset, monkeypa
     everywhere = {site.name: next(bits for bits in site.choices if bits.weight == 4) for site in search.sites}
     spent = 1e6 * search.budgets[0].spent(search.sites, everywhere)
 
-    graph = canonical_onnx(quantized_model(family, "w4a4", preset=preset), tuple(images_for(family).shape[1:])).graph
+    graph = exported(family, "w4a4", preset=preset).graph
     stored = sum(
         onnx.numpy_helper.to_array(constant).nbytes
         if constant.data_type not in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4)
