@@ -177,7 +177,7 @@ def _site_codes(
     own = _store(one, codes.astype(np.int16), zero_point)
     low, high = np.minimum(np.minimum(*ends), own), np.maximum(np.maximum(*ends), own)
     # Logarithmic codes that count down go on below the last one, all of them zero.
-    least = int(_store(one, np.int16(one.high), zero_point)) if _counts_down(one, zero_point) else None
+    least = int(_store(one, np.asarray(one.high, np.int16), zero_point)) if _counts_down(one, zero_point) else None
     return SiteCodes(one.site, tensor, own, low, high, least)
 
 

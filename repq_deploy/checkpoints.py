@@ -1,94 +1,169 @@
 """Reading a checkpoint without running code from it, and fitting it to a model with one clear line per misfit.
 
-A checkpoint is a ``.safetensors`` file, or a ``.pt``, ``.pth`` or ``.bin`` file that ``torch.load(weights_only=True)``
-accepts.
+A checkpoint is a safetensors file, or one of ``torch.save`` that ``torch.load(weights_only=True)`` accepts; its content
+decides, not its suffix. The layouts are those that timm, DeiT, Lightning and ``torch.compile`` leave behind.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import pickle
 import warnings
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from repq_deploy.errors import BadInput
-from repq_deploy.files import existing_file
+from repq_deploy.files import existing_file, sha256_of
 
-__all__ = ["CHECKPOINT_SUFFIXES", "load_into", "read_checkpoint"]
+__all__ = ["Checkpoint", "CheckpointFile", "check_fit", "load_into", "own_image_size", "read_checkpoint"]
 
-CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+#: Where training scripts put the weights: averaged ones, then those of the last step.
+_AVERAGED = ("state_dict_ema", "model_ema")
+_RAW = ("state_dict", "model")
+#: What wrappers put before every name: DistributedDataParallel, torch.compile, Lightning modules.
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
+#: What a Lightning module holds beside its model: losses and metrics.
+_EXTRAS = ("criterion.", "loss.", "loss_fn.", "metrics.", "train_metrics.", "val_metrics.", "test_metrics.")
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by parameter name, floating-point ones as float32.
+@dataclass(frozen=True)
+class CheckpointFile:
+    """A file, and which of its weights: averaged ones where there are some (``ema``), and those whose names begin with
+    ``prefix``, which is taken off."""
 
-    ``{"model": ...}`` and ``{"state_dict": ...}`` are unwrapped, also when nested, and a ``module.`` prefix is dropped.
+    path: Path
+    ema: bool = True
+    prefix: str = ""
+
+    def sha256(self) -> str:
+        """What identifies the weights: the file's SHA-256, and where they are not the usual ones of it also which."""
+        digest = sha256_of(self.path)
+        usual = self == CheckpointFile(self.path)
+        return digest if usual else hashlib.sha256(f"{digest} {self.ema} {self.prefix}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by parameter name, floating-point ones in float32, and what was taken or left out, for the user."""
+
+    tensors: dict[str, Tensor]
+    notes: tuple[str, ...]
+
+
+def read_checkpoint(file: CheckpointFile) -> Checkpoint:
+    """Read the weights of a checkpoint.
+
+    ``{"model": ...}``, ``{"state_dict": ...}`` and their averaged versions are unwrapped, also when nested; prefixes of
+    wrappers are dropped, and what a Lightning module holds beside its model.
 
     Raises:
-        BadInput: no such file, a suffix that is none of the four, a damaged file, a pickle that needs code to be run,
-            no tensors in it, or a tensor that holds NaN or infinity.
+        BadInput: no such file, a damaged file, a pickle that needs code to be run, no tensors in it, a tensor that is
+            sparse or without data, or one that holds NaN or infinity.
     """
-    existing_file(path, "checkpoint")
-    if path.suffix.lower() not in CHECKPOINT_SUFFIXES:
-        raise BadInput(f"checkpoint {path}: suffix {path.suffix!r}; expected one of {', '.join(CHECKPOINT_SUFFIXES)}")
-    content = _safetensors(path) if path.suffix.lower() == ".safetensors" else _pickled(path)
-    tensors = _unwrapped(content)
+    path = existing_file(file.path, "checkpoint")
+    tensors, notes = _unwrapped(_content(path), ema=file.ema)
     if not tensors:
         raise BadInput(f"checkpoint {path}: holds no tensors; expected a state dict, plain or under 'model'")
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    odd = [name for name, tensor in tensors.items() if tensor.layout != torch.strided or tensor.is_meta]
+    if odd:
+        raise BadInput(f"checkpoint {path}: sparse tensors or tensors without data, {_first(odd)}; save dense weights")
+    tensors = _renamed(tensors, file.prefix, path, notes)
     tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise BadInput(f"checkpoint {path}: NaN or infinity in {_first(broken)}; export an intact checkpoint")
-    return tensors
+    return Checkpoint(tensors, tuple(notes))
 
 
-def load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy ``tensors`` into ``model``, all of them and nothing else. ``path`` is for the messages.
+def own_image_size(model: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
+    """Height and width in pixels of the images that position embeddings [1, prefix + patches, channels] are for; None
+    where they are those of ``model``, or not of a square."""
+    patches = _patches_of(model, tensors)
+    if patches is None:
+        return None
+    side = math.isqrt(max(patches, 0))
+    return side * int(model.patch_embed.patch_size[0]) if side * side == patches else None  # type: ignore[index,union-attr]
+
+
+def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are not those of ``model``, whose own may be without data. ``path`` is for the messages.
 
     Raises:
-        BadInput: position embeddings of another image size, missing or unexpected names, or another shape.
+        BadInput: missing or unexpected names, another shape, position embeddings that cannot be resized, or integers
+            where the model has floating-point weights.
     """
     expected = model.state_dict()
-    _check_image_size(model, tensors, path)
     missing = [name for name in expected if name not in tensors]
     unexpected = [name for name in tensors if name not in expected]
     if missing or unexpected:
         parts = [f"missing {_first(missing)}"] * bool(missing) + [f"unexpected {_first(unexpected)}"] * bool(unexpected)
-        raise BadInput(f"checkpoint {path}: {'; '.join(parts)}; check that it is of this model")
-    misfits = [name for name, tensor in tensors.items() if tensor.shape != expected[name].shape]
-    if misfits:
+        raise BadInput(f"checkpoint {path}: {'; '.join(parts)}; {_prefix_advice(expected, tensors)}")
+    integers = [
+        name for name, own in expected.items() if own.is_floating_point() and not tensors[name].is_floating_point()
+    ]
+    if integers:
+        kind = tensors[integers[0]].dtype
+        raise BadInput(f"checkpoint {path}: {_first(integers)} of {kind}; expected floating point")
+    misfits = [name for name, own in expected.items() if tensors[name].shape != own.shape]
+    if misfits and not (misfits == ["pos_embed"] and own_image_size(model, tensors) is not None):
         name = misfits[0]
         raise BadInput(
             f"checkpoint {path}: {name} is {list(tensors[name].shape)}, the model has {list(expected[name].shape)} "
             f"({len(misfits)} tensors differ); check that it is of this model"
         )
-    model.load_state_dict(tensors)
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise BadInput(f"checkpoint {path}: not a readable safetensors file ({_one_line(error)})") from error
+def load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> tuple[str, ...]:
+    """Copy ``tensors`` into ``model``, all of them and nothing else; what was done to make them fit, for the user.
+
+    Position embeddings of another image size are resized as timm does it.
+
+    Raises:
+        BadInput: as ``check_fit``.
+    """
+    check_fit(model, tensors, path)
+    notes: tuple[str, ...] = ()
+    if (size := own_image_size(model, tensors)) is not None:
+        embed: Any = model.patch_embed
+        prefix = model.pos_embed.shape[1] - embed.num_patches  # type: ignore[index]
+        resized = resample_abs_pos_embed(tensors["pos_embed"], list(embed.grid_size), num_prefix_tokens=prefix)
+        tensors = {**tensors, "pos_embed": resized}
+        notes = (f"position embeddings resized from {size} to {embed.img_size[0]} pixels",)
+    model.load_state_dict(dict(tensors))
+    return notes
 
 
-def _pickled(path: Path) -> Any:
+def _content(path: Path) -> Any:
+    """What the file holds; its first bytes tell which kind it is."""
+    with path.open("rb") as stream:
+        head = stream.read(9)
+    header = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and header <= path.stat().st_size:
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise BadInput(f"checkpoint {path}: not a readable safetensors file ({_one_line(error)})") from error
     # Training scripts, DeiT's and timm's among them, leave their parsed arguments beside the weights: plain data.
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        safe = torch.serialization.safe_globals([argparse.Namespace])
+        # A stream has no suffix that torch could go by.
+        with safe, warnings.catch_warnings(), path.open("rb") as stream:
             warnings.simplefilter("ignore")  # torch advises on pickle protocols; the errors below say what matters
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if head[:2] != b"PK" and head[:1] != b"\x80":
+            raise BadInput(f"checkpoint {path}: not a readable safetensors or PyTorch file") from error
         raise BadInput(
             f"checkpoint {path}: not weights only; loading it could run code, so it is refused; "
             "save the state dict alone, best as .safetensors"
@@ -97,35 +172,65 @@ def _pickled(path: Path) -> Any:
         raise BadInput(f"checkpoint {path}: not a readable PyTorch file ({_one_line(error)})") from error
 
 
-def _unwrapped(content: Any) -> dict[str, Tensor]:
+def _unwrapped(content: Any, *, ema: bool) -> tuple[dict[str, Tensor], list[str]]:
+    notes: list[str] = []
     while isinstance(content, Mapping):
-        inner = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-        content = inner
-    return {}
+        found = [key for key in (*_AVERAGED, *_RAW) if isinstance(content.get(key), Mapping)]
+        usable = [key for key in found if ema or key not in _AVERAGED]
+        if not usable:
+            return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}, notes
+        if found[0] in _AVERAGED and len(found) > 1:
+            notes.append(
+                f"took {usable[0]}, the averaged weights, as timm does; --no-ema takes the others"
+                if ema
+                else f"took {usable[0]}, not the averaged weights of {found[0]}"
+            )
+        content = content[usable[0]]
+    return {}, notes
 
 
-def _check_image_size(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Position embeddings [1, prefix + patches, channels] that differ in length only are of another image size."""
+def _renamed(tensors: dict[str, Tensor], prefix: str, path: Path, notes: list[str]) -> dict[str, Tensor]:
+    """The tensors under the names that the model has."""
+    if prefix:
+        kept = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        if not kept:
+            raise BadInput(f"checkpoint {path}: no name begins with {prefix!r}; names are {_first(list(tensors))}")
+        if len(kept) < len(tensors):
+            notes.append(f"left out {len(tensors) - len(kept)} tensors whose names do not begin with {prefix!r}")
+        return kept
+    extras = [name for name in tensors if name.startswith(_EXTRAS)]
+    if extras and len(extras) < len(tensors):
+        notes.append(f"left out {_first(extras)}, which a training module holds beside its model")
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in extras}
+    while wrapper := next((one for one in _WRAPPERS if all(name.startswith(one) for name in tensors)), None):
+        tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _patches_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
+    """The patches of position embeddings that differ from the model's in their number only."""
     ours, theirs = getattr(model, "pos_embed", None), tensors.get("pos_embed")
     if ours is None or theirs is None or theirs.ndim != 3 or ours.shape[::2] != theirs.shape[::2]:
-        return
+        return None
     if ours.shape[1] == theirs.shape[1]:
-        return
+        return None
     embed: Any = model.patch_embed
-    patches = theirs.shape[1] - (ours.shape[1] - embed.num_patches)
-    side = math.isqrt(max(patches, 0))
-    advice = f"use --img-size {side * embed.patch_size[0]}" if side * side == patches else "check the model"
-    raise BadInput(
-        f"checkpoint {path}: pos_embed has {theirs.shape[1]} positions, the model at "
-        f"{embed.img_size[0]}x{embed.img_size[1]} pixels has {ours.shape[1]}; {advice}"
-    )
+    return int(theirs.shape[1] - (ours.shape[1] - embed.num_patches))
+
+
+def _prefix_advice(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
+    """The prefix under which most of the expected names are in a checkpoint, and the option that takes it off."""
+    found = Counter(
+        name.removesuffix(own) for name in tensors for own in expected if name.endswith(f".{own}")
+    ).most_common(1)
+    if found and found[0][1] > len(expected) / 2:
+        return f"its names begin with {found[0][0]!r}: use --checkpoint-prefix {found[0][0]}"
+    return "check that it is of this model"
 
 
 def _first(names: list[str]) -> str:
     """The first three of ``names``, and how many there are."""
-    listed = ", ".join(names[:3])
+    listed = ", ".join(name[:80] for name in names[:3])
     return f"{listed}{', ...' if len(names) > 3 else ''} ({len(names)} tensor{'s' * (len(names) > 1)})"
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import socket
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -22,9 +22,9 @@ import torch
 from timm.models import PretrainedCfg, get_pretrained_cfg
 from torch import Tensor, nn
 
-from repq_deploy.checkpoints import load_into, read_checkpoint
+from repq_deploy.checkpoints import CheckpointFile, check_fit, load_into, own_image_size, read_checkpoint
 from repq_deploy.errors import BadInput
-from repq_deploy.files import existing_file, sha256_of
+from repq_deploy.files import sha256_of
 
 __all__ = ["ALIASES", "ModelSpec", "build_architecture", "create", "resolve"]
 
@@ -79,22 +79,23 @@ class ModelSpec:
 def resolve(
     name: str,
     *,
-    checkpoint: Path | None = None,
+    checkpoint: CheckpointFile | None = None,
     num_classes: int | None = None,
     img_size: int | None = None,
     pretrained: bool = True,
 ) -> ModelSpec:
-    """Decide which model ``name`` means and where its weights come from. Nothing is built or downloaded.
+    """Decide which model ``name`` means and where its weights come from. Nothing is downloaded; a checkpoint is read,
+    and it fits the model.
 
     Args:
         checkpoint: a file with the weights; hashed into the spec.
         num_classes: at least 0; default: as many as the checkpoint's head has, else what timm says.
-        img_size: height and width in pixels; default: timm's.
+        img_size: height and width in pixels; default: the checkpoint's, else timm's.
         pretrained: with neither a checkpoint nor this, weights are random.
 
     Raises:
-        BadInput: an unknown name, a checkpoint that cannot be read or has another number of classes, or weights that
-            do not exist as asked for.
+        BadInput: an unknown name, a checkpoint that cannot be read, does not fit or has another number of classes, or
+            weights that do not exist as asked for.
     """
     if num_classes is not None and num_classes < 0:
         raise BadInput(f"--num-classes {num_classes}: expected 0 or more")
@@ -107,9 +108,11 @@ def resolve(
     timm_id = ALIASES.get(name, name)
     config = _pretrained_config(timm_id, name)
     if checkpoint is not None:
-        classes = _head_classes(config, read_checkpoint(checkpoint), checkpoint, num_classes)
+        tensors = read_checkpoint(checkpoint).tensors
+        classes = _head_classes(config, tensors, checkpoint.path, num_classes)
         asked |= {} if classes is None else {"num_classes": classes}
-        return ModelSpec(name, timm_id, asked, sha256_of(checkpoint), "checkpoint")
+        spec = ModelSpec(name, timm_id, asked, checkpoint.sha256(), "checkpoint")
+        return _fitted(spec, tensors, checkpoint.path)
     if not pretrained:
         return ModelSpec(name, timm_id, asked, None, "random")
     if not config.has_weights:
@@ -123,12 +126,19 @@ def resolve(
     return ModelSpec(name, f"{config.architecture}.{config.tag}" if config.tag else timm_id, asked, None, "pretrained")
 
 
-def create(spec: ModelSpec, checkpoint: Path | None = None, seed: int = 0) -> nn.Module:
+def create(
+    spec: ModelSpec,
+    checkpoint: CheckpointFile | None = None,
+    seed: int = 0,
+    *,
+    note: Callable[[str], None] = lambda text: None,
+) -> nn.Module:
     """Build the model of ``spec`` with its weights, in evaluation mode.
 
     Args:
         checkpoint: the file that ``resolve`` was given, for a spec whose weights are a checkpoint's.
         seed: of random weights; the global random state is left as it was.
+        note: called with what was taken of the checkpoint, left out or made to fit, where that is not all of it.
 
     Raises:
         BadInput: the checkpoint is missing, has changed or does not fit, the download fails, or timm cannot build the
@@ -143,20 +153,32 @@ def create(spec: ModelSpec, checkpoint: Path | None = None, seed: int = 0) -> nn
     if spec.weights == "demo":
         from repq_deploy.calib_data.demo import DEMO_WEIGHTS  # noqa: PLC0415 - the core needs no data package otherwise
 
-        checkpoint = DEMO_WEIGHTS
+        checkpoint = CheckpointFile(DEMO_WEIGHTS)
     if checkpoint is None:
         raise BadInput(f"model {spec.name}: its weights are a checkpoint's; use --checkpoint FILE")
-    tensors = read_checkpoint(checkpoint)
-    if (found := sha256_of(checkpoint)) != spec.checkpoint_sha256:
-        raise BadInput(f"checkpoint {checkpoint}: SHA-256 is {found}, expected {spec.checkpoint_sha256}")
+    read = read_checkpoint(checkpoint)
+    if (found := checkpoint.sha256()) != spec.checkpoint_sha256:
+        raise BadInput(f"checkpoint {checkpoint.path}: SHA-256 is {found}, expected {spec.checkpoint_sha256}")
     model = build_architecture(spec)
-    load_into(model, tensors, checkpoint)
+    for text in (*read.notes, *load_into(model, read.tensors, checkpoint.path)):
+        note(f"checkpoint {checkpoint.path.name}: {text}")
     return model
 
 
 def build_architecture(spec: ModelSpec) -> nn.Module:
     """The model of ``spec`` with random weights, in evaluation mode: nothing is read or downloaded."""
     return _build(spec, pretrained=False)
+
+
+def _fitted(spec: ModelSpec, tensors: Mapping[str, Tensor], checkpoint: Path) -> ModelSpec:
+    """``spec`` at the image size of its checkpoint, unless it says one; the tensors fit it."""
+    with torch.device("meta"):
+        model = build_architecture(spec)
+        if "img_size" not in spec.kwargs and (size := own_image_size(model, tensors)) is not None:
+            spec = replace(spec, kwargs={**spec.kwargs, "img_size": size})
+            model = build_architecture(spec)
+    check_fit(model, tensors, checkpoint)
+    return spec
 
 
 def _build(spec: ModelSpec, *, pretrained: bool) -> nn.Module:
@@ -174,7 +196,7 @@ def _build(spec: ModelSpec, *, pretrained: bool) -> nn.Module:
     return model.eval()
 
 
-def _resolve_demo(asked: dict[str, int], checkpoint: Path | None, pretrained: bool) -> ModelSpec:
+def _resolve_demo(asked: dict[str, int], checkpoint: CheckpointFile | None, pretrained: bool) -> ModelSpec:
     from repq_deploy.calib_data.demo import (  # noqa: PLC0415 - see create
         DEMO_ARCHITECTURE,
         DEMO_KWARGS,
@@ -191,8 +213,10 @@ def _resolve_demo(asked: dict[str, int], checkpoint: Path | None, pretrained: bo
     kwargs = {**DEMO_KWARGS, "pretrained_cfg_overlay": overlay}
     if checkpoint is None and not pretrained:
         return ModelSpec("demo", DEMO_ARCHITECTURE, kwargs, None, "random")
-    path = existing_file(checkpoint or DEMO_WEIGHTS, "checkpoint")
-    return ModelSpec("demo", DEMO_ARCHITECTURE, kwargs, sha256_of(path), "checkpoint" if checkpoint else "demo")
+    if checkpoint is None:
+        return ModelSpec("demo", DEMO_ARCHITECTURE, kwargs, sha256_of(DEMO_WEIGHTS), "demo")
+    spec = ModelSpec("demo", DEMO_ARCHITECTURE, kwargs, checkpoint.sha256(), "checkpoint")
+    return _fitted(spec, read_checkpoint(checkpoint).tensors, checkpoint.path)
 
 
 def _pretrained_config(timm_id: str, name: str) -> PretrainedCfg:

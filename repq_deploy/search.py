@@ -24,6 +24,7 @@ from repq_deploy.allocation import (
 )
 from repq_deploy.bits import SiteBits
 from repq_deploy.calib_data import Preprocess, load_sample
+from repq_deploy.checkpoints import CheckpointFile
 from repq_deploy.errors import BadInput
 from repq_deploy.files import read_kept, write_atomically
 from repq_deploy.latency import parse_milliseconds, read_latency_table
@@ -76,7 +77,7 @@ class Search:
     """A float model with its calibration images, sites and budgets."""
 
     spec: ModelSpec
-    checkpoint: Path | None
+    checkpoint: CheckpointFile | None
     seed: int
     model: nn.Module
     images: Tensor
@@ -131,7 +132,7 @@ class Search:
 
 def open_search(
     spec: ModelSpec,
-    checkpoint: Path | None,
+    checkpoint: CheckpointFile | None,
     *,
     choices: tuple[SiteBits, ...],
     limits: Limits,

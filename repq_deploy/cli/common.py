@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,10 +20,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from repq_deploy import __version__
 from repq_deploy.errors import BadInput, RepqError
 
+if TYPE_CHECKING:
+    from repq_deploy.checkpoints import CheckpointFile
+
 __all__ = [
     "CalibData",
     "Checkpoint",
+    "CheckpointPrefix",
     "DryRun",
+    "Ema",
     "ImgSize",
     "Json",
     "Model",
@@ -32,12 +37,14 @@ __all__ = [
     "Quiet",
     "Seed",
     "Verbose",
+    "checkpoint_file",
     "console",
     "entry_point",
     "hardware_note",
     "progress_bar",
     "refuse_other_options",
     "say_calibration",
+    "say_note",
     "say_weights",
     "set_up",
     "show",
@@ -51,7 +58,15 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done 
 
 # Of the commands that start from a timm model.
 Model = Annotated[str, typer.Argument(help="deit_s, swin_t, ..., any timm id of these families, or demo.")]
-Checkpoint = Annotated[Path | None, typer.Option(help="Weights: .safetensors, or a .pt of tensors only.")]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="Your weights: a safetensors file, or one of torch.save with tensors only.")
+]
+Ema = Annotated[
+    bool, typer.Option("--ema/--no-ema", help="Of a checkpoint with averaged weights beside the last ones, take them.")
+]
+CheckpointPrefix = Annotated[
+    str, typer.Option(help="Take the weights whose names begin with this, and take it off.", show_default=False)
+]
 NumClasses = Annotated[int | None, typer.Option(help="Classes of the checkpoint.")]
 ImgSize = Annotated[int | None, typer.Option(help="Image height and width in pixels.")]
 Pretrained = Annotated[
@@ -157,6 +172,22 @@ def refuse_other_options(context: typer.Context, beside: str, allowed: Collectio
         source = context.get_parameter_source(option.name or "")
         if source is not None and source.name == "COMMANDLINE" and option.name not in allowed:
             raise BadInput(f"{option.opts[-1]}: has no effect beside {beside}; leave one of them out")
+
+
+def checkpoint_file(checkpoint: Path | None, ema: bool, prefix: str) -> CheckpointFile | None:
+    """What ``--checkpoint``, ``--no-ema`` and ``--checkpoint-prefix`` say together; None without a checkpoint."""
+    from repq_deploy.checkpoints import CheckpointFile
+
+    if checkpoint is None:
+        if prefix or not ema:
+            raise BadInput("--no-ema and --checkpoint-prefix are about a checkpoint; give --checkpoint FILE")
+        return None
+    return CheckpointFile(checkpoint, ema, prefix)
+
+
+def say_note(text: str) -> None:
+    """Say what was done with an input that the user did not ask for."""
+    console.print(f"note: {text}", soft_wrap=True, markup=False)
 
 
 def say_calibration(calib_data: str | None, weights: str) -> str:

@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from repq_deploy.cli.common import DryRun, Json, Quiet, Seed, Verbose, entry_point, progress_bar, set_up, show
+from repq_deploy.cli.common import (
+    CheckpointPrefix,
+    DryRun,
+    Ema,
+    Json,
+    Quiet,
+    Seed,
+    Verbose,
+    checkpoint_file,
+    entry_point,
+    progress_bar,
+    set_up,
+    show,
+)
 from repq_deploy.errors import BadInput
 
 if TYPE_CHECKING:
@@ -23,6 +36,8 @@ def evaluate(
     data: Annotated[str, typer.Option(help="Images, one folder a class; an .npz; or demo.")],
     against: Annotated[str | None, typer.Option(help="A second target, to compare predictions with.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights, where a target is a model's name.")] = None,
+    ema: Ema = True,
+    checkpoint_prefix: CheckpointPrefix = "",
     num_classes: Annotated[int | None, typer.Option(help="Classes of the checkpoint.")] = None,
     img_size: Annotated[int | None, typer.Option(help="Image height and width in pixels.")] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained/--no-pretrained", help="timm's weights, or random.")] = True,
@@ -46,7 +61,7 @@ def evaluate(
     from repq_deploy.evaluation import evaluate as run
 
     names = [target] if against is None else [target, against]
-    options = ModelOptions(checkpoint, num_classes, img_size, pretrained)
+    options = ModelOptions(checkpoint_file(checkpoint, ema, checkpoint_prefix), num_classes, img_size, pretrained)
     if options != ModelOptions() and not any(is_model_name(name) for name in names):
         raise BadInput(
             f"--checkpoint, --num-classes, --img-size and --no-pretrained are for a model's name; {target} is a file, "

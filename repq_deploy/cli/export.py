@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,9 @@ from repq_deploy.bits import PRESETS, BitWidths
 from repq_deploy.cli.common import (
     CalibData,
     Checkpoint,
+    CheckpointPrefix,
     DryRun,
+    Ema,
     ImgSize,
     Json,
     Model,
@@ -23,11 +25,13 @@ from repq_deploy.cli.common import (
     Quiet,
     Seed,
     Verbose,
+    checkpoint_file,
     console,
     entry_point,
     progress_bar,
     refuse_other_options,
     say_calibration,
+    say_note,
     say_weights,
     set_up,
     show,
@@ -37,12 +41,15 @@ from repq_deploy.errors import BadInput, ValidationFailed
 from repq_deploy.files import check_writable
 from repq_deploy.recipes import Recipe, load_recipe
 
+if TYPE_CHECKING:
+    from repq_deploy.checkpoints import CheckpointFile
+
 __all__ = ["main"]
 
 #: The options that say something about the float model.
 _OF_FLOAT = (
-    *("model", "output", "float_model", "checkpoint", "num_classes", "img_size", "pretrained", "seed"),
-    *("as_json", "dry_run", "verbose", "quiet"),
+    *("model", "output", "float_model", "checkpoint", "ema", "checkpoint_prefix"),
+    *("num_classes", "img_size", "pretrained", "seed", "as_json", "dry_run", "verbose", "quiet"),
 )
 
 #: Images that the proof runs on.
@@ -104,6 +111,8 @@ def export(
         ),
     ] = False,
     checkpoint: Checkpoint = None,
+    ema: Ema = True,
+    checkpoint_prefix: CheckpointPrefix = "",
     num_classes: NumClasses = None,
     img_size: ImgSize = None,
     pretrained: Pretrained = True,
@@ -141,11 +150,10 @@ def export(
     from repq_deploy.calib_data import open_images
 
     chosen = _method(said, method, effort)
-    spec = models.resolve(
-        model, checkpoint=checkpoint, num_classes=num_classes, img_size=img_size, pretrained=pretrained
-    )
+    weights = checkpoint_file(checkpoint, ema, checkpoint_prefix)
+    spec = models.resolve(model, checkpoint=weights, num_classes=num_classes, img_size=img_size, pretrained=pretrained)
     if float_model:
-        written = _write_float(spec, checkpoint, output, seed, dry_run=dry_run)
+        written = _write_float(spec, weights, output, seed, dry_run=dry_run)
         show(written, as_json=as_json, text=lambda: print_float(written))
         return
     if dry_run:
@@ -155,7 +163,7 @@ def export(
         show(plan, as_json=as_json, text=lambda: print_plan(plan))
         return
     result = _run(
-        spec, widths, chosen, attention, checkpoint, calib_data, num_calib, output, save_quantized, seed, work_dir
+        spec, widths, chosen, attention, weights, calib_data, num_calib, output, save_quantized, seed, work_dir
     )
     show(result, as_json=as_json, text=lambda: print_result(result))
 
@@ -187,7 +195,7 @@ def _run(
     widths: BitWidths,
     method: Any,
     attention: Attention,
-    checkpoint: Path | None,
+    weights: CheckpointFile | None,
     calib_data: str | None,
     num_calib: int | None,
     output: Path,
@@ -209,7 +217,7 @@ def _run(
     started = time.monotonic()
     work = WorkFolder(work_dir)
     keep_freed_memory()
-    network = models.create(spec, checkpoint, seed)
+    network = models.create(spec, weights, seed, note=say_note)
     float_bytes = 4 * sum(parameter.numel() for parameter in network.parameters())
     preprocess = Preprocess.from_model(network)
     source = open_images(say_calibration(calib_data, spec.weights))
@@ -276,13 +284,15 @@ def _run(
     }
 
 
-def _write_float(spec: Any, checkpoint: Path | None, output: Path, seed: int, *, dry_run: bool) -> dict[str, Any]:
+def _write_float(
+    spec: Any, weights: CheckpointFile | None, output: Path, seed: int, *, dry_run: bool
+) -> dict[str, Any]:
     from repq_deploy import models
     from repq_deploy.calib_data import Preprocess
     from repq_deploy.export import float_onnx, write_canonical
 
     if not dry_run:
-        network = models.create(spec, checkpoint, seed)
+        network = models.create(spec, weights, seed, note=say_note)
         preprocess = Preprocess.from_model(network)
         with console.status("exporting to ONNX"):
             model = float_onnx(network, (3, *preprocess.size), name=spec.name, preprocess=preprocess.to_json())

@@ -13,7 +13,9 @@ from repq_deploy.bits import PRESETS, BitWidths
 from repq_deploy.cli.common import (
     CalibData,
     Checkpoint,
+    CheckpointPrefix,
     DryRun,
+    Ema,
     ImgSize,
     Json,
     Model,
@@ -22,6 +24,7 @@ from repq_deploy.cli.common import (
     Quiet,
     Seed,
     Verbose,
+    checkpoint_file,
     console,
     entry_point,
     hardware_note,
@@ -61,6 +64,8 @@ def search(
     method: Annotated[str, typer.Option(help="The method that the recipe names.")] = "best",
     preset: Annotated[str, typer.Option(help=f"What is quantized: {' or '.join(PRESETS)}.")] = "deploy",
     checkpoint: Checkpoint = None,
+    ema: Ema = True,
+    checkpoint_prefix: CheckpointPrefix = "",
     num_classes: NumClasses = None,
     img_size: ImgSize = None,
     pretrained: Pretrained = True,
@@ -110,13 +115,12 @@ def search(
         check_plot(plot)
     if ray is not None:
         check_cluster(ray)
-    spec = models.resolve(
-        model, checkpoint=checkpoint, num_classes=num_classes, img_size=img_size, pretrained=pretrained
-    )
+    weights = checkpoint_file(checkpoint, ema, checkpoint_prefix)
+    spec = models.resolve(model, checkpoint=weights, num_classes=num_classes, img_size=img_size, pretrained=pretrained)
     say_weights(spec.name, spec.weights)
     opened = open_search(
         spec,
-        checkpoint,
+        weights,
         choices=parse_choices(choices),
         limits=limits,
         preset=preset,

@@ -15,7 +15,8 @@ from torch import nn
 
 from repq_deploy import models, quantized
 from repq_deploy.calib_data import Preprocess
-from repq_deploy.cli.common import console
+from repq_deploy.checkpoints import CheckpointFile
+from repq_deploy.cli.common import console, say_note
 from repq_deploy.engines.manifest import read_manifest
 from repq_deploy.engines.ort import open_reference
 from repq_deploy.engines.plain import open_plain
@@ -33,7 +34,7 @@ _FILES = (".onnx", ".xml", ".engine", ".safetensors")
 class ModelOptions:
     """The options that only a model's name takes, as for ``models.resolve``; a file says all this itself."""
 
-    checkpoint: Path | None = None
+    checkpoint: CheckpointFile | None = None
     num_classes: int | None = None
     img_size: int | None = None
     pretrained: bool = True
@@ -78,7 +79,7 @@ def open_target(name: str, options: ModelOptions, *, seed: int = 0, preprocess: 
     )
     if spec.weights == "random":
         console.print(f"[bold red]RANDOM WEIGHTS[/]: {spec.name} is untrained")
-    model = models.create(spec, options.checkpoint, seed)
+    model = models.create(spec, options.checkpoint, seed, note=say_note)
     return Target(name, "float model (PyTorch)", _predictor(model), Preprocess.from_model(model), _classes(model))
 
 

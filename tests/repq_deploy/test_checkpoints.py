@@ -10,14 +10,21 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from timm.layers import resample_abs_pos_embed
 from torch import nn
 
-from repq_deploy.checkpoints import load_into, read_checkpoint
+from repq_deploy.checkpoints import CheckpointFile, check_fit, load_into, own_image_size
+from repq_deploy.checkpoints import read_checkpoint as read_file
 from repq_deploy.errors import BadInput
+from repq_deploy.files import sha256_of
 from repq_deploy.models import build_architecture
 from tests.conftest import SPECS
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2), "steps": torch.tensor(7)}
+
+
+def read_checkpoint(path: Path, **which: Any) -> dict[str, torch.Tensor]:
+    return read_file(CheckpointFile(path, **which)).tensors
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +46,12 @@ class _Code:
         {"state_dict": TENSORS, "epoch": 3},
         {"model": {"state_dict": TENSORS}},
         {"model": {f"module.{name}": tensor for name, tensor in TENSORS.items()}, "args": argparse.Namespace(lr=0.1)},
+        {f"module._orig_mod.{name}": tensor for name, tensor in TENSORS.items()},
+        {"state_dict": {f"model.{name}": tensor for name, tensor in TENSORS.items()} | {"criterion.w": torch.ones(3)}},
     ],
-    ids=["plain", "state_dict", "nested", "module and args"],
+    ids=["plain", "state_dict", "nested", "module and args", "compiled", "lightning"],
 )
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
+@pytest.mark.parametrize("suffix", [".pt", ".pth.tar", ".ckpt", ""])
 def test_pickled_layouts(tmp_path: Path, content: dict[str, Any], suffix: str):
     torch.save(content, tmp_path / f"x{suffix}")
     read = read_checkpoint(tmp_path / f"x{suffix}")
@@ -64,10 +73,62 @@ def test_missing_file(tmp_path: Path):
         read_checkpoint(tmp_path / "x.pt")
 
 
-def test_unknown_suffix(tmp_path: Path):
-    (tmp_path / "x.npz").touch()
-    with pytest.raises(BadInput, match=r"\.npz.*expected one of \.safetensors"):
-        read_checkpoint(tmp_path / "x.npz")
+def test_the_content_decides_not_the_suffix(tmp_path: Path):
+    save_file(TENSORS, tmp_path / "x.pt")
+    torch.save(TENSORS, tmp_path / "x.safetensors")
+    assert read_checkpoint(tmp_path / "x.pt").keys() == read_checkpoint(tmp_path / "x.safetensors").keys()
+
+
+def test_averaged_weights_are_taken_as_timm_does(tmp_path: Path):
+    averaged = {name: tensor + 1 for name, tensor in TENSORS.items()}
+    torch.save({"state_dict": TENSORS, "state_dict_ema": averaged, "epoch": 3}, tmp_path / "x.pth.tar")
+    read = read_file(CheckpointFile(tmp_path / "x.pth.tar"))
+    assert torch.equal(read.tensors["a.bias"], averaged["a.bias"])
+    assert read.notes == ("took state_dict_ema, the averaged weights, as timm does; --no-ema takes the others",)
+    raw = read_file(CheckpointFile(tmp_path / "x.pth.tar", ema=False))
+    assert torch.equal(raw.tensors["a.bias"], TENSORS["a.bias"])
+    assert raw.notes == ("took state_dict, not the averaged weights of state_dict_ema",)
+
+
+def test_other_weights_of_a_file_have_another_hash(tmp_path: Path):
+    torch.save(TENSORS, tmp_path / "x.pt")
+    files = [CheckpointFile(tmp_path / "x.pt", **which) for which in ({}, {"ema": False}, {"prefix": "a."})]
+    assert len({file.sha256() for file in files}) == 3
+    assert files[0].sha256() == sha256_of(tmp_path / "x.pt")
+
+
+def test_a_prefix_of_ones_own_is_named_and_taken_off(tmp_path: Path, model: nn.Module):
+    mine = {f"net.backbone.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save(mine | {"net.decoder.w": torch.ones(2)}, tmp_path / "x.pt")
+    with pytest.raises(BadInput, match=r"names begin with 'net\.backbone\.': use --checkpoint-prefix net\.backbone\.$"):
+        check_fit(model, read_checkpoint(tmp_path / "x.pt"), tmp_path / "x.pt")
+    read = read_file(CheckpointFile(tmp_path / "x.pt", prefix="net.backbone."))
+    check_fit(model, read.tensors, tmp_path / "x.pt")
+    assert read.notes == ("left out 1 tensors whose names do not begin with 'net.backbone.'",)
+    with pytest.raises(BadInput, match=r"no name begins with 'nothing\.'; names are net\.backbone"):
+        read_checkpoint(tmp_path / "x.pt", prefix="nothing.")
+
+
+def test_what_a_training_module_holds_beside_its_model_is_said(tmp_path: Path):
+    extras = {"criterion.weight": torch.ones(3), "val_metrics.total": torch.tensor(1.0)}
+    torch.save({"state_dict": {f"model.{name}": one for name, one in TENSORS.items()} | extras}, tmp_path / "x.ckpt")
+    (note,) = read_file(CheckpointFile(tmp_path / "x.ckpt")).notes
+    assert note == (
+        "left out criterion.weight, val_metrics.total (2 tensors), which a training module holds beside its model"
+    )
+
+
+@pytest.mark.parametrize("tensor", [torch.eye(3).to_sparse(), torch.ones(3, device="meta")])
+def test_tensors_that_cannot_be_weights(tmp_path: Path, tensor: torch.Tensor):
+    torch.save({"a": torch.ones(2), "b": tensor}, tmp_path / "x.pt")
+    with pytest.raises(BadInput, match=r"sparse tensors or tensors without data, b \(1 tensor\)"):
+        read_checkpoint(tmp_path / "x.pt")
+
+
+def test_integers_are_no_weights(model: nn.Module):
+    tensors = {name: tensor.to(torch.int64) for name, tensor in model.state_dict().items()}
+    with pytest.raises(BadInput, match=r"of torch\.int64; expected floating point"):
+        check_fit(model, tensors, Path("x.pt"))
 
 
 @pytest.mark.parametrize("name", ["x.pt", "x.safetensors"])
@@ -125,8 +186,17 @@ def test_another_shape(model: nn.Module):
         load_into(model, model.state_dict() | {"norm.weight": torch.ones(7)}, Path("x.pt"))
 
 
-@pytest.mark.parametrize(("positions", "advice"), [(1 + 49, "use --img-size 56"), (1 + 50, "check the model")])
-def test_another_image_size(model: nn.Module, positions: int, advice: str):
-    tensors = model.state_dict() | {"pos_embed": torch.zeros(1, positions, 48)}
-    with pytest.raises(BadInput, match=rf"{positions} positions, the model at 32x32 pixels has 17; {advice}"):
+def test_positions_of_another_image_size_are_resized_as_timm_does_it(model: nn.Module):
+    positions = torch.randn(1, 1 + 49, 48, generator=torch.Generator().manual_seed(0))
+    tensors = model.state_dict() | {"pos_embed": positions}
+    assert own_image_size(model, tensors) == 56
+    assert own_image_size(model, model.state_dict()) is None
+    assert load_into(model, tensors, Path("x.pt")) == ("position embeddings resized from 56 to 32 pixels",)
+    expected = resample_abs_pos_embed(positions, [4, 4], num_prefix_tokens=1)
+    assert torch.equal(model.pos_embed.data, expected)
+
+
+def test_positions_that_are_of_no_square_are_refused(model: nn.Module):
+    tensors = model.state_dict() | {"pos_embed": torch.zeros(1, 1 + 50, 48)}
+    with pytest.raises(BadInput, match=r"pos_embed is \[1, 51, 48\], the model has \[1, 17, 48\]"):
         load_into(model, tensors, Path("x.pt"))

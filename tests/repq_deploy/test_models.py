@@ -13,6 +13,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from repq_deploy import models
+from repq_deploy.checkpoints import CheckpointFile
 from repq_deploy.errors import BadInput
 from repq_deploy.files import sha256_of
 from repq_deploy.models import ALIASES, ModelSpec, build_architecture, create, resolve
@@ -21,12 +22,12 @@ BENCH = Path(__file__).parents[3] / "shared/bench/vit_s14_cifar10.safetensors"
 TINY = {"depth": 1, "embed_dim": 48, "num_heads": 3, "img_size": 32}
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    """A ViT of one block with seven classes."""
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=7, **TINY)
-    save_file(model.state_dict(), tmp_path / "tiny.safetensors")
-    return tmp_path / "tiny.safetensors"
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> CheckpointFile:
+    """A ViT-Ti for images of 32 pixels with seven classes."""
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=7, img_size=32).state_dict(), path)
+    return CheckpointFile(path)
 
 
 @pytest.fixture
@@ -69,32 +70,45 @@ def test_random_weights_are_seeded_and_leave_the_global_state():
     assert not create(spec).training
 
 
-def test_classes_come_from_the_checkpoint(checkpoint: Path):
-    spec = resolve("vit_t", checkpoint=checkpoint, img_size=32)
+def test_classes_and_image_size_come_from_the_checkpoint(checkpoint: CheckpointFile):
+    spec = resolve("vit_t", checkpoint=checkpoint)
     assert spec.kwargs == {"num_classes": 7, "img_size": 32}
-    assert spec.checkpoint_sha256 == sha256_of(checkpoint)
+    assert spec.checkpoint_sha256 == sha256_of(checkpoint.path)
     assert spec.weights == "checkpoint"
 
 
-def test_checkpoint_is_loaded(checkpoint: Path):
-    spec = ModelSpec("tiny", "vit_tiny_patch16_224", TINY | {"num_classes": 7}, sha256_of(checkpoint), "checkpoint")
-    original = timm.create_model("vit_tiny_patch16_224", num_classes=7, checkpoint_path=str(checkpoint), **TINY).eval()
+def test_another_image_size_resizes_positions_and_says_so(checkpoint: CheckpointFile):
+    notes: list[str] = []
+    model = create(resolve("vit_t", checkpoint=checkpoint, img_size=64), checkpoint, note=notes.append)
+    assert model.pos_embed.shape == (1, 1 + 16, 192)
+    assert notes == ["checkpoint tiny.safetensors: position embeddings resized from 32 to 64 pixels"]
+
+
+def test_a_checkpoint_of_another_model_is_refused_before_anything_is_built(checkpoint: CheckpointFile):
+    with pytest.raises(BadInput, match=r"head\.weight is \[7, 192\], the model has \[7, 384\]|is \[.*192.*\]"):
+        resolve("vit_s", checkpoint=checkpoint)
+
+
+def test_checkpoint_is_loaded(checkpoint: CheckpointFile):
+    original = timm.create_model(
+        "vit_tiny_patch16_224", num_classes=7, checkpoint_path=str(checkpoint.path), img_size=32
+    ).eval()
     images = torch.randn(2, 3, 32, 32)
-    assert torch.equal(create(spec, checkpoint)(images), original(images))
+    assert torch.equal(create(resolve("vit_t", checkpoint=checkpoint), checkpoint)(images), original(images))
 
 
-def test_changed_checkpoint(checkpoint: Path):
-    spec = ModelSpec("tiny", "vit_tiny_patch16_224", TINY, "0" * 64, "checkpoint")
+def test_changed_checkpoint(checkpoint: CheckpointFile):
+    spec = ModelSpec("tiny", "vit_tiny_patch16_224", {"img_size": 32}, "0" * 64, "checkpoint")
     with pytest.raises(BadInput, match="SHA-256 is"):
         create(spec, checkpoint)
 
 
-def test_checkpoint_not_given_again(checkpoint: Path):
+def test_checkpoint_not_given_again(checkpoint: CheckpointFile):
     with pytest.raises(BadInput, match="use --checkpoint FILE"):
         create(resolve("vit_t", checkpoint=checkpoint))
 
 
-def test_wrong_number_of_classes(checkpoint: Path):
+def test_wrong_number_of_classes(checkpoint: CheckpointFile):
     with pytest.raises(BadInput, match="has 7 classes, --num-classes says 1000; use --num-classes 7"):
         resolve("vit_t", checkpoint=checkpoint, num_classes=1000)
 
@@ -162,7 +176,5 @@ def test_demo_with_other_classes():
 
 @pytest.mark.skipif(not BENCH.exists(), reason="the bench model is not here")
 def test_bench_checkpoint():
-    spec = resolve("vit_small_patch14_dinov2", checkpoint=BENCH, img_size=112)
+    spec = resolve("vit_small_patch14_dinov2", checkpoint=CheckpointFile(BENCH))
     assert spec.kwargs == {"num_classes": 10, "img_size": 112}
-    with pytest.raises(BadInput, match="65 positions, the model at 518x518 pixels has 1370; use --img-size 112"):
-        create(resolve("vit_small_patch14_dinov2", checkpoint=BENCH), BENCH)
