@@ -10,8 +10,10 @@ import importlib.util
 import logging
 import multiprocessing
 import os
+import secrets
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -79,16 +81,44 @@ def _over_processes(
 ) -> Iterator[tuple[Item, Result]]:
     context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's locked thread pool
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_open, initargs=(factory, payload))
+    processes: list[Any] = []
     try:
-        pending = {pool.submit(_do, item): item for item in items}
+        with _isolated():
+            pending = {pool.submit(_do, item): item for item in items}
+            processes = multiprocessing.active_children()
         for done in as_completed(pending):
             yield pending[done], done.result()
     except BrokenProcessPool as error:
-        raise BadInput(
-            f"--workers {workers}: a worker process was killed, most likely for want of memory; use fewer"
-        ) from error
+        raise BadInput(f"--workers {workers}: {_what_ended(processes)}") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _isolated() -> Iterator[None]:
+    """Let Python processes that are started meanwhile not search the current folder, which may hold a module of any
+    name, for what they import."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
+def _what_ended(processes: Sequence[Any]) -> str:
+    """Why workers are gone, as far as their exit codes tell."""
+    for process in processes:
+        process.join(1)
+    # The pool ends those that are left with SIGTERM.
+    codes = [process.exitcode for process in processes if process.exitcode not in (None, 0, -signal.SIGTERM)]
+    if -signal.SIGKILL in codes:
+        return "a worker process was killed (SIGKILL), most likely for want of memory; use fewer"
+    said = f"with exit code {codes[0]}" if codes else "unexpectedly"
+    return f"a worker process ended {said}; --workers 1 shows its error"
 
 
 def _open(factory: Factory[Any, Any], payload: Path) -> None:
@@ -143,15 +173,33 @@ def check_cluster(address: str) -> None:
         raise BadInput(f"--ray {address}: no cluster there ({error}); start one with: ray start --head") from error
 
 
+def _ask_for_tokens() -> None:
+    """Let a Ray cluster that is started here answer only those who know a token made for it.
+
+    Ray listens on all interfaces, whatever its address, and runs what it is sent.
+
+    Raises:
+        BadInput: Ray was imported before, and reads this on import.
+    """
+    if os.environ.get("RAY_AUTH_MODE") == "token":
+        return
+    if "ray" in sys.modules:
+        raise BadInput("--ray local: Ray is imported already, without RAY_AUTH_MODE=token; set it, or use --ray auto")
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
 def _over_ray(
     factory: Factory[Item, Result], payload: Path, items: Sequence[Item], workers: int, address: str
 ) -> Iterator[tuple[Item, Result]]:
     check_cluster(address)
+    if address == "local":
+        _ask_for_tokens()
     import ray  # noqa: PLC0415 - an extra
     from ray.util import ActorPool  # noqa: PLC0415
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+        with _isolated():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise BadInput(
             f"--ray {address}: no cluster there ({str(error).strip().splitlines()[0][:120]}); start one with: "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,8 +64,55 @@ def dying(payload: bytes) -> Callable[[int], None]:
 
 
 def test_a_worker_that_is_killed_is_said(payload):
-    with pytest.raises(BadInput, match=r"--workers 2: a worker process was killed, .* use fewer"):
+    with pytest.raises(BadInput, match=r"--workers 2: a worker process was killed \(SIGKILL\), .* use fewer"):
         list(spread(dying, payload, [1, 2, 3], workers=2))
+
+
+def leaving(payload: bytes) -> Callable[[int], None]:
+    return lambda _: os._exit(7)
+
+
+def test_a_worker_that_ends_is_not_taken_for_want_of_memory(payload):
+    with pytest.raises(BadInput, match=r"a worker process ended with exit code 7; --workers 1 shows its error"):
+        list(spread(leaving, payload, [1, 2, 3], workers=2))
+
+
+def test_workers_run_no_code_from_the_current_folder(payload, tmp_path, monkeypatch):
+    """``signal`` is imported before anything else of a worker's."""
+    (tmp_path / "signal.py").write_text("import pathlib; pathlib.Path('ran').touch()")
+    monkeypatch.chdir(tmp_path)
+    assert len(list(spread(summing, payload, [1, 2], workers=2))) == 2
+    assert not (tmp_path / "ran").exists()
+    assert "PYTHONSAFEPATH" not in os.environ
+
+
+LOCAL_RAY = """
+import socket, subprocess, sys
+from pathlib import Path
+from repq_deploy.spread import spread
+from tests.repq_deploy.test_spread import summing
+
+done = spread(summing, Path(sys.argv[1]), [1, 2], workers=1, ray="local")
+next(done)
+import ray
+stranger = "import ray; ray.init(address=sys.argv[1])"
+code = f"import sys, os; os.environ.pop('RAY_AUTH_TOKEN'); os.environ['RAY_AUTH_MODE'] = 'disabled'; {stranger}"
+address = ray.get_runtime_context().gcs_address
+refused = subprocess.run([sys.executable, "-c", code, address], capture_output=True, text=True)
+assert refused.returncode, refused.stdout
+print("InvalidAuthToken" in refused.stderr, len(list(done)))
+"""
+
+
+@pytest.mark.slow
+def test_a_local_cluster_answers_only_those_who_know_its_token(payload):
+    pytest.importorskip("ray")
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", LOCAL_RAY, payload], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.stdout.split() == ["True", "1"], done.stderr
 
 
 def test_no_workers_is_refused(payload):
