@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from repq_deploy.engines.batching import Profile
 from repq_deploy.engines.validate import FAILED, NOT_RUN, PASSED, Validation
 from repq_deploy.errors import BadInput
+from repq_deploy.records import decode, parse_json
 
 __all__ = ["FORMAT", "FileRecord", "KernelCodes", "Manifest", "PassCount", "manifest_path", "read_manifest"]
 
@@ -106,8 +106,8 @@ class Manifest:
             BadInput: not JSON, another format version, or a field missing, unknown or of another type.
         """
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            data = parse_json(text)
+        except ValueError as error:
             raise BadInput(f"manifest {name}: not JSON ({error}); rebuild the engine with repq-build-engine") from error
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             found = data.get("format") if isinstance(data, dict) else None
@@ -116,7 +116,7 @@ class Manifest:
             )
         del data["format"]
         try:
-            manifest = _decode(cls, data, "manifest")
+            manifest = decode(cls, data, "manifest")
         except ValueError as error:
             raise BadInput(f"manifest {name}: {error}; rebuild the engine with repq-build-engine") from error
         if manifest.validation.verdict not in (PASSED, FAILED, NOT_RUN):
@@ -149,32 +149,3 @@ def read_manifest(engine: Path) -> Manifest:
             f"manifest {path}: cannot be read: {error}; rebuild the engine with repq-build-engine"
         ) from error
     return Manifest.from_json(text, name=str(path))
-
-
-def _decode(kind: Any, value: Any, where: str) -> Any:
-    """``value`` from JSON as ``kind``: a dataclass, str, int, float, bool, tuple[X, ...], dict[str, X] or X | None."""
-    if dataclasses.is_dataclass(kind):
-        return _decode_dataclass(kind, value, where)
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        inner = next(argument for argument in arguments if argument is not type(None))
-        return None if value is None else _decode(inner, value, where)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_decode(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
-    if origin is dict and isinstance(value, dict):
-        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    accepted = (int, float) if kind is float else kind
-    if origin is not None or isinstance(value, bool) != (kind is bool) or not isinstance(value, accepted):
-        raise ValueError(f"{where} is {value!r}, expected {getattr(kind, '__name__', kind)}")
-    return kind(value)
-
-
-def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where} is {value!r}, expected an object")
-    hints = get_type_hints(kind)
-    required = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
-    for problem, names in (("lacks", required - value.keys()), ("has the unknown", value.keys() - hints.keys())):
-        if names:
-            raise ValueError(f"{where} {problem} {', '.join(sorted(names))}")
-    return kind(**{key: _decode(hints[key], item, f"{where}.{key}") for key, item in value.items()})

@@ -11,9 +11,9 @@ import contextlib
 import difflib
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from repq_deploy.checkpoints import CheckpointFile, check_fit, load_into, own_image_size, read_checkpoint
 from repq_deploy.errors import BadInput
 from repq_deploy.files import sha256_of
+from repq_deploy.model_arguments import check_arguments
+from repq_deploy.records import decode
 
 __all__ = ["ALIASES", "ModelSpec", "build_architecture", "create", "resolve"]
 
@@ -62,18 +64,19 @@ class ModelSpec:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
-        """The inverse of ``to_dict``.
+    def from_dict(cls, data: Any) -> ModelSpec:
+        """The inverse of ``to_dict``, of a file that somebody may have changed: it can name a model of timm's own and
+        set its sizes, nothing else.
 
         Raises:
-            BadInput: keys are missing or unknown, or ``weights`` is none of the four words.
+            ValueError: a field is missing, unknown or of another type; a model that timm does not have, or an argument
+                that is not one of those we set, or is out of bounds.
         """
-        expected = {f.name for f in fields(cls)}
-        if set(data) != expected:
-            raise BadInput(f"model record: found keys {sorted(data)}, expected {sorted(expected)}")
-        if data["weights"] not in get_args(Weights):
-            raise BadInput(f"model record: weights {data['weights']!r}; expected one of {', '.join(get_args(Weights))}")
-        return cls(**data)
+        spec: ModelSpec = decode(cls, data, "model record")
+        if spec.timm_id.partition(".")[0] not in timm.list_models():
+            raise ValueError(f"model record: timm_id {spec.timm_id[:60]!r} is no model of timm's own")
+        check_arguments(spec.kwargs)
+        return spec
 
 
 def resolve(

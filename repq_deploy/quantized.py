@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -22,6 +21,7 @@ from repq_deploy.files import atomic_output, existing_file
 from repq_deploy.layers import QuantAttention, QuantConv2d, QuantLinear
 from repq_deploy.models import ModelSpec, build_architecture
 from repq_deploy.quantizers import Quantizer
+from repq_deploy.records import decode, parse_json
 from repq_deploy.softmax import AdaLogQuantizer, SoftmaxQuantizer
 
 __all__ = ["Provenance", "QuantizedModel", "assign", "load", "save", "wrap"]
@@ -142,14 +142,51 @@ def load(path: Path) -> QuantizedModel:
         raise BadInput(f"quantized model {path}: not a readable safetensors file ({error})") from error
     if text is None:
         raise BadInput(f"quantized model {path}: plain weights; expected a file saved by repq-export --save-quantized")
-    description: dict[str, Any] = json.loads(text)
-    if description["format"] != FORMAT:
-        raise BadInput(f"quantized model {path}: format {description['format']}, this version reads {FORMAT}")
-    spec = ModelSpec.from_dict(description["spec"])
-    quantized = wrap(build_architecture(spec), spec, BitWidths.from_dict(description), softmax=description["softmax"])
-    quantized.provenance = Provenance(**description["provenance"])
-    assign(quantized.model, quantized.sites, tensors)
+    try:
+        header = _read_header(text)
+        quantized = wrap(build_architecture(header.spec), header.spec, header.widths, softmax=header.softmax)
+        quantized.provenance = header.provenance
+        _check_numbers(tensors)
+        assign(quantized.model, quantized.sites, tensors)
+    except ValueError as error:
+        raise BadInput(f"quantized model {path}: {error}; save it again with repq-export --save-quantized") from error
     return quantized
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The JSON text in the file's header; ``spec`` and ``bits`` as they are checked by their own types."""
+
+    format: str
+    spec: ModelSpec
+    softmax: SoftmaxQuantizer
+    provenance: Provenance
+    widths: BitWidths
+
+
+def _read_header(text: str) -> _Header:
+    data = parse_json(text)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        found = data.get("format") if isinstance(data, dict) else None
+        raise ValueError(f"format {str(found)[:20]}, this version reads {FORMAT}")
+    if missing := {"spec", "softmax", "provenance", "bits", "preset"} - data.keys():
+        raise ValueError(f"its record lacks {', '.join(sorted(missing))}")
+    return _Header(
+        FORMAT,
+        ModelSpec.from_dict(data["spec"]),
+        decode(SoftmaxQuantizer, data["softmax"], "softmax"),
+        decode(Provenance, data["provenance"], "provenance"),
+        BitWidths.parse(decode(str, data["bits"], "bits"), preset=decode(str, data["preset"], "preset")),
+    )
+
+
+def _check_numbers(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse what no calibration leaves behind: numbers that are not finite, and scales that are not positive."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"NaN or infinity in {name[:80]}")
+        if name.endswith("_quantizer.scale") and not (tensor > 0).all():
+            raise ValueError(f"a scale that is not positive in {name[:80]}")
 
 
 def assign(model: nn.Module, sites: Sites, tensors: Mapping[str, Tensor]) -> None:
@@ -157,6 +194,9 @@ def assign(model: nn.Module, sites: Sites, tensors: Mapping[str, Tensor]) -> Non
 
     Folds create biases and shifts, and scales change shape; a LayerScale without a tensor was folded away, an input
     quantizer with a table is logarithmic.
+
+    Raises:
+        ValueError: a tensor that the model has no place for.
     """
     for site in sites.linears:
         if f"{site.name}.input_quantizer.table" in tensors:
@@ -164,14 +204,15 @@ def assign(model: nn.Module, sites: Sites, tensors: Mapping[str, Tensor]) -> Non
             layer.input_quantizer = AdaLogQuantizer(layer.input_quantizer.site, layer.input_quantizer.bits)
         if site.layer_scale is not None and f"{site.layer_scale}.gamma" not in tensors:
             model.set_submodule(site.layer_scale, nn.Identity())
+    modules = dict(model.named_modules())
     for name, tensor in tensors.items():
-        _assign(model, name, tensor)
-
-
-def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
-    parent, _, leaf = name.rpartition(".")
-    module = model.get_submodule(parent)
-    if leaf in module._buffers:
-        setattr(module, leaf, tensor)
-    else:
-        setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
+        parent, _, leaf = name.rpartition(".")
+        module = modules.get(parent)
+        own = module is not None and (leaf in module._buffers or leaf in module._parameters)
+        # A fold gives a bias to a layer that has none.
+        if module is None or not (own or (leaf == "bias" and isinstance(module, QuantLinear | QuantConv2d))):
+            raise ValueError(f"the model has no place for the tensor {name[:80]!r}")
+        if leaf in module._buffers:
+            setattr(module, leaf, tensor)
+        else:
+            setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))

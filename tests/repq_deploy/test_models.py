@@ -49,9 +49,26 @@ def test_spec_round_trip():
     assert ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
 
-@pytest.mark.parametrize("change", [{"weights": "stolen"}, {"colour": 1}])
-def test_bad_record(change: dict[str, object]):
-    with pytest.raises(BadInput, match="model record"):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"weights": "stolen"}, "expected one of pretrained"),
+        ({"colour": 1}, "has the unknown colour"),
+        ({"timm_id": "hf-hub:somebody/model"}, "no model of timm's own"),
+        ({"timm_id": "local-dir:/etc"}, "no model of timm's own"),
+        ({"kwargs": {"checkpoint_path": "/etc/passwd"}}, "'checkpoint_path' is not known"),
+        ({"kwargs": {"pretrained_cfg_overlay": {"file": "x.pt"}}}, "may hold mean, std, crop_pct, num_classes only"),
+        ({"kwargs": {"pretrained_cfg_overlay": {"mean": [0, 0, "x"]}}}, "mean is not three numbers"),
+        ({"kwargs": {"depth": 1_000_000}}, "depth is not between 0 and 256"),
+        ({"kwargs": {"img_size": [10**9, 10**9]}}, "img_size is not between 0 and 4096"),
+        ({"kwargs": {"depths": []}}, "depths is not between"),
+        ({"kwargs": {"qkv_bias": "yes"}}, "qkv_bias is no bool"),
+        ({"kwargs": {"global_pool": "x"}}, "'global_pool' is not known, or not its value"),
+        ({"kwargs": 3}, "expected"),
+    ],
+)
+def test_a_record_can_set_sizes_of_timms_own_models_and_nothing_else(change: dict[str, object], words: str):
+    with pytest.raises(ValueError, match=f"model record.*{words}"):
         ModelSpec.from_dict(resolve("deit_t", pretrained=False).to_dict() | change)
 
 

@@ -1,7 +1,9 @@
+import copy
 import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from repq_deploy.bits import BitWidths
@@ -84,6 +86,51 @@ def test_files_that_are_not_ours_are_refused(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "new.safetensors", metadata={"repq": json.dumps({"format": "99"})})
     with pytest.raises(BadInput, match="format 99"):
         load(tmp_path / "new.safetensors")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A saved model's tensors and its record."""
+    path = tmp_path_factory.mktemp("saved") / "m.safetensors"
+    save(quantized_model("vit", "w4a4"), path)
+    with safe_open(path, framework="pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}, json.loads(opened.metadata()["repq"])  # noqa: SIM118
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensors, record: record.pop("spec"), "its record lacks spec"),
+        (lambda tensors, record: record["spec"]["kwargs"].update(checkpoint_path="x.pt"), "'checkpoint_path'"),
+        (lambda tensors, record: record["spec"].update(timm_id="hf-hub:a/b"), "no model of timm's own"),
+        (lambda tensors, record: record["spec"]["kwargs"].update(depth=10**6), "depth is not between"),
+        (lambda tensors, record: record.update(softmax="soft"), "expected one of uniform"),
+        (lambda tensors, record: record.update(bits=8), "bits is 8, expected str"),
+        (lambda tensors, record: record.update(bits="w9a9"), "outside 2 to 8"),
+        (lambda tensors, record: record["provenance"].update(seed=float("nan")), "holds NaN"),
+        (lambda tensors, record: record.update(format=[1] * 10_000), "this version reads"),
+        (lambda tensors, record: tensors.update({"blocks.0.attn.forward": torch.ones(1)}), "has no place for"),
+        (lambda tensors, record: tensors.update({"nothing.weight": torch.ones(1)}), "has no place for"),
+        (lambda tensors, record: tensors["norm.weight"].fill_(float("inf")), "NaN or infinity in norm.weight"),
+        (lambda tensors, record: tensors["head.input_quantizer.scale"].fill_(0), "scale that is not positive"),
+    ],
+)
+def test_a_changed_file_is_refused_in_one_line(tmp_path, saved, change, words):
+    tensors, record = copy.deepcopy(saved)
+    change(tensors, record)
+    save_file(tensors, tmp_path / "m.safetensors", metadata={"repq": json.dumps(record)})
+    with pytest.raises(BadInput, match=words) as caught:
+        load(tmp_path / "m.safetensors")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"format": 1' + "0" * 5000 + "}", "[]"])
+def test_a_record_that_is_no_json_is_refused_in_one_line(tmp_path, saved, text):
+    save_file(saved[0], tmp_path / "m.safetensors", metadata={"repq": text})
+    with pytest.raises(BadInput, match=r"m\.safetensors: ") as caught:
+        load(tmp_path / "m.safetensors")
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("method", ["repq", "minmax"])
