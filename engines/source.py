@@ -14,6 +14,7 @@ import onnx
 
 from repq_deploy.errors import BadInput
 from repq_deploy.files import existing_file, sha256_of
+from repq_deploy.quantizer_digest import DIGEST_KEY, bad_scale, quantizers_digest
 
 __all__ = ["INPUT", "OUTPUT", "SourceModel", "read_source"]
 
@@ -74,12 +75,25 @@ def read_source(path: Path) -> SourceModel:
             f"model {path}: not made by repq-export (no repq.model in its metadata); write it with repq-export"
         )
     weights = _weights_file(path, model)
+    _check_quantizers(path, model, metadata)
     image_shape = _fixed_dimensions(path, model.graph.input, INPUT, rank=4)
     (classes,) = _fixed_dimensions(path, model.graph.output, OUTPUT, rank=2)
     sha256 = hashlib.sha256(data).hexdigest()
     if weights is not None:
         sha256 = hashlib.sha256(f"{sha256} {sha256_of(weights)}".encode()).hexdigest()
     return SourceModel(path, model, data, weights, sha256, metadata, image_shape, classes)
+
+
+def _check_quantizers(path: Path, model: onnx.ModelProto, metadata: dict[str, str]) -> None:
+    """Refuse a file whose quantizers are not those that were exported."""
+    if (found := bad_scale(model)) is not None:
+        raise BadInput(f"model {path}: the scale of {found}; expected a positive number; export it again")
+    expected = metadata.get(DIGEST_KEY)
+    if expected is not None and quantizers_digest(model) != expected:
+        raise BadInput(
+            f"model {path}: its scales, zero points or weights are not those that repq-export wrote: damaged, or "
+            "altered by another tool; export it again"
+        )
 
 
 def _weights_file(path: Path, model: onnx.ModelProto) -> Path | None:

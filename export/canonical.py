@@ -25,6 +25,7 @@ from repq_deploy.export.trace import OPSET, trace
 from repq_deploy.export.weights_file import write_with_weights_file
 from repq_deploy.files import write_atomically
 from repq_deploy.quantized import QuantizedModel
+from repq_deploy.quantizer_digest import DIGEST_KEY, quantizers_digest
 
 __all__ = ["METADATA_PREFIX", "canonical_onnx", "write_canonical"]
 
@@ -45,8 +46,8 @@ def canonical_onnx(quantized: QuantizedModel, input_shape: tuple[int, int, int])
         model.functions.extend(f for f in functions(OPSET) if (DOMAIN, f.name) in operators)
     model.graph.name = "repq"
     model.producer_name, model.producer_version = "repq-deploy", __version__
-    session = {f"{METADATA_PREFIX}default_session": exact_by_default(model)}
-    onnx.helper.set_model_props(model, _metadata(quantized) | session)
+    of_graph = {f"{METADATA_PREFIX}default_session": exact_by_default(model), DIGEST_KEY: quantizers_digest(model)}
+    onnx.helper.set_model_props(model, _metadata(quantized) | of_graph)
     onnx.checker.check_model(model, full_check=True)
     return model
 

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,7 +65,7 @@ Ema = Annotated[
     bool, typer.Option("--ema/--no-ema", help="Of a checkpoint with averaged weights beside the last ones, take them.")
 ]
 CheckpointPrefix = Annotated[
-    str, typer.Option(help="Take the weights whose names begin with this, and take it off.", show_default=False)
+    str | None, typer.Option(help="Take the weights whose names begin with this, and take it off.")
 ]
 NumClasses = Annotated[int | None, typer.Option(help="Classes of the checkpoint.")]
 ImgSize = Annotated[int | None, typer.Option(help="Image height and width in pixels.")]
@@ -139,6 +139,7 @@ def entry_point(function: Callable[..., None], name: str) -> Callable[[], None]:
 
     @functools.wraps(function)
     def command(*arguments: Any, **options: Any) -> None:
+        _refuse_empty(options)
         try:
             function(*arguments, **options)
         except KeyboardInterrupt:
@@ -166,6 +167,13 @@ def entry_point(function: Callable[..., None], name: str) -> Callable[[], None]:
     return main
 
 
+def _refuse_empty(options: Mapping[str, Any]) -> None:
+    """A value of nothing, as a variable that a script did not set gives it, is no way to ask for the default."""
+    for name, value in options.items():
+        if value == "":
+            raise BadInput(f"--{name.replace('_', '-')}: is empty; give a value, or leave it out for the default")
+
+
 def refuse_other_options(context: typer.Context, beside: str, allowed: Collection[str]) -> None:
     """Refuse every option given on the command line that has no effect beside the option ``beside``."""
     for option in context.command.params:
@@ -174,7 +182,7 @@ def refuse_other_options(context: typer.Context, beside: str, allowed: Collectio
             raise BadInput(f"{option.opts[-1]}: has no effect beside {beside}; leave one of them out")
 
 
-def checkpoint_file(checkpoint: Path | None, ema: bool, prefix: str) -> CheckpointFile | None:
+def checkpoint_file(checkpoint: Path | None, ema: bool, prefix: str | None) -> CheckpointFile | None:
     """What ``--checkpoint``, ``--no-ema`` and ``--checkpoint-prefix`` say together; None without a checkpoint."""
     from repq_deploy.checkpoints import CheckpointFile
 
@@ -182,7 +190,7 @@ def checkpoint_file(checkpoint: Path | None, ema: bool, prefix: str) -> Checkpoi
         if prefix or not ema:
             raise BadInput("--no-ema and --checkpoint-prefix are about a checkpoint; give --checkpoint FILE")
         return None
-    return CheckpointFile(checkpoint, ema, prefix)
+    return CheckpointFile(checkpoint, ema, prefix or "")
 
 
 def say_note(text: str) -> None:

@@ -37,7 +37,7 @@ def evaluate(
     against: Annotated[str | None, typer.Option(help="A second target, to compare predictions with.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights, where a target is a model's name.")] = None,
     ema: Ema = True,
-    checkpoint_prefix: CheckpointPrefix = "",
+    checkpoint_prefix: CheckpointPrefix = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes of the checkpoint.")] = None,
     img_size: Annotated[int | None, typer.Option(help="Image height and width in pixels.")] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained/--no-pretrained", help="timm's weights, or random.")] = True,

@@ -112,7 +112,7 @@ def export(
     ] = False,
     checkpoint: Checkpoint = None,
     ema: Ema = True,
-    checkpoint_prefix: CheckpointPrefix = "",
+    checkpoint_prefix: CheckpointPrefix = None,
     num_classes: NumClasses = None,
     img_size: ImgSize = None,
     pretrained: Pretrained = True,

@@ -65,7 +65,7 @@ def search(
     preset: Annotated[str, typer.Option(help=f"What is quantized: {' or '.join(PRESETS)}.")] = "deploy",
     checkpoint: Checkpoint = None,
     ema: Ema = True,
-    checkpoint_prefix: CheckpointPrefix = "",
+    checkpoint_prefix: CheckpointPrefix = None,
     num_classes: NumClasses = None,
     img_size: ImgSize = None,
     pretrained: Pretrained = True,

@@ -22,6 +22,7 @@ from repq_deploy.engines.ort import open_reference
 from repq_deploy.engines.plain import open_plain
 from repq_deploy.engines.runner import open_engine
 from repq_deploy.engines.source import read_source
+from repq_deploy.engines.validate import PASSED
 from repq_deploy.errors import BadInput
 from repq_deploy.evaluation import Target
 
@@ -57,7 +58,11 @@ def open_target(name: str, options: ModelOptions, *, seed: int = 0, preprocess: 
     if name.endswith(".engine"):
         runner, manifest = open_engine(Path(name))
         recorded = _recorded(manifest.metadata, name)
-        return Target(name, f"engine ({manifest.backend})", runner, recorded, manifest.classes)
+        # An engine that failed, or was never run, is still measured: that is how one finds out what is wrong.
+        verdict = "" if manifest.validation.verdict == PASSED else f", {manifest.validation.verdict}"
+        if verdict:
+            say_note(f"engine {name}: validation ended in {manifest.validation.verdict}: {manifest.validation.reason}")
+        return Target(name, f"engine ({manifest.backend}{verdict})", runner, recorded, manifest.classes)
     if name.endswith((".onnx", ".xml")) and not _is_ours(Path(name)):
         return _plain(name, preprocess)
     if name.endswith(".onnx"):

@@ -29,6 +29,16 @@ def test_verbose_adds_the_traceback_and_keeps_the_exit_code(call):
     assert done.err.endswith("repq-verb: error: x: found this; do that\n")
 
 
+def test_an_empty_value_is_not_the_default(call):
+    def verb(bits: str = "w8a8", calib_data: str | None = None) -> None:
+        raise AssertionError
+
+    for option in ("--bits", "--calib-data"):
+        done = call(entry_point(verb, "repq-verb"), option, "")
+        assert (done.code, done.out) == (2, "")
+        assert done.err.splitlines()[-1].startswith(f"repq-verb: error: {option}: is empty; give a value")
+
+
 def test_bugs_keep_their_traceback(call):
     def verb() -> None:
         raise ZeroDivisionError

@@ -128,10 +128,25 @@ def _preprocess(model: quantized.QuantizedModel) -> Preprocess:
     return Preprocess.from_json(model.preprocess_json)
 
 
-def test_engine_against_its_source(run, linear: Path, data: Path, monkeypatch: pytest.MonkeyPatch):
-    manifest = SimpleNamespace(
-        metadata={"repq.preprocess": PREPROCESS.to_json()}, backend="onnxruntime", classes=CLASSES
+def _manifest(verdict: str = "PASSED") -> SimpleNamespace:
+    return SimpleNamespace(
+        metadata={"repq.preprocess": PREPROCESS.to_json()},
+        backend="onnxruntime",
+        classes=CLASSES,
+        validation=SimpleNamespace(verdict=verdict, reason="SQNR 3.0 dB is below 25.0 dB"),
     )
+
+
+def test_an_engine_that_failed_is_measured_and_said(run, data: Path, monkeypatch: pytest.MonkeyPatch):
+    runner = lambda images: images.reshape(len(images), -1) @ weights()  # noqa: E731
+    monkeypatch.setattr(targets, "open_engine", lambda path: (runner, _manifest("FAILED")))
+    done = run("linear.engine", "--data", data, "--json")
+    assert json.loads(done.out)["kind"] == "engine (onnxruntime, FAILED)"
+    assert "validation ended in FAILED: SQNR 3.0 dB is below 25.0 dB" in done.err
+
+
+def test_engine_against_its_source(run, linear: Path, data: Path, monkeypatch: pytest.MonkeyPatch):
+    manifest = _manifest()
     runner = lambda images: images.reshape(len(images), -1) @ weights()  # noqa: E731
     monkeypatch.setattr(targets, "open_engine", lambda path: (runner, manifest))
     result = json.loads(run("linear.engine", "--against", linear, "--data", data, "--json").out)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from repq_deploy.engines.source import read_source
 from repq_deploy.errors import BadInput
+from repq_deploy.quantizer_digest import DIGEST_KEY, quantizers_digest
 from tests.engines.graphs import CLASSES, SIDE, tiny
 
 
@@ -40,6 +43,16 @@ def _external_weights(model: onnx.ModelProto) -> None:
     model.graph.initializer[5].data_location = onnx.TensorProto.EXTERNAL
 
 
+def _scale(name: str, value: float) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        (tensor,) = [one for one in model.graph.initializer if one.name == name]
+        values = numpy_helper.to_array(tensor).copy()
+        values.reshape(-1)[-1] = value
+        tensor.CopyFrom(numpy_helper.from_array(values, name))
+
+    return change
+
+
 def _drop_metadata(model: onnx.ModelProto) -> None:
     del model.metadata_props[:]
 
@@ -53,6 +66,10 @@ def _drop_metadata(model: onnx.ModelProto) -> None:
         (_drop_shape, "'logits' must be float32 of rank 2"),
         (_external_weights, "keeps weights in other files than tiny.onnx.data"),
         (_drop_metadata, "not made by repq-export"),
+        (_scale("scale", float("nan")), "scale of head/quantize: nan; expected a positive number"),
+        (_scale("scale", float("inf")), "scale of head/quantize: inf"),
+        (_scale("weight_scale", 0.0), "scale of head/weight: 0.0"),
+        (_scale("weight_scale", -1.0), "scale of head/weight: -1.0"),
     ],
 )
 def test_another_graph_is_refused(tmp_path: Path, change: object, words: str) -> None:
@@ -62,6 +79,35 @@ def test_another_graph_is_refused(tmp_path: Path, change: object, words: str) ->
     path.write_bytes(model.SerializeToString())
     with pytest.raises(BadInput, match=words):
         read_source(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("scale", 0.0625), ("weight_scale", 0.5), ("weight", 1), ("zero_point", 3), ("bias", 7)]
+)
+def test_quantizers_that_were_changed_are_refused(tmp_path: Path, name: str, value: float) -> None:
+    model = tiny()
+    model.metadata_props.add(key=DIGEST_KEY, value=quantizers_digest(model))
+    path = tmp_path / "tiny.onnx"
+    path.write_bytes(model.SerializeToString())
+    read_source(path)
+    _scale(name, value)(model)
+    path.write_bytes(model.SerializeToString())
+    if name == "bias":  # no quantizer: tools may fold it
+        read_source(path)
+        return
+    with pytest.raises(BadInput, match="are not those that repq-export wrote: damaged"):
+        read_source(path)
+
+
+def test_names_and_order_are_left_to_other_tools(tmp_path: Path) -> None:
+    model = tiny()
+    expected = quantizers_digest(model)
+    for node in model.graph.node:
+        node.name = f"renamed/{node.name}"
+    nodes = [*model.graph.node][::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    assert quantizers_digest(model) == expected
 
 
 @pytest.mark.parametrize(
