@@ -24,6 +24,7 @@ from repq_deploy.engines.source import SourceModel
 from repq_deploy.engines.validate import Tolerance, Validation, compare, not_run, tolerance
 from repq_deploy.errors import BackendMissing, BadInput
 from repq_deploy.files import atomic_output, check_writable, write_atomically
+from repq_deploy.outputs import check_outputs
 
 if TYPE_CHECKING:
     import onnx
@@ -93,11 +94,13 @@ def plan_build(
     compute: str = "int8",
     allow_rounding: bool = False,
     cpu: str | None = None,
+    reference_data: str | None = None,
 ) -> BuildPlan:
     """Check that ``backend`` is here, can do what is asked with ``source``, and that its files can be written.
 
     ``precision`` None is the backend's default; ``compute`` and ``allow_rounding`` are those of ``lower``; ``cpu`` is
-    one of ``CPU_OPTIONS``, and None lets the model decide (``cpu_form``). Nothing is written.
+    one of ``CPU_OPTIONS``, and None lets the model decide (``cpu_form``); ``reference_data``, which ``make_reference``
+    will read, is not to be overwritten. Nothing is written.
     """
     source.check_one_file()
     version = backend.version()
@@ -127,8 +130,10 @@ def plan_build(
         allow_rounding=allow_rounding,
         cpu=cpu,
     )
-    for path in (plan.engine, manifest_path(plan.engine), plan.reference):
-        check_writable(path)
+    check_outputs(
+        [("engine", plan.engine), ("manifest", manifest_path(plan.engine)), ("reference", plan.reference)],
+        [("model", source.path), ("--reference-data", reference_data)],
+    )
     return plan
 
 

@@ -108,6 +108,7 @@ def build_engine(
                 compute=compute,
                 allow_rounding=allow_rounding,
                 cpu=cpu,
+                reference_data=reference_data,
             ),
             why,
         )

@@ -38,7 +38,7 @@ from repq_deploy.cli.common import (
 )
 from repq_deploy.cli.export_report import plan_of, print_float, print_plan, print_result
 from repq_deploy.errors import BadInput, ValidationFailed
-from repq_deploy.files import check_writable
+from repq_deploy.outputs import check_outputs
 from repq_deploy.recipes import Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -141,10 +141,12 @@ def export(
     set_up(verbose=verbose, quiet=quiet)
     if float_model:
         refuse_other_options(context, "--float", _OF_FLOAT)
+    check_outputs(
+        [("--output", output), ("--save-quantized", save_quantized)],
+        [("--checkpoint", checkpoint), ("--recipe", recipe), ("--calib-data", calib_data)],
+    )
     said = Recipe() if recipe is None else load_recipe(recipe)
     widths = BitWidths.parse(bits or said.bits or "w8a8", preset=preset or said.preset or "deploy")
-    for path in filter(None, (output, save_quantized)):
-        check_writable(path)
     # Torch takes seconds to import; a typing error should not.
     from repq_deploy import models
     from repq_deploy.calib_data import open_images

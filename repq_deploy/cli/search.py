@@ -35,7 +35,7 @@ from repq_deploy.cli.common import (
     show,
 )
 from repq_deploy.errors import BadInput
-from repq_deploy.files import check_writable
+from repq_deploy.outputs import check_outputs
 
 if TYPE_CHECKING:
     from repq_deploy.methods import Method
@@ -93,7 +93,10 @@ def search(
     """Allocate bits to the sites of a Vision Transformer by relevance and sensitivity, and save them as a recipe."""
     set_up(verbose=verbose, quiet=quiet)
     BitWidths.parse("w8a8", preset=preset)
-    check_writable(recipe)
+    check_outputs(
+        [("--recipe", recipe), ("--plot", plot)],
+        [("--checkpoint", checkpoint), ("--calib-data", calib_data), ("--latency-table", latency_table)],
+    )
     if all(budget is None for budget in (avg_bits, max_size, max_bitops, max_latency)):
         raise BadInput("no budget; expected --avg-bits 4, --max-size 20MB, --max-bitops 20 or --max-latency 5ms")
     if (max_latency is None) != (latency_table is None):

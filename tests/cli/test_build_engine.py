@@ -178,3 +178,14 @@ def test_fp8_needs_a_gpu_that_has_it(run: Callable[..., Any], model: Path) -> No
     refused = run(model, "--backend", "tensorrt-rtx", "--target", "sm89", "--compute", "fp8")
     assert (refused.code, "FP8 cannot hold" in refused.err) == (2, True)
     assert not list(model.parent.glob("*.engine"))
+
+
+def test_reference_images_of_the_user_are_not_replaced(run: Callable[..., Any], model: Path) -> None:
+    mine = model.parent / "tiny.reference.npz"
+    np.savez(mine, images=np.zeros((200, 3, SIDE, SIDE), np.float32))
+    before = mine.read_bytes()
+    done = run(model, "--backend", "onnxruntime", "--reference-data", mine)
+    assert done.code == 2
+    assert "is also --reference-data" in done.err
+    assert mine.read_bytes() == before
+    assert not list(model.parent.glob("*.engine"))

@@ -245,3 +245,15 @@ def test_a_recipe_with_a_wrong_step_is_refused(run, tmp_path, step):
     assert done.code == 2
     assert "step" in done.err
     assert not (tmp_path / "demo.onnx").exists()
+
+
+@pytest.mark.parametrize("option", ["--checkpoint", "--recipe", "--calib-data"])
+def test_an_output_that_is_also_an_input_is_refused_before_any_work(run, tmp_path, option):
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"mine")
+    arguments = ("--float",) if option == "--checkpoint" else ()
+    done = run("demo", *arguments, option, kept, "-o", kept)
+    assert done.code == 2
+    assert f"is also {option}" in done.err
+    assert "which would be lost" in done.err
+    assert kept.read_bytes() == b"mine"
