@@ -9,6 +9,7 @@ import functools
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,6 +109,13 @@ def open_images(spec: str | Path, *, demo_split: str = "calib") -> ImageSource:
 
 def _open_folder(root: Path) -> ImageSource:
     classes = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+    if classes != tuple(sorted(classes, key=_natural)):
+        logger.warning(
+            "images %s: class folders are taken in the order of text (%s, %s, ...), not in that of their numbers; a "
+            "model that timm trained on such folders has its outputs in the order of numbers",
+            root,
+            *classes[:2],
+        )
     flat = sorted(entry.name for entry in root.iterdir() if _is_image(entry.name) and entry.is_file())
     if flat and classes:
         raise BadInput(
@@ -134,18 +142,29 @@ def _open_folder(root: Path) -> ImageSource:
     )
 
 
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts numbers in names as numbers."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
 def _images_below(root: Path, folder: str) -> list[str]:
     """Sorted paths, relative to ``root``, of the images anywhere below ``root/folder``; links are followed, once."""
     found = []
     seen: set[str] = set()
-    for where, folders, files in os.walk(root / folder, followlinks=True):
+    for where, folders, files in os.walk(root / folder, followlinks=True, onerror=_refuse):
         real = os.path.realpath(where)
         folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
         if real not in seen:
             relative = Path(where).relative_to(root)
-            found += [(relative / name).as_posix() for name in files if _is_image(name)]
+            images = (name for name in files if _is_image(name))
+            # A pipe that is named like an image would be waited for.
+            found += [(relative / name).as_posix() for name in images if (root / relative / name).is_file()]
         seen.add(real)
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise BadInput(f"images {error.filename}: cannot be read: {error.strerror or error}") from error
 
 
 def _is_image(name: str) -> bool:

@@ -23,6 +23,7 @@ options that are given.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -60,8 +61,19 @@ class Recipe:
         return {key: value for key, value in said.items() if value is not None}
 
 
+#: A recipe of a thousand sites has some 50 kB.
+_MOST_BYTES = 1_000_000
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, of which it would take the last."""
+    """Safe YAML without aliases, of which a few lines make gigabytes, that refuses a key given twice, of which it would
+    take the last."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("aliases (*name) are not allowed")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -77,8 +89,15 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         BadInput: no such file, not YAML, a key that is unknown or there twice, or a value of the wrong form.
     """
+    existing_file(path, "recipe")
+    if (size := path.stat().st_size) > _MOST_BYTES:
+        raise BadInput(f"recipe {path}: {size} bytes; expected a text of at most {_MOST_BYTES}")
     try:
-        content: Any = yaml.load(existing_file(path, "recipe").read_text(encoding="utf-8"), _Loader)  # noqa: S506
+        content: Any = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506
+    except RecursionError as error:
+        raise BadInput(f"recipe {path}: not a recipe in YAML: nested too deeply") from error
+    except OSError as error:
+        raise BadInput(f"recipe {path}: cannot be read: {error.strerror or error}") from error
     except (yaml.YAMLError, ValueError) as error:  # what looks like a date and is none is a ValueError
         raise BadInput(f"recipe {path}: not a recipe in YAML: {' '.join(str(error).split())[:160]}") from error
     content = {} if content is None else content
@@ -87,12 +106,12 @@ def load_recipe(path: Path) -> Recipe:
         raise BadInput(f"recipe {path}: found {type(content).__name__}, expected keys {', '.join(expected)}")
     for key, value in content.items():
         if key not in expected:
-            raise BadInput(f"recipe {path}: key {key!r} is unknown; expected {', '.join(expected)}")
+            raise BadInput(f"recipe {path}: key {reprlib.repr(key)} is unknown; expected {', '.join(expected)}")
         if key == "images":
             if type(value) is not int or value < 1:
-                raise BadInput(f"recipe {path}: images is {value!r}, expected a whole number above 0")
+                raise BadInput(f"recipe {path}: images is {reprlib.repr(value)}, expected a whole number above 0")
         elif key != "steps" and not isinstance(value, str):
-            raise BadInput(f"recipe {path}: {key} is {value!r}, expected text")
+            raise BadInput(f"recipe {path}: {key} is {reprlib.repr(value)}, expected text")
     if "steps" in content:
         content = {**content, "steps": _steps(content["steps"], path)}
     recipe = Recipe(**content)
@@ -113,7 +132,7 @@ def _steps(found: Any, path: Path) -> tuple[tuple[str, Mapping[str, Any]], ...]:
         single = isinstance(entry, dict) and len(entry) == 1
         name, options = next(iter(entry.items())) if single else (None, None)
         if not isinstance(name, str) or not isinstance(options, dict):
-            raise BadInput(f"recipe {path}: step {entry!r}: expected a name, or one name with options")
+            raise BadInput(f"recipe {path}: step {reprlib.repr(entry)}: expected a name, or one name with options")
         steps.append((name, {option: _number(value) for option, value in options.items()}))
     if not steps:
         raise BadInput(f"recipe {path}: steps is empty; expected at least ranges and fold")

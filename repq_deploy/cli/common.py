@@ -151,7 +151,13 @@ def entry_point(function: Callable[..., None], name: str) -> Callable[[], None]:
 
     def main() -> None:
         # What stops a container: end as any error does, so that unfinished files and child processes go.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        stopped: list[int] = []
+
+        def stop(number: int, _: object) -> None:
+            stopped.append(number)
+            sys.exit(128 + number)
+
+        signal.signal(signal.SIGTERM, stop)
         if sys.argv[1:] == ["--version"]:
             sys.stdout.write(f"{name} {__version__}\n")
             return
@@ -162,6 +168,10 @@ def entry_point(function: Callable[..., None], name: str) -> Callable[[], None]:
                 traceback.print_exc()
             sys.stderr.write(f"{name}: error: {error}\n")
             sys.exit(error.exit_code)
+        except BaseException:
+            if stopped:  # what was interrupted may have made another error of it, as torch's exporter does
+                sys.exit(128 + stopped[0])
+            raise
 
     main.__doc__ = function.__doc__
     return main

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import replace
 from enum import StrEnum
@@ -38,6 +39,7 @@ from repq_deploy.cli.common import (
 )
 from repq_deploy.cli.export_report import plan_of, print_float, print_plan, print_result
 from repq_deploy.errors import BadInput, ValidationFailed
+from repq_deploy.files import atomic_output
 from repq_deploy.outputs import check_outputs
 from repq_deploy.recipes import Recipe, load_recipe
 
@@ -256,9 +258,10 @@ def _run(
             f"PyTorch's by more than ties in rounding, expected none ({len(failing)} sites differ); nothing was "
             "written, please report this model"
         )
-    write_canonical(model, output)
-    if save_quantized is not None:
-        quantized_file.save(quantized, save_quantized)
+    with contextlib.ExitStack() as outputs:  # both files, or none
+        if save_quantized is not None:
+            quantized_file.save(quantized, outputs.enter_context(atomic_output(save_quantized)))
+        write_canonical(model, output)
     work.finish()
     return {
         "output": str(output),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -167,3 +168,27 @@ def test_damaged_arrays(tmp_path: Path):
     (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(BadInput, match="not a readable"):
         open_images(tmp_path / "x.npz")
+
+
+def test_a_pipe_named_like_an_image_is_no_image(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "0.png")
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    assert open_images(tmp_path).names == ("a/0.png", "b/0.png")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_a_class_folder_that_cannot_be_read_is_said(tmp_path):
+    (tmp_path / "a").mkdir(mode=0)
+    with pytest.raises(BadInput, match="a: cannot be read"):
+        open_images(tmp_path)
+
+
+@pytest.mark.parametrize(("count", "said"), [(10, False), (12, True)])
+def test_numbered_class_folders_in_the_order_of_text_are_said(tmp_path, caplog, count, said):
+    for number in range(count):
+        (tmp_path / str(number)).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / str(number) / "0.png")
+    open_images(tmp_path)
+    assert ("in the order of text (0, 1, ...)" in caplog.text) is said

@@ -61,3 +61,23 @@ def test_a_number_without_a_point_is_a_number(tmp_path):
 def test_a_missing_recipe_is_named(tmp_path):
     with pytest.raises(BadInput, match="no such file"):
         load_recipe(tmp_path / "none.yaml")
+
+
+BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: [*c, *c]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (BOMB, "aliases"),
+        ("[" * 5000, "nested too deeply"),
+        ("bits: " + "x" * 2_000_000, "expected a text of at most"),
+        (f"bits: {list(range(1000))}", "bits is .* expected text"),
+        ("? " + "x" * 5000 + "\n: 1", "is unknown"),
+    ],
+)
+def test_what_would_take_memory_or_screens_is_one_short_line(tmp_path, text, words):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(BadInput, match=words) as caught:
+        load_recipe(tmp_path / "r.yaml")
+    assert len(str(caught.value)) < 500
