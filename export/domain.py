@@ -59,7 +59,9 @@ def functions(opset: int) -> list[FunctionProto]:
 
 
 def _constant(name: str, value: float) -> onnx.NodeProto:
-    return helper.make_node("Constant", [], [name], value_float=value)
+    # Tools that go by NumPy make a double of an attribute value_float; a tensor has its type.
+    tensor = helper.make_tensor("value", TensorProto.FLOAT, [], [value])
+    return helper.make_node("Constant", [], [name], value=tensor)
 
 
 def _attribute(name: str, output: str) -> list[onnx.NodeProto]:

@@ -184,3 +184,12 @@ def test_a_code_may_differ_on_a_tie_only(quantizer, on_tie):
     given = torch.tensor([swapped.get(code, code) for code in quantizer.codes(x).tolist()])
     assert (quantizer.codes(x) != given).sum() == 4
     assert unexplained(quantizer, x, given) == 2
+
+
+def test_constants_of_function_bodies_are_tensors_of_their_type():
+    """onnxslim, which goes by NumPy, makes a double of an attribute ``value_float``, and the file unreadable."""
+    constants = [node for body in functions(21) for node in body.node if node.op_type == "Constant"]
+    kinds = [attribute.name for node in constants for attribute in node.attribute]
+    assert set(kinds) == {"value", "value_int"}  # value_int stands for an attribute of the caller
+    tensors = [node.attribute[0].t for node in constants if node.attribute[0].name == "value"]
+    assert {tensor.data_type for tensor in tensors} == {onnx.TensorProto.FLOAT}
