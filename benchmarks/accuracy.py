@@ -30,7 +30,7 @@ from commands import run_command, table_line, write_readme
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = ("minmax", "percentile", "repq", "repquant", "dopq", "erq", "mixq", "best", "best-high")
-BITS = ("w8a8", "w6a6", "w4a8", "w4a4", "w3a4", "w3a3")
+BITS = ("w8a8", "w7a8", "w6a6", "w4a8", "w4a4", "w3a4", "w3a3")
 #: What ``--work-dir`` keeps of a calibration that is under way.
 _STATES = "calibration-*.safetensors"
 #: Where weights and activations have the same width, below 8 bits.
