@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,7 +37,7 @@ from repq_deploy.cli.common import (
     show,
 )
 from repq_deploy.cli.export_report import plan_of, print_float, print_plan, print_result
-from repq_deploy.errors import BadInput, ValidationFailed
+from repq_deploy.errors import ValidationFailed
 from repq_deploy.files import atomic_output
 from repq_deploy.outputs import check_outputs
 from repq_deploy.recipes import Recipe, load_recipe
@@ -152,8 +151,9 @@ def export(
     # Torch takes seconds to import; a typing error should not.
     from repq_deploy import models
     from repq_deploy.calib_data import open_images
+    from repq_deploy.cli.method_choice import choose_method
 
-    chosen = _method(said, method, effort)
+    chosen = choose_method(said, method, high=effort is Effort.high)
     weights = checkpoint_file(checkpoint, ema, checkpoint_prefix)
     spec = models.resolve(model, checkpoint=weights, num_classes=num_classes, img_size=img_size, pretrained=pretrained)
     if float_model:
@@ -170,28 +170,6 @@ def export(
         spec, widths, chosen, attention, weights, calib_data, num_calib, output, save_quantized, seed, work_dir
     )
     show(result, as_json=as_json, text=lambda: print_result(result))
-
-
-def _method(recipe: Recipe, name: str | None, effort: Effort) -> Any:
-    """The method that the options name, or the recipe's own steps."""
-    from repq_deploy.methods import Method, find_method
-    from repq_deploy.softmax import SOFTMAX_KINDS
-    from repq_deploy.steps import Step
-
-    if recipe.softmax is not None and recipe.softmax not in SOFTMAX_KINDS:
-        raise BadInput(f"recipe: softmax {recipe.softmax!r}: expected one of {', '.join(SOFTMAX_KINDS)}")
-    if effort is Effort.high and (name or recipe.method or "best") != "best":
-        raise BadInput(f"--effort high: is of method best, found method {name or recipe.method}; leave --effort out")
-    if name is None and recipe.steps is not None:
-        if effort is Effort.high:
-            raise BadInput("--effort high: is of method best, and the recipe lists its own steps; leave --effort out")
-        steps = tuple(Step(step, options) for step, options in recipe.steps)
-        own = Method(recipe.method or "recipe", recipe.softmax or "log_sqrt2", steps)  # type: ignore[arg-type]
-        return replace(own, images=recipe.images or own.images)
-    method = find_method("best-high" if effort is Effort.high else name or recipe.method or "best")
-    if name is None:
-        return replace(method, softmax=recipe.softmax or method.softmax, images=recipe.images or method.images)  # type: ignore[arg-type]
-    return method  # the recipe's softmax and images belong to its own method
 
 
 def _run(
