@@ -2,11 +2,12 @@
 their AVX2 kernels.
 
     python benchmarks/cpus/as_avx2.py repq-build-engine demo.onnx
-    python benchmarks/cpus/as_avx2.py python -m pytest tests/engines
+    python benchmarks/cpus/as_avx2.py python -m pytest -p no:faulthandler tests/engines
 
 Both ask the processor what it has by the instruction CPUID. Copies of them are made in ``--work``, with each CPUID
-replaced by an instruction that traps, and a preloaded handler answers in its place. What is measured so is AVX2 code on
-this processor, not a processor that has no more: results name both. Linux on x86-64, with gcc and binutils.
+replaced by an instruction that traps, and a preloaded handler answers in its place (of SIGILL, which pytest would take
+for itself). What is measured so is AVX2 code on this processor, not a processor that has no more: results name both.
+Linux on x86-64, with gcc and binutils.
 """
 
 from __future__ import annotations
