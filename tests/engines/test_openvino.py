@@ -60,6 +60,8 @@ def test_the_number_of_threads_is_an_option(source: SourceModel) -> None:
 @installed
 @pytest.mark.parametrize("bits", ["w8a8", "w4a4"])
 def test_every_product_of_integers_runs_on_integers(tmp_path: Path, bits: str) -> None:
+    if BACKEND.saturates():
+        pytest.skip("needs a CPU with VNNI: elsewhere products that could saturate are in float")
     model = exported("vit", bits)
     write_canonical(model, tmp_path / "vit.onnx")
     built = made(read_source(tmp_path / "vit.onnx"))

@@ -9,6 +9,7 @@ import pytest
 from repq_deploy.errors import BadInput
 from repq_deploy.export import lower, reference_session
 from repq_deploy.export.domain import DOMAIN
+from repq_deploy.export.lowering import exact_anywhere
 from repq_deploy.export.passes.activation_qdq import ActivationQDQ
 from repq_deploy.export.passes.base import PassError, run_passes
 from repq_deploy.export.passes.integer_weights import IntegerWeights
@@ -177,7 +178,8 @@ def test_lowering_leaves_standard_onnx(family, backend, half):
     assert backend == "onnxruntime" or len(lowered.opset_import) == 1
     assert {e.key: e.value for e in lowered.metadata_props} == {e.key: e.value for e in model.metadata_props}
     images = {"images": images_for(family).numpy()}
-    (ours,), (expected,) = (reference_session(m).run(None, images) for m in (lowered, model))
+    # Lowered for CPUs that sum in 32 bits, which this one may not do.
+    (ours,), (expected,) = (reference_session(m).run(None, images) for m in (exact_anywhere(lowered), model))
     assert relative(ours, expected) < (0.06 if half else 1e-5)
 
 
@@ -195,4 +197,4 @@ def test_float_attention_is_lowered_to_the_fused_kernel():
     assert {e.key: e.value for e in canonical.metadata_props}["repq.softmax"] == "float"
     lowered, _ = lower(canonical, backend="onnxruntime", half=False)
     assert [node.op_type for node in lowered.graph.node].count("MultiHeadAttention") == 2
-    assert relative(logits(lowered), logits(canonical)) < 1e-5
+    assert relative(logits(exact_anywhere(lowered)), logits(canonical)) < 1e-5
