@@ -19,9 +19,9 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from repq_deploy.export.agreement import OTHERS_COUNT, OTHERS_SHARE, TIE
-from repq_deploy.export.domain import DOMAIN, QUANTIZE_ADALOG, QUANTIZE_LOG2, QUANTIZE_TAN
+from repq_deploy.export.domain import DOMAIN, QUANTIZE_ADALOG, QUANTIZE_LOG2, QUANTIZE_TAN, without_functions
 from repq_deploy.export.equivalence import GraphLoader, load_reference
-from repq_deploy.export.passes.graph import constant_of, producer
+from repq_deploy.export.passes.graph import MOVES, constant_of, producer
 
 __all__ = ["CodeFigures", "SiteCodes", "compare_codes", "expected_codes", "forced_graph", "given_name"]
 
@@ -29,7 +29,6 @@ Codes = NDArray[np.int16]
 
 #: Where readers of codes have their zero point, by operator and by which input the codes are.
 _ZERO_POINTS = {("MatMulIntegerToFloat", 0): 4, ("MatMulIntegerToFloat", 1): 5, ("DequantizeLinear", 0): 2}
-_MOVES = frozenset({"Gather", "Reshape", "Slice", "Squeeze", "Transpose"})
 #: Logits computed from equal codes differ by the rounding of float32 sums only.
 _LOGITS = 1e-4
 
@@ -125,8 +124,8 @@ def expected_codes(
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], list[SiteCodes]]]:
     """For each image, as a batch of one: itself, the logits, and the codes of the ``canonical`` graph, in the form in
     which ``graph`` stores them."""
-    quantizers = list(_quantizers(gs.import_onnx(_without_functions(canonical))))
-    surgeon = gs.import_onnx(_without_functions(graph))
+    quantizers = list(_quantizers(gs.import_onnx(without_functions(canonical))))
+    surgeon = gs.import_onnx(without_functions(graph))
     stored = {one.site: tensor for one in quantizers if (tensor := one.stored(surgeon)) is not None}
     if missing := [one.site for one in quantizers if one.site not in stored]:
         raise ValueError(f"the lowered graph has no codes of {len(missing)} sites, first {missing[0]}")
@@ -229,7 +228,7 @@ def _zero_point(tensor: gs.Tensor) -> NDArray[Any]:
         return np.zeros((), np.float32)
     for reader in tensor.outputs:
         index = next(index for index, one in enumerate(reader.inputs) if one is tensor)
-        if reader.op in _MOVES:
+        if reader.op in MOVES:
             return _zero_point(reader.outputs[0])
         if reader.domain == DOMAIN:
             return np.zeros((), np.uint8)
@@ -237,13 +236,6 @@ def _zero_point(tensor: gs.Tensor) -> NDArray[Any]:
             zero = reader.inputs[at] if len(reader.inputs) > at else None
             return np.zeros((), np.uint8) if zero is None else np.asarray(constant_of(zero)).reshape(-1)[0]
     raise ValueError(f"codes {tensor.name!r}: read by {[reader.op for reader in tensor.outputs]}, expected a product")
-
-
-def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    del bare.functions[:]
-    return bare
 
 
 def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:

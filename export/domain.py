@@ -28,6 +28,7 @@ __all__ = [
     "QUANTIZE_LOG2",
     "QUANTIZE_TAN",
     "functions",
+    "without_functions",
 ]
 
 DOMAIN = "repq"
@@ -56,6 +57,14 @@ def functions(opset: int) -> list[FunctionProto]:
         function(QUANTIZE_ADALOG, ["x", "scale", "steps"], "codes", _logarithm_body(), ["bits"]),
         function(DEQUANTIZE_TABLE, ["codes", "table"], "values", _table_body(), []),
     ]
+
+
+def without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of ``model`` without function bodies, which graph-surgeon would take for its own."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.functions[:]
+    return bare
 
 
 def _constant(name: str, value: float) -> onnx.NodeProto:

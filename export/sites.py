@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from repq_deploy.export.domain import DOMAIN, QUANTIZE_ADALOG, QUANTIZE_LOG2, QUANTIZE_TAN
+from repq_deploy.export.domain import DOMAIN, QUANTIZE_ADALOG, QUANTIZE_LOG2, QUANTIZE_TAN, without_functions
 
 __all__ = ["SiteRow", "site_table"]
 
@@ -39,7 +39,7 @@ class SiteRow:
 
 def site_table(model: onnx.ModelProto) -> list[SiteRow]:
     """The quantizers of a canonical model, in the order in which the model computes; a weight follows its input."""
-    graph = gs.import_onnx(_without_functions(model))
+    graph = gs.import_onnx(without_functions(model))
     rows: list[SiteRow] = []
     weights: dict[str, SiteRow] = {}
     for node in graph.nodes:
@@ -59,13 +59,6 @@ def site_table(model: onnx.ModelProto) -> list[SiteRow]:
         if (weight := weights.pop(row.name.removesuffix(".input"), None)) is not None:
             ordered.append(weight)
     return ordered + list(weights.values())
-
-
-def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    del bare.functions[:]
-    return bare
 
 
 def _non_uniform(node: gs.Node, kind: str) -> SiteRow:

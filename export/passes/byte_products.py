@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from repq_deploy.export.passes.graph import constant_of, is_constant, nodes_of, producer
+from repq_deploy.export.passes.graph import MOVES, constant_of, is_constant, nodes_of, producer
 
 __all__ = ["ByteProduct", "Saturation", "along_moves", "byte_products", "saturation"]
 
-#: Operators between a QuantizeLinear and a product that only move codes.
-_MOVES = frozenset({"Gather", "Reshape", "Slice", "Squeeze", "Transpose"})
 _LIMITS = np.iinfo(np.int16)
 
 
@@ -80,7 +78,7 @@ def saturation(graph: gs.Graph) -> Saturation:
 def along_moves(tensor: gs.Tensor) -> list[gs.Node]:
     """The nodes that move codes, from their reader up, and last the one that makes them."""
     nodes = [tensor.inputs[0]]
-    while nodes[-1].op in _MOVES:
+    while nodes[-1].op in MOVES:
         nodes.append(nodes[-1].inputs[0].inputs[0])
     return nodes
 

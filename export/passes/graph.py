@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 __all__ = [
+    "MOVES",
     "Emitter",
     "append",
     "constant_of",
@@ -20,6 +21,10 @@ __all__ = [
     "replace_output",
     "sole_reader",
 ]
+
+
+#: Operators whose output is elements of their first input in another order.
+MOVES = frozenset({"Gather", "Reshape", "Slice", "Squeeze", "Transpose"})
 
 
 def nodes_of(graph: gs.Graph, op: str, domain: str = "") -> Iterator[gs.Node]:

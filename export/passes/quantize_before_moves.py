@@ -7,12 +7,9 @@ from collections.abc import Collection
 import onnx_graphsurgeon as gs
 
 from repq_deploy.export.passes.base import Pass
-from repq_deploy.export.passes.graph import is_constant, nodes_of, sole_reader
+from repq_deploy.export.passes.graph import MOVES, is_constant, nodes_of, sole_reader
 
 __all__ = ["QuantizeBeforeMoves"]
-
-#: Operators whose output is elements of their first input in another order.
-_MOVES = frozenset({"Gather", "Reshape", "Slice", "Squeeze", "Transpose"})
 
 
 class QuantizeBeforeMoves(Pass):
@@ -27,7 +24,7 @@ class QuantizeBeforeMoves(Pass):
     ``moves``: the operators to change places with. Exact.
     """
 
-    def __init__(self, moves: Collection[str] = _MOVES) -> None:
+    def __init__(self, moves: Collection[str] = MOVES) -> None:
         self.moves = moves
 
     def call(self, graph: gs.Graph) -> int:
