@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from repq_deploy import __version__
 from repq_deploy.bits import BitWidths
 from repq_deploy.calibration import Calibration, Report
+from repq_deploy.devices import CPU, on_device
 from repq_deploy.errors import BadInput
 from repq_deploy.heads import fold_query_key_heads
 from repq_deploy.methods import Method, find_method
@@ -37,6 +38,7 @@ def quantize(
     calibration_sha256: str = "",
     report: Report = lambda doing, done, total: None,
     work: WorkFolder | None = None,
+    device: torch.device = CPU,
 ) -> QuantizedModel:
     """Quantize ``model``, in place, with the named method.
 
@@ -53,6 +55,8 @@ def quantize(
         calibration_sha256: hash of the images' source; stored with the result.
         report: called with what is being done, how much of it is done, and how much there is.
         work: where the state is kept for a calibration that is killed to go on; to be finished by the caller.
+        device: where to compute; the result is on the CPU. What is random is drawn there
+            too, so two devices differ by rounding alone.
 
     Raises:
         BadInput: an unsupported model or method, images that are not finite, an override that matches no site, or steps
@@ -65,13 +69,14 @@ def quantize(
     reference = copy.deepcopy(model).requires_grad_(False)
     quantized = wrap(model, spec, bits, softmax=attention or chosen.softmax)
     key = _key(quantized, images, chosen, seed)
-    run = Calibration(quantized, reference, images, seed, report, work or WorkFolder(None))
-    run.work.open(key, quantized, reference)
-    first = run.work.resume()
-    for index, step in enumerate(chosen.steps[first:], first):
-        run.work.begin(index)
-        step(run)
-    run.work.complete(len(chosen.steps))
+    with on_device(device, quantized, reference):
+        run = Calibration(quantized, reference, images, seed, report, work or WorkFolder(None))
+        run.work.open(key, quantized, reference)
+        first = run.work.resume()
+        for index, step in enumerate(chosen.steps[first:], first):
+            run.work.begin(index)
+            step(run)
+        run.work.complete(len(chosen.steps))
     for module in quantized.attentions():
         if module.q_quantizer.axis is not None:
             fold_query_key_heads(module)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from repq_deploy.adapter import LinearSite, Stage, stages
+from repq_deploy.devices import device_of
 from repq_deploy.errors import BadInput
 from repq_deploy.layers import QuantConv2d, QuantLinear
 from repq_deploy.quantized import QuantizedModel
@@ -41,7 +42,7 @@ class Calibration:
     Attributes:
         model: being quantized, in place.
         reference: the float model it started from, with the same module names; rotated like ``model``, never quantized.
-        images: normalized, [N, 3, H, W], float32.
+        images: normalized, [N, 3, H, W], float32, on the CPU; batches of them go to the models' device.
         seed: of everything random.
         report: for the progress bar.
         work: where the state is kept, for a calibration that was killed to go on.
@@ -53,6 +54,11 @@ class Calibration:
     seed: int
     report: Report
     work: WorkFolder
+
+    @property
+    def device(self) -> torch.device:
+        """Where both models are."""
+        return device_of(self.reference)
 
 
 def require_scales(run: Calibration, step: str, *, weights: bool) -> None:
@@ -99,14 +105,16 @@ class Position:
     reference: Stage
     inputs: Tensor
     reference_inputs: Tensor
+    device: torch.device
 
     def linears(self, model: QuantizedModel) -> list[tuple[LinearSite, QuantLinear | QuantConv2d]]:
         """The linear sites of this stage, in the order of its forward pass, with their layers."""
         return [(site, layer) for site, layer, _ in model.linears() if self.stage.holds(site.name)]
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Both inputs, a batch at a time."""
-        return zip(self.inputs.split(BATCH), self.reference_inputs.split(BATCH), strict=True)
+        """Both inputs, a batch at a time, on the models' device."""
+        for ours, theirs in zip(self.inputs.split(BATCH), self.reference_inputs.split(BATCH), strict=True):
+            yield ours.to(self.device), theirs.to(self.device)
 
 
 @torch.no_grad()
@@ -122,16 +130,16 @@ def walk(run: Calibration, doing: str) -> Iterator[Position]:
     for index, (stage, reference) in enumerate(zip(stages(run.model.model), theirs, strict=True)):
         run.report(doing, index, len(theirs))
         if index >= done:
-            yield Position(stage, reference, inputs, reference_inputs)
+            yield Position(stage, reference, inputs, reference_inputs, run.device)
             if run.work.due:
                 run.work.save(index + 1)
-        inputs = _forward(stage, inputs)
-        reference_inputs = _forward(reference, reference_inputs)
+        inputs = _forward(stage, inputs, run.device)
+        reference_inputs = _forward(reference, reference_inputs, run.device)
     run.report(doing, len(theirs), len(theirs))
 
 
-def _forward(stage: Stage, inputs: Tensor) -> Tensor:
-    return torch.cat([stage.forward(batch) for batch in inputs.split(BATCH)])
+def _forward(stage: Stage, inputs: Tensor, device: torch.device) -> Tensor:
+    return torch.cat([stage.forward(batch.to(device)) for batch in inputs.split(BATCH)])
 
 
 class _Captured(Exception):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from repq_deploy.adapter import Sites
+from repq_deploy.devices import device_of
 from repq_deploy.layers import add_to_bias
 
 __all__ = ["center_keys_and_values", "qkv_means"]
@@ -32,7 +33,7 @@ def qkv_means(model: nn.Module, sites: Sites, images: Tensor, *, batch: int) -> 
 
     def add(name: str, output: Tensor) -> None:
         rows = output.flatten(0, -2)
-        sums[name] = sums.get(name, torch.zeros(())) + rows.sum(dim=0, dtype=torch.float64)
+        sums[name] = sums.get(name, 0) + rows.sum(dim=0, dtype=torch.float64)
         counts[name] = counts.get(name, 0) + len(rows)
 
     handles = [
@@ -43,7 +44,7 @@ def qkv_means(model: nn.Module, sites: Sites, images: Tensor, *, batch: int) -> 
     ]
     try:
         for part in images.split(batch):
-            model(part)
+            model(part.to(device_of(model)))
     finally:
         for handle in handles:
             handle.remove()

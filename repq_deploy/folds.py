@@ -48,7 +48,8 @@ def fold_post_norm(norm: nn.LayerNorm, linear: QuantLinear, *, target: Literal["
     _replace(linear, "weight", weight * ratio)
     add_to_bias(linear, offset)
     quantizer.axis = None
-    quantizer.adopt(UniformParameters(target_scale.to(quantizer.scale.dtype), torch.tensor(target_zero_point)))
+    scale = target_scale.to(quantizer.scale.dtype)
+    quantizer.adopt(UniformParameters(scale, torch.full_like(scale, target_zero_point)))
 
 
 @torch.no_grad()
@@ -66,7 +67,7 @@ def center_zero_point(layer: QuantLinear | QuantConv2d, norm: nn.LayerNorm | Non
     if shift == 0:
         return
     shift_input(layer, shift, norm)
-    quantizer.adopt(UniformParameters(quantizer.scale, torch.tensor(128.0)))
+    quantizer.adopt(UniformParameters(quantizer.scale, torch.full_like(quantizer.scale, 128.0)))
 
 
 @torch.no_grad()

@@ -33,4 +33,4 @@ def use_adalog(site: LinearSite, layer: QuantLinear) -> None:
     """
     layer.input_quantizer = AdaLogQuantizer(f"{site.name}.input", layer.input_quantizer.bits)
     layer.input_quantizer.search = adalog_search(layer.input_quantizer)
-    shift_input(layer, torch.tensor(SHIFT, dtype=layer.weight.dtype))
+    shift_input(layer, layer.weight.new_full((), SHIFT))

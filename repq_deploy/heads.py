@@ -79,7 +79,7 @@ def fold_value_heads(attention: QuantAttention, reference: nn.Module | None = No
 @torch.no_grad()
 def fold_query_key_heads(attention: QuantAttention) -> None:
     """Give q and k one scale for the tensor, and attention's scale one number for each head."""
-    factor = torch.tensor(attention.scale, dtype=torch.float64)
+    factor = attention.qkv.weight.new_full((), attention.scale, dtype=torch.float64)
     for part, quantizer in enumerate((attention.q_quantizer, attention.k_quantizer)):
         ratio = _ratio(quantizer)
         scale = (quantizer.scale.double() / ratio).mean()
@@ -99,7 +99,7 @@ def _ratio(quantizer: UniformQuantizer) -> Tensor:
 
 
 def _centre(quantizer: UniformQuantizer) -> Tensor:
-    return torch.tensor(2.0 ** (quantizer.bits - 1))
+    return quantizer.scale.new_full((), 2.0 ** (quantizer.bits - 1))
 
 
 def _adopt(quantizer: UniformQuantizer, scale: Tensor, zero_point: Tensor) -> None:
@@ -109,7 +109,7 @@ def _adopt(quantizer: UniformQuantizer, scale: Tensor, zero_point: Tensor) -> No
 
 def _divide_rows(qkv: Any, part: int, channels: Tensor) -> None:
     """Divide the outputs of ``part`` (0: q, 1: k, 2: v) of a projection; its weight keeps its codes."""
-    divisor = torch.ones(3, len(channels), dtype=torch.float64)
+    divisor = torch.ones(3, len(channels), dtype=torch.float64, device=channels.device)
     divisor[part] = channels
     divisor = divisor.flatten()
     qkv.weight = _like(qkv.weight, qkv.weight.double() / divisor[:, None])
@@ -122,7 +122,7 @@ def _divide_rows(qkv: Any, part: int, channels: Tensor) -> None:
 
 def _add_to_rows(qkv: Any, part: int, channels: Tensor) -> None:
     """Add to the outputs of ``part`` of a projection."""
-    offset = torch.zeros(3, len(channels), dtype=torch.float64)
+    offset = torch.zeros(3, len(channels), dtype=torch.float64, device=channels.device)
     offset[part] = channels
     add_to_bias(qkv, offset.flatten())
 

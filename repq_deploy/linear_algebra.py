@@ -14,7 +14,7 @@ def cholesky(moment: Tensor) -> Tensor:
     Raises:
         ValueError: the matrix is not positive semidefinite.
     """
-    identity = torch.eye(len(moment), dtype=moment.dtype)
+    identity = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
     unit = torch.diagonal(moment).mean().clamp_min(1e-30)
     for jitter in (0.0, *(10.0**power for power in range(-12, 0))):
         factor, failed = torch.linalg.cholesky_ex(moment + jitter * unit * identity)

@@ -22,15 +22,16 @@ __all__ = ["LOSSES", "Loss", "LossFactory"]
 #: (outputs of every stage of the unit for some images, the indices of those images) -> a scalar.
 Loss = Callable[[list[Tensor], Tensor], Tensor]
 
-#: (the float model's stages of the unit, those after the unit, the unit's float inputs of all images) -> its loss.
-LossFactory = Callable[[Sequence[Stage], Sequence[Stage], Tensor], Loss]
+#: (the float model's stages of the unit, those after the unit, the unit's float inputs of all images, the device of the
+#: models) -> its loss.
+LossFactory = Callable[[Sequence[Stage], Sequence[Stage], Tensor, torch.device], Loss]
 
 
-def _outputs(unit: Sequence[Stage], inputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def _outputs(unit: Sequence[Stage], inputs: Tensor, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
     """Tokens and the model's outputs of all images; None where the unit has none."""
     body, head = (unit[:-1], unit[-1:]) if unit[-1].is_head else (unit, [])
     with torch.no_grad():
-        tokens = torch.cat([forward_through(body, x) for x in inputs.split(BATCH)])
+        tokens = torch.cat([forward_through(body, x.to(device)) for x in inputs.split(BATCH)])
         logits = torch.cat([forward_through(head, x) for x in tokens.split(BATCH)]) if head else None
     return tokens if body else None, logits
 
@@ -44,22 +45,22 @@ def _divergence(found: Tensor, expected: Tensor) -> Tensor:
     return functional.kl_div(found.log_softmax(-1), expected.log_softmax(-1), log_target=True, reduction="batchmean")
 
 
-def mse(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor) -> Loss:
+def mse(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor, device: torch.device) -> Loss:
     """Squared error of the unit's last output (BRECQ without its Fisher weights, QDrop)."""
     del suffix
-    tokens, logits = _outputs(unit, inputs)
+    tokens, logits = _outputs(unit, inputs, device)
     targets = tokens if logits is None else logits
     assert targets is not None  # noqa: S101 - a unit ends in one of them
     return lambda outputs, chosen: _relative(outputs[-1], targets[chosen])
 
 
-def feature(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor) -> Loss:
+def feature(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor, device: torch.device) -> Loss:
     """Squared error of the unit's tokens, plus the divergence of the logits behind the float rest of the model.
 
     After GLF-Q (2026), which compares the penultimate feature in place of the logits; so does this where there are no
     classes.
     """
-    tokens, final = _outputs(unit, inputs)
+    tokens, final = _outputs(unit, inputs, device)
     if final is None:
         assert tokens is not None  # noqa: S101 - a unit ends in one of them
         with torch.no_grad():
@@ -75,7 +76,7 @@ def feature(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor) -> L
     return measure
 
 
-def fisher(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor) -> Loss:
+def fisher(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor, device: torch.device) -> Loss:
     """Squared error of the unit's tokens, weighted by the diagonal of the Fisher information (BRECQ).
 
     The Fisher information's labels are drawn from the float model's own probabilities. A head is compared by ``mse``.
@@ -85,16 +86,16 @@ def fisher(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor) -> Lo
     """
     if not (*unit, *suffix)[-1].gives_logits:
         raise BadInput("loss fisher: this model ends in features, expected classes; choose the loss mse or feature")
-    tokens, _ = _outputs(unit, inputs)
+    tokens, _ = _outputs(unit, inputs, device)
     if tokens is None or unit[-1].is_head:
-        return mse(unit, suffix, inputs)
+        return mse(unit, suffix, inputs, device)
     generator = torch.Generator().manual_seed(0)
     weights = torch.zeros_like(tokens[0])
     with torch.enable_grad():
         for x in tokens.split(BATCH):
             leaf = x.clone().requires_grad_()
             scores = forward_through(suffix, leaf).log_softmax(-1)
-            labels = torch.multinomial(scores.detach().exp(), 1, generator=generator)
+            labels = torch.multinomial(scores.detach().exp().cpu(), 1, generator=generator).to(leaf.device)
             (gradient,) = torch.autograd.grad(scores.gather(1, labels).sum(), leaf)
             weights += gradient.square().sum(0)
     weights /= weights.mean()

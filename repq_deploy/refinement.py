@@ -24,14 +24,14 @@ FLIPS = 100
 def refined(weight: Tensor, inputs: Tensor, grid: UniformParameters, bits: int, *, strength: float = 0.01) -> Tensor:
     """Round ``weight`` [out, in] as ``repq_deploy.rounding`` describes; ``strength`` is the ridge's, relative."""
     weight = weight.clone()
-    free = torch.arange(weight.shape[1])
+    free = torch.arange(weight.shape[1], device=weight.device)
     penalty = strength * torch.diagonal(inputs).mean()
     while len(free) > 0:
         now, free = free[: (len(free) + 1) // 2], free[(len(free) + 1) // 2 :]
         before = weight[:, now]
         weight[:, now] = _flip(before, inputs[now][:, now], grid, bits)
         if len(free) > 0:
-            moment = inputs[free][:, free] + penalty * torch.eye(len(free), dtype=weight.dtype)
+            moment = inputs[free][:, free] + penalty * torch.eye(len(free), dtype=weight.dtype, device=weight.device)
             change = solve(moment, inputs[free][:, now] @ (weight[:, now] - before).T)
             weight[:, free] -= change.T
     return weight
@@ -39,7 +39,7 @@ def refined(weight: Tensor, inputs: Tensor, grid: UniformParameters, bits: int, 
 
 def _flip(weight: Tensor, inputs: Tensor, grid: UniformParameters, bits: int) -> Tensor:
     """The rounding of [out, columns] that flips reach from the nearest one; every row falls in error or stays."""
-    rows = torch.arange(len(weight))
+    rows = torch.arange(len(weight), device=weight.device)
     scale, zero_point = grid.scale[:, None], grid.zero_point[:, None]
     low, high = -zero_point * scale, (2**bits - 1 - zero_point) * scale
     value = nearest(weight, inputs, grid, bits)
@@ -49,7 +49,7 @@ def _flip(weight: Tensor, inputs: Tensor, grid: UniformParameters, bits: int) ->
     allowed = (error != 0) & (other >= low - scale / 2) & (other <= high + scale / 2)
     gradient = 2 * error @ inputs
     power = torch.diagonal(inputs)
-    active = torch.ones(len(weight), dtype=torch.bool)
+    active = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
     for _ in range(FLIPS):
         # Only a flip against the gradient can lower the error: one whose error and gradient have the same sign.
         promise = torch.where(allowed & (gradient * error > 0), gradient.abs(), 0.0)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from repq_deploy.adapter import Sites
+from repq_deploy.devices import device_of
 from repq_deploy.errors import BadInput
 from repq_deploy.relevance_rules import Rules
 
@@ -50,7 +51,7 @@ def relevance(
 
     Args:
         model: a float timm model in evaluation mode; left as it was.
-        images: normalized [N, 3, H, W].
+        images: normalized [N, 3, H, W]; batches of them go to the model's device.
         modules: names of modules whose first input has the images along its first axis, or images times windows.
         targets: class indices [N]; default: the predicted ones.
         on_images: called with (done, all) after each batch of images.
@@ -61,15 +62,16 @@ def relevance(
     Raises:
         BadInput: the model computes something that has no rule.
     """
+    device = device_of(model)
     found: dict[str, Tensor] = {}
     logits_of = []
     for start in range(0, len(images), _BATCH):
-        batch = images[start : start + _BATCH].detach().clone().requires_grad_()
+        batch = images[start : start + _BATCH].detach().to(device, copy=True).requires_grad_()
         parts: dict[str, Tensor] = {}
         with _constant_parameters(model), torch.enable_grad():
             with _tapped(model, modules, parts, len(batch)), Rules():
                 logits = model(batch)
-            chosen = logits.argmax(dim=1) if targets is None else targets[start : start + _BATCH]
+            chosen = logits.argmax(dim=1) if targets is None else targets[start : start + _BATCH].to(device)
             chosen_logits = logits.gather(1, chosen[:, None])[:, 0]
             torch.autograd.grad(
                 logits, batch, torch.zeros_like(logits).scatter_(1, chosen[:, None], 1.0) * logits.detach()

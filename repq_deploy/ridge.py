@@ -23,7 +23,7 @@ def ridge_update(statistics: Statistics, strength: float) -> tuple[Tensor, Tenso
     observations as there are rows.
     """
     moment = statistics.moment
-    penalty = torch.full((len(moment),), strength, dtype=moment.dtype) * torch.diagonal(statistics.inputs).mean()
+    penalty = moment.new_full((len(moment),), strength) * torch.diagonal(statistics.inputs).mean()
     penalty[-1] = 1e-6
     change = solve(moment + torch.diag(penalty), statistics.error)
     return change[:-1].T, change[-1]

@@ -64,6 +64,7 @@ def rotate_residual_stream(model: nn.Module, sites: Sites, seed: int) -> bool:
     fold_layer_scales(model, sites)
     size = _module(model, stream.readers[0][0]).weight.numel()
     rotation = random_rotation(size, torch.Generator().manual_seed(seed), keeps_ones=True)
+    rotation = rotation.to(_module(model, stream.writers[0]).weight.device)
     for name in stream.writers:
         _multiply_output(_module(model, name), rotation.T)
     for name in stream.embeddings:
@@ -91,12 +92,13 @@ def rotate_heads(model: nn.Module, sites: Sites, seed: int) -> None:
         qkv, proj = attention.qkv, attention.proj
         channels = proj.weight.shape[1]
         size = channels // heads
-        rotations = torch.stack([random_rotation(size, generator) for _ in range(2 * heads)]).view(2, heads, size, size)
+        drawn = torch.stack([random_rotation(size, generator) for _ in range(2 * heads)])
+        rotations = drawn.view(2, heads, size, size).to(proj.weight.device)
         plain = {
             part: all(isinstance(getattr(attention, norm, nn.Identity()), nn.Identity) for norm in norms)
             for part, norms in (("qk", ("q_norm", "k_norm")), ("v", ("norm",)))
         }
-        identity = torch.eye(size, dtype=torch.float64).expand(heads, size, size)
+        identity = torch.eye(size, dtype=torch.float64, device=proj.weight.device).expand(heads, size, size)
         of_qk = rotations[0] if plain["qk"] else identity
         of_v = rotations[1] if plain["v"] else identity
         _multiply_output(qkv, torch.block_diag(*of_qk.mT, *of_qk.mT, *of_v.mT))

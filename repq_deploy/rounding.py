@@ -35,7 +35,8 @@ def gptq(weight: Tensor, inputs: Tensor, grid: UniformParameters, bits: int, *, 
     """
     size, block = weight.shape[1], 64
     order = torch.argsort(torch.diagonal(inputs), descending=True)
-    hessian = inputs[order][:, order] + damping * torch.diagonal(inputs).mean() * torch.eye(size, dtype=inputs.dtype)
+    identity = torch.eye(size, dtype=inputs.dtype, device=inputs.device)
+    hessian = inputs[order][:, order] + damping * torch.diagonal(inputs).mean() * identity
     # The upper Cholesky factor of the inverse: its row i says how an error in column i moves the columns after it.
     inverse = torch.cholesky_inverse(cholesky(hessian))
     factor = cholesky(inverse).T.float()

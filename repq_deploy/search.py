@@ -25,6 +25,7 @@ from repq_deploy.allocation import (
 from repq_deploy.bits import SiteBits
 from repq_deploy.calib_data import Preprocess, load_sample
 from repq_deploy.checkpoints import CheckpointFile
+from repq_deploy.devices import CPU, on_device
 from repq_deploy.errors import BadInput
 from repq_deploy.files import read_kept, write_atomically
 from repq_deploy.latency import parse_milliseconds, read_latency_table
@@ -86,6 +87,11 @@ class Search:
     sites: tuple[SearchSite, ...]
     budgets: tuple[Budget, ...]
     preset: str
+    device: torch.device = CPU
+
+    def folder(self, work_dir: Path) -> Path:
+        """Where ``work_dir`` keeps what is measured of this model."""
+        return result_folder(work_dir, self.model, self.images, self.preset, self.device)
 
     def relevance(self, work_dir: Path | None, on_images: Callable[[int, int], None]) -> dict[str, float]:
         """Omega_l of every site; kept in ``work_dir``. ``on_images``: called with how many are done, and of how many.
@@ -93,10 +99,10 @@ class Search:
         Raises:
             BadInput: what ``relevance_shares`` refuses.
         """
-        kept = None if work_dir is None else result_folder(work_dir, self.model, self.images, self.preset) / "relevance"
+        kept = None if work_dir is None else self.folder(work_dir) / "relevance"
         if kept is not None and isinstance(found := read_kept(kept), dict):
             return found
-        with one_thread():
+        with one_thread(), on_device(self.device, self.model):
             try:
                 images = self.images[:RELEVANCE_IMAGES]
                 shares = relevance_shares(self.model, self.structure, images, on_images=on_images)
@@ -127,6 +133,7 @@ class Search:
             ray=ray,
             on_range=on_range,
             on_result=on_result,
+            device=self.device,
         )
 
 
@@ -140,6 +147,7 @@ def open_search(
     calib_data: str,
     num_calib: int,
     seed: int,
+    device: torch.device = CPU,
 ) -> Search:
     """Build the model, load the images, and check the budgets, before anything takes long.
 
@@ -175,7 +183,7 @@ def open_search(
         budgets.append(latency_budget(limits.milliseconds, table.times, fixed=table.fixed))
     # The least cost of all: what no allocation can keep is refused before the sweep, not after it.
     allocate(sites, {(site.name, bits): 0.0 for site in sites for bits in site.choices}, budgets)
-    return Search(spec, checkpoint, seed, model, images, preprocess, structure, sites, tuple(budgets), preset)
+    return Search(spec, checkpoint, seed, model, images, preprocess, structure, sites, tuple(budgets), preset, device)
 
 
 def _rows(layer: nn.Module) -> int:

@@ -29,6 +29,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from repq_deploy.bits import BitWidths, SiteBits
+from repq_deploy.devices import CPU, device_of, on_device
 from repq_deploy.errors import BadInput
 from repq_deploy.files import read_kept, write_atomically
 from repq_deploy.folds import fold_post_norm
@@ -62,6 +63,7 @@ def sensitivities(
     ray: str | None = None,
     on_range: Callable[[int, int], None] = lambda done, total: None,
     on_result: Callable[[int, int], None] = lambda done, total: None,
+    device: torch.device = CPU,
 ) -> dict[tuple[str, SiteBits], float]:
     """Measure every site at each of its choices, but for those that ``work_dir`` already holds.
 
@@ -73,20 +75,23 @@ def sensitivities(
         work_dir: where results are kept, under a hash of weights, images and settings; None: nowhere.
         workers, ray: as for ``spread``.
         on_range, on_result: called with (done, all) while ranges are searched, and after each measurement.
+        device: where to compute, the same in each worker.
 
     Returns:
         (site's name, bits) to S, in squared units of the logits.
     """
     items = [(site, bits) for site in sites for bits in site.choices]
     with tempfile.TemporaryDirectory() as temporary:
-        folder = result_folder(Path(temporary) if work_dir is None else work_dir, model, images, preset)
+        folder = result_folder(Path(temporary) if work_dir is None else work_dir, model, images, preset, device)
         found = {item: value for item in items if (value := _read(_file(folder, item))) is not None}
         missing = [item for item in items if item not in found]
         on_result(len(found), len(items))
         if missing:
             payload = folder / f"bundle-{_ranges_of(sites)}.safetensors"
             if not payload.exists():
-                write_atomically(payload, bundle(model, spec, images, sites, preset=preset, on_site=on_range))
+                with on_device(device, model):
+                    packed = bundle(model, spec, images, sites, preset=preset, on_site=on_range)
+                write_atomically(payload, packed)
             for item, value in spread(Sweeper, payload, missing, workers=workers, ray=ray):
                 write_atomically(_file(folder, item), json.dumps({"error": value}).encode())
                 found[item] = value
@@ -127,18 +132,19 @@ def bundle(
         )
         for site in sites
     ]
+    device = device_of(model)
     first, *others = images.split(_BATCH)
     with one_thread():
         with _swapped(model, replaced):
-            logits = [model(first)]
+            logits = [model(first.to(device))]
         for handle in handles:
             handle.remove()
-        logits += [model(batch) for batch in others]
-    tensors = {f"model/{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
-    tensors |= {f"range/{name}": tensor.contiguous() for name, tensor in found.items()}
-    text = json.dumps({"spec": spec.to_dict(), "preset": preset})
+        logits += [model(batch.to(device)) for batch in others]
+    tensors = {f"model/{name}": tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors |= {f"range/{name}": tensor.cpu().contiguous() for name, tensor in found.items()}
+    text = json.dumps({"spec": spec.to_dict(), "preset": preset, "device": str(device)})
     description = torch.tensor(list(text.encode()), dtype=torch.uint8)
-    tensors |= {"images": images, "logits": torch.cat(logits), "description": description}
+    tensors |= {"images": images, "logits": torch.cat(logits).cpu(), "description": description}
     return save(tensors)
 
 
@@ -149,11 +155,13 @@ class Sweeper:
         tensors = load(payload)
         description = json.loads(bytes(tensors["description"].tolist()))
         self.preset: str = description["preset"]
+        device = self.device = torch.device(description["device"])
         self.images = tensors["images"]
-        self.reference = _centred(tensors["logits"])
-        self.ranges = _below("range/", tensors)
+        self.reference = _centred(tensors["logits"].to(device))
+        self.ranges = {name: found.to(device) for name, found in _below("range/", tensors).items()}
         self.model = build_architecture(ModelSpec.from_dict(description["spec"])).requires_grad_(False)
         self.model.load_state_dict(_below("model/", tensors))
+        self.model.to(device)
 
     @torch.no_grad()
     def __call__(self, item: Measurement) -> float:
@@ -161,7 +169,7 @@ class Sweeper:
         total = 0.0
         with _swapped(self.model, self._quantized(*item)):
             for images, reference in zip(self.images.split(_BATCH), self.reference.split(_BATCH), strict=True):
-                total += float((_centred(self.model(images)) - reference).square().mean(dim=1).sum())
+                total += float((_centred(self.model(images.to(self.device))) - reference).square().mean(dim=1).sum())
         return total / len(self.images)
 
     def _quantized(self, site: SearchSite, bits: SiteBits) -> dict[str, nn.Module]:
@@ -249,16 +257,16 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def result_folder(work_dir: Path, model: nn.Module, images: Tensor, preset: str) -> Path:
+def result_folder(work_dir: Path, model: nn.Module, images: Tensor, preset: str, device: torch.device = CPU) -> Path:
     """The folder of ``work_dir`` for all results that depend on nothing else but the site and its bits.
 
     Raises:
         BadInput: it cannot be made.
     """
-    digest = hashlib.sha256(f"{FORMAT} {preset} {torch.__version__} {_BATCH}".encode())
+    digest = hashlib.sha256(f"{FORMAT} {preset} {torch.__version__} {_BATCH} {device.type}".encode())
     for name, tensor in [*model.state_dict().items(), ("images", images)]:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
-        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     folder = work_dir / digest.hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -82,7 +82,11 @@ class TanQuantizer(_TableQuantizer):
     def levels(self, parameters: TableParameters) -> Tensor:
         last = 2**self.bits - 1
         scale, angle = parameters.scale.double(), parameters.shape.double()
-        return scale * torch.tan(angle * torch.arange(last + 1, dtype=torch.float64) / last) / torch.tan(angle)
+        return (
+            scale
+            * torch.tan(angle * torch.arange(last + 1, dtype=torch.float64, device=scale.device) / last)
+            / torch.tan(angle)
+        )
 
     def codes(self, x: Tensor) -> Tensor:
         return ops.tan_codes(x, self.scale, self.shape, self.bits).to(torch.int16)
@@ -103,7 +107,8 @@ class AdaLogQuantizer(_TableQuantizer):
 
     def levels(self, parameters: TableParameters) -> Tensor:
         steps = parameters.shape.double()
-        values = parameters.scale.double() * torch.exp2(-torch.arange(2**self.bits, dtype=torch.float64) / steps)
+        codes = torch.arange(2**self.bits, dtype=torch.float64, device=steps.device)
+        values = parameters.scale.double() * torch.exp2(-codes / steps)
         values[-1] = 0
         return values
 
@@ -136,7 +141,7 @@ def softmax_search(quantizer: Quantizer, uniform: Callable[..., Search]) -> Sear
         return _table_search(quantizer, _upper_quantiles, [0.3, 0.6, 0.9, 1.2, 1.3, 1.4, 1.45, 1.5, 1.53, 1.55])
     if isinstance(quantizer, AdaLogQuantizer):
         # A probability reaches 1, if not in the images of the calibration.
-        return _table_search(quantizer, lambda _: torch.ones(1), _ADALOG_STEPS)
+        return _table_search(quantizer, lambda x: x.new_ones(1), _ADALOG_STEPS)
     # An 8-bit operand of a product has no bias that could take its zero point.
     return uniform(quantizer.bits, symmetric=quantizer.bits == 8)
 
@@ -162,7 +167,7 @@ def _table_search(
         best, best_error = None, math.inf
         for scale in candidates:
             for shape in shapes:
-                found = TableParameters(scale, torch.tensor(shape))
+                found = TableParameters(scale, torch.full_like(scale, shape))
                 quantizer.adopt(found)
                 error = float((quantizer.values(quantizer.codes(x)) - x).square().mean())
                 if error < best_error:

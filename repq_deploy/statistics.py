@@ -59,14 +59,14 @@ def gather(
     """Statistics of ``layer`` where it stands in the walk; y is what the float model has there."""
     weight = layer.weight.flatten(1)
     bias = 0.0 if layer.bias is None else layer.bias
-    rows, moment, error = 0, torch.zeros(()), torch.zeros(())
+    rows, moment, error = 0, weight.new_zeros(()), weight.new_zeros(())
     centre: Tensor | None = None
     for x, y in rows_of(run, position, site, layer, prefix=prefix):
         missing = y - x @ weight.T - bias
         # Products of one batch in float32, which is several times faster, and around a centre, as the input of a layer
         # may lie far from zero compared with how much it varies; sums in float64.
         centre = x.mean(dim=0) if centre is None else centre
-        augmented = torch.cat([x - centre, torch.ones(len(x), 1)], dim=1)
+        augmented = torch.cat([x - centre, x.new_ones(len(x), 1)], dim=1)
         moment = moment + (augmented.T @ augmented).double()
         error = error + (augmented.T @ missing).double()
         rows += len(x)

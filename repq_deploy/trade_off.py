@@ -16,13 +16,13 @@ from repq_deploy.allocation import Allocation, allocate, average_bits_budgets
 from repq_deploy.bits import BitWidths, SiteBits
 from repq_deploy.calib_data import ImageSource, open_images
 from repq_deploy.calibrate import quantize
+from repq_deploy.devices import on_device
 from repq_deploy.evaluation import Target, check_data, evaluate
 from repq_deploy.files import read_kept, write_atomically
 from repq_deploy.methods import Method
 from repq_deploy.plots import Point, plot_against_size
 from repq_deploy.search import Search
 from repq_deploy.search_space import SearchSite, bit_widths
-from repq_deploy.sensitivity import result_folder
 
 __all__ = ["check_plot_data", "plot_trade_off"]
 
@@ -65,7 +65,7 @@ def plot_trade_off(
     common = set.intersection(*(set(site.choices) for site in sites if not site.activations_are_fixed))
     uniform = [{site.name: _at(site, bits) for site in sites} for bits in sorted(common, key=lambda bits: bits.weight)]
     source = None if data is None else open_images(data, demo_split="test")
-    folder = None if work_dir is None else result_folder(work_dir, search.model, search.images, search.preset)
+    folder = None if work_dir is None else search.folder(work_dir)
     points: list[Point] = []
     for bits in (*searched, *uniform, chosen.chosen):
         on_point(len(points), len(searched) + len(uniform) + 1)
@@ -100,14 +100,17 @@ def _top1(
 
 def _measured(search: Search, widths: BitWidths, method: Method, source: ImageSource) -> float:
     model = models.create(search.spec, search.checkpoint, search.seed)
-    quantized = quantize(model, search.spec, search.images, bits=widths, method=method, seed=search.seed)
+    quantized = quantize(
+        model, search.spec, search.images, bits=widths, method=method, seed=search.seed, device=search.device
+    )
 
     @torch.inference_mode()
     def predict(images: np.ndarray) -> np.ndarray:
-        logits: np.ndarray = quantized(torch.from_numpy(images)).numpy()
+        logits: np.ndarray = quantized(torch.from_numpy(images).to(search.device)).cpu().numpy()
         return logits
 
-    top1 = evaluate(_target(search, predict), source).target.top1
+    with on_device(search.device, quantized):
+        top1 = evaluate(_target(search, predict), source).target.top1
     assert top1 is not None  # noqa: S101 - evaluate refuses images without labels
     return top1
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from repq_deploy.devices import device_of
 from repq_deploy.errors import BadInput
 from repq_deploy.files import atomic_output, check_writable
 from repq_deploy.quantized import QuantizedModel, assign
@@ -80,6 +81,7 @@ class WorkFolder:
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, KeyError, ValueError) as error:
             raise BadInput(f"work folder: {self.file} is damaged ({error}); delete it to begin again") from error
+        device = device_of(self.reference)
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "reference": {}, "extra": {}}
         for name, tensor in tensors.items():
             kind, _, rest = name.partition("/")
@@ -91,6 +93,8 @@ class WorkFolder:
             if isinstance(quantizer, UniformQuantizer):
                 quantizer.axis = state["axes"][name]
                 quantizer.range_kind = state.get("range_kinds", {}).get(name, quantizer.range_kind)
+        self.model.model.to(device)
+        self.reference.to(device)
         self.step = state["step"]
         self._resumed = Mark(state["step"], state["done"], parts["extra"])
         return self.step

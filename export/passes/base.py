@@ -16,6 +16,9 @@ __all__ = ["Pass", "PassError", "PassReport", "run_passes"]
 
 logger = logging.getLogger(__name__)
 
+#: GraphSurgeon prints its warnings (float8 has no NumPy type, ...) on stdout, which belongs to what a command answers.
+gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
+
 
 class PassError(Exception):
     """A graph does not meet what a pass requires, or a pass did not ensure what it states: a defect, not bad input."""

@@ -27,6 +27,7 @@ __all__ = [
     "CalibData",
     "Checkpoint",
     "CheckpointPrefix",
+    "Device",
     "DryRun",
     "Ema",
     "ImgSize",
@@ -55,6 +56,10 @@ Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every step, and tracebacks of user errors.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no log: only results and errors.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")]
+
+Device = Annotated[
+    str, typer.Option("--device", help="Where PyTorch computes: cpu, cuda, cuda:1, or auto, a GPU where one is here.")
+]
 
 # Of the commands that start from a timm model.
 Model = Annotated[str, typer.Argument(help="deit_s, swin_t, ..., any timm id of these families, or demo.")]

@@ -11,6 +11,7 @@ import typer
 
 from repq_deploy.cli.common import (
     CheckpointPrefix,
+    Device,
     DryRun,
     Ema,
     Json,
@@ -46,6 +47,7 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 32,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many images, chosen at random.")] = None,
+    device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -56,7 +58,8 @@ def evaluate(
     set_up(verbose=verbose, quiet=quiet)
     from repq_deploy.calib_data import open_images
     from repq_deploy.calib_data.images import choose
-    from repq_deploy.cli.targets import ModelOptions, is_model_name, open_target, recorded_preprocess
+    from repq_deploy.cli.targets import ModelOptions, is_model_name, open_target, recorded_preprocess, runs_in_torch
+    from repq_deploy.devices import find_device
     from repq_deploy.evaluation import check_data
     from repq_deploy.evaluation import evaluate as run
 
@@ -67,11 +70,14 @@ def evaluate(
             f"--checkpoint, --num-classes, --img-size and --no-pretrained are for a model's name; {target} is a file, "
             "which records them; leave them out"
         )
+    if device != "auto" and not any(runs_in_torch(name) for name in names):
+        raise BadInput(f"--device {device}: is for targets that run in PyTorch; {target} runs where it was built for")
+    where = find_device(device)
     source = open_images(data, demo_split="test")
     if limit is not None and limit < len(source):
         source = source.select(sorted(choose(source, limit, seed)))
     preprocess = None if preprocess_from is None else recorded_preprocess(preprocess_from)
-    opened = [open_target(name, options, seed=seed, preprocess=preprocess) for name in names]
+    opened = [open_target(name, options, seed=seed, preprocess=preprocess, device=where) for name in names]
     check_data(opened, source)
     settings = {"data": source.origin, "limit": limit, "batch_size": batch_size, "seed": seed}
     if dry_run:

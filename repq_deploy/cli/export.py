@@ -15,6 +15,7 @@ from repq_deploy.cli.common import (
     CalibData,
     Checkpoint,
     CheckpointPrefix,
+    Device,
     DryRun,
     Ema,
     ImgSize,
@@ -132,6 +133,7 @@ def export(
     save_quantized: Annotated[
         Path | None, typer.Option(help="Also save the PyTorch model, as safetensors, for repq-eval.")
     ] = None,
+    device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -152,8 +154,10 @@ def export(
     from repq_deploy import models
     from repq_deploy.calib_data import open_images
     from repq_deploy.cli.method_choice import choose_method
+    from repq_deploy.devices import find_device
 
     chosen = choose_method(said, method, high=effort is Effort.high)
+    where = find_device(device)
     weights = checkpoint_file(checkpoint, ema, checkpoint_prefix)
     spec = models.resolve(model, checkpoint=weights, num_classes=num_classes, img_size=img_size, pretrained=pretrained)
     if float_model:
@@ -167,7 +171,7 @@ def export(
         show(plan, as_json=as_json, text=lambda: print_plan(plan))
         return
     result = _run(
-        spec, widths, chosen, attention, weights, calib_data, num_calib, output, save_quantized, seed, work_dir
+        spec, widths, chosen, attention, weights, calib_data, num_calib, output, save_quantized, seed, work_dir, where
     )
     show(result, as_json=as_json, text=lambda: print_result(result))
 
@@ -184,6 +188,7 @@ def _run(
     save_quantized: Path | None,
     seed: int,
     work_dir: Path | None,
+    device: Any,
 ) -> dict[str, Any]:
     import torch
 
@@ -219,6 +224,7 @@ def _run(
             preprocess=preprocess.to_json(),
             calibration_sha256=sample.source.sha256,
             work=work,
+            device=device,
             report=lambda doing, done, total: progress.update(
                 task, description=f"{spec.name} {method.name}: {doing}", completed=done, total=total
             ),
@@ -248,6 +254,7 @@ def _run(
         "preset": widths.preset,
         "method": method.name,
         "attention": quantized.softmax,
+        "device": str(device),
         "calibration_images": len(images),
         "preprocess": preprocess.to_json(),
         "bytes": output.stat().st_size,

@@ -14,6 +14,7 @@ from repq_deploy.cli.common import (
     CalibData,
     Checkpoint,
     CheckpointPrefix,
+    Device,
     DryRun,
     Ema,
     ImgSize,
@@ -84,6 +85,7 @@ def search(
     plot_data: Annotated[
         str | None, typer.Option(help="With --plot: also top-1, in PyTorch, on these images, one folder a class.")
     ] = None,
+    device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -105,6 +107,7 @@ def search(
         raise BadInput("--plot-data is for --plot FILE; give both")
     # Torch takes seconds to import; a typing error should not.
     from repq_deploy import models
+    from repq_deploy.devices import find_device
     from repq_deploy.methods import find_method
     from repq_deploy.plots import check_plot
     from repq_deploy.search import Limits, open_search
@@ -113,6 +116,7 @@ def search(
     from repq_deploy.trade_off import check_plot_data
 
     chosen_method = find_method(method)
+    where = find_device(device)
     limits = Limits.parse(avg_bits, max_size, max_bitops, max_latency, latency_table)
     if plot is not None:
         check_plot(plot)
@@ -130,6 +134,7 @@ def search(
         calib_data=say_calibration(calib_data, spec.weights),
         num_calib=num_calib,
         seed=seed,
+        device=where,
     )
     if plot_data is not None:
         check_plot_data(opened, plot_data)

@@ -17,6 +17,7 @@ from repq_deploy import models, quantized
 from repq_deploy.calib_data import Preprocess
 from repq_deploy.checkpoints import CheckpointFile
 from repq_deploy.cli.common import console, say_note
+from repq_deploy.devices import CPU, float32_products
 from repq_deploy.engines.manifest import read_manifest
 from repq_deploy.engines.ort import open_reference
 from repq_deploy.engines.plain import open_plain
@@ -26,7 +27,7 @@ from repq_deploy.engines.validate import PASSED
 from repq_deploy.errors import BadInput
 from repq_deploy.evaluation import Target
 
-__all__ = ["ModelOptions", "is_model_name", "open_target", "recorded_preprocess"]
+__all__ = ["ModelOptions", "is_model_name", "open_target", "predictor", "recorded_preprocess", "runs_in_torch"]
 
 _FILES = (".onnx", ".xml", ".engine", ".safetensors")
 
@@ -46,15 +47,28 @@ def is_model_name(name: str) -> bool:
     return not name.endswith(_FILES)
 
 
-def open_target(name: str, options: ModelOptions, *, seed: int = 0, preprocess: Preprocess | None = None) -> Target:
+def runs_in_torch(name: str) -> bool:
+    """Whether the target ``name`` is a PyTorch model: a saved one, or one that is built from its name."""
+    return is_model_name(name) or name.endswith(".safetensors")
+
+
+def open_target(
+    name: str,
+    options: ModelOptions,
+    *,
+    seed: int = 0,
+    preprocess: Preprocess | None = None,
+    device: torch.device = CPU,
+) -> Target:
     """Open what ``name`` says: a file by its suffix, anything else as a model's name.
 
-    ``preprocess`` is for files that record none: ONNX files of other tools, and IRs.
+    ``preprocess`` is for files that record none: ONNX files of other tools, and IRs. ``device``: of PyTorch models.
 
     Raises:
         BadInput: no such file or model, or one that cannot be read.
         BackendMissing: the engine's runtime or device is not on this machine.
     """
+    where = "PyTorch" if device == CPU else f"PyTorch on {device}"
     if name.endswith(".engine"):
         runner, manifest = open_engine(Path(name))
         recorded = _recorded(manifest.metadata, name)
@@ -72,7 +86,7 @@ def open_target(name: str, options: ModelOptions, *, seed: int = 0, preprocess: 
     if name.endswith(".safetensors"):
         saved = quantized.load(Path(name))
         recorded = _recorded({"repq.preprocess": saved.preprocess_json}, name)
-        return Target(name, "quantized model (PyTorch)", _predictor(saved), recorded, _classes(saved.model))
+        return Target(name, f"quantized model ({where})", predictor(saved, device), recorded, _classes(saved.model))
     if Path(name).is_file():
         raise BadInput(f"{name}: expected a file ending in {', '.join(_FILES)}, or a model's name")
     spec = models.resolve(
@@ -85,7 +99,9 @@ def open_target(name: str, options: ModelOptions, *, seed: int = 0, preprocess: 
     if spec.weights == "random":
         console.print(f"[bold red]RANDOM WEIGHTS[/]: {spec.name} is untrained")
     model = models.create(spec, options.checkpoint, seed, note=say_note)
-    return Target(name, "float model (PyTorch)", _predictor(model), Preprocess.from_model(model), _classes(model))
+    return Target(
+        name, f"float model ({where})", predictor(model, device), Preprocess.from_model(model), _classes(model)
+    )
 
 
 def recorded_preprocess(name: str) -> Preprocess:
@@ -135,10 +151,13 @@ def _recorded(metadata: Mapping[str, str], name: str) -> Preprocess:
     return Preprocess.from_json(metadata["repq.preprocess"])
 
 
-def _predictor(model: nn.Module) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+def predictor(model: nn.Module, device: torch.device) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    model.to(device)
+
     @torch.inference_mode()
+    @float32_products()
     def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = model(torch.from_numpy(images)).numpy()
+        logits: NDArray[np.float32] = model(torch.from_numpy(images).to(device)).cpu().numpy()
         return logits
 
     return predict

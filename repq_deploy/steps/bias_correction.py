@@ -34,7 +34,7 @@ def bias_correction(run: Calibration, *, prefix: Prefix = "quantized", images: i
         for site, layer in position.linears(run.model):
             weight = layer.weight_quantizer(layer.weight).flatten(1)
             bias: Tensor | float = 0.0 if layer.bias is None else layer.bias
-            count, missing = 0, torch.zeros((), dtype=torch.float64)
+            count, missing = 0, weight.new_zeros((), dtype=torch.float64)
             for x, y in rows_of(run, position, site, layer, prefix=prefix):
                 missing = missing + (y - x @ weight.T - bias).sum(dim=0, dtype=torch.float64)
                 count += len(x)

@@ -58,11 +58,11 @@ def _clip(layer: QuantLinear, x: Tensor, steps: int, rate: float, generator: tor
     last = 2**found.bits - 1
     low, high = -found.zero_point * found.scale, (last - found.zero_point) * found.scale
     centre, half = (low + high) / 2, (high - low) / 2
-    ends = nn.Parameter(torch.ones(2, x.shape[1]))
+    ends = nn.Parameter(x.new_ones(2, x.shape[1]))
     optimizer = torch.optim.Adam([ends], lr=rate)
     best, best_error = _parameters(centre, half, ends.detach(), last), float("inf")
     for _ in range(steps):
-        rows = x[torch.randint(len(x), (ROWS,), generator=generator)]
+        rows = x[torch.randint(len(x), (ROWS,), generator=generator).to(x.device)]
         optimizer.zero_grad()
         grid = _parameters(centre, half, ends, last)
         codes = torch.clamp(_round(rows / grid.scale) + grid.zero_point, 0, last) - grid.zero_point

@@ -88,7 +88,7 @@ def ranges(
 
     handles = [quantizer.register_forward_hook(count) for quantizer in quantizers]
     try:
-        model(run.images[:images])
+        model(run.images[:images].to(run.device))
     finally:
         for handle in handles:
             handle.remove()

@@ -85,7 +85,7 @@ def reconstruct(
     for index, group in enumerate(groups):
         ours_here, theirs_here = [ours[i] for i in group], [theirs[i] for i in group]
         if index >= mark.done and _fewest_bits(run, ours_here) < below:
-            measure = LOSSES[loss](theirs_here, theirs[group.stop :], reference_inputs)
+            measure = LOSSES[loss](theirs_here, theirs[group.stop :], reference_inputs, run.device)
             _train(
                 run,
                 ours_here,
@@ -103,7 +103,8 @@ def reconstruct(
                 doing="reconstructing" if unit == "model" else f"reconstructing {ours_here[0].name.rstrip('.')}",
             )
         if group.stop < len(ours):
-            inputs, reference_inputs = _advance(ours_here, inputs), _advance(theirs_here, reference_inputs)
+            inputs = _advance(ours_here, inputs, run.device)
+            reference_inputs = _advance(theirs_here, reference_inputs, run.device)
 
 
 def _fewest_bits(run: Calibration, unit: Sequence[Stage]) -> int:
@@ -113,8 +114,8 @@ def _fewest_bits(run: Calibration, unit: Sequence[Stage]) -> int:
 
 
 @torch.no_grad()
-def _advance(unit: Sequence[Stage], inputs: Tensor) -> Tensor:
-    return torch.cat([forward_through(unit, x) for x in inputs.split(BATCH)])
+def _advance(unit: Sequence[Stage], inputs: Tensor, device: torch.device) -> Tensor:
+    return torch.cat([forward_through(unit, x.to(device)) for x in inputs.split(BATCH)])
 
 
 def _train(
@@ -160,8 +161,8 @@ def _train(
             optimizer.zero_grad()
             for part in chosen.split(micro_batch):
                 # Products in bfloat16 are faster; quantizers, norms and losses stay in float32.
-                with torch.autocast("cpu", torch.bfloat16):
-                    outputs = _outputs(unit, inputs[part])
+                with torch.autocast(run.device.type, torch.bfloat16):
+                    outputs = _outputs(unit, inputs[part].to(run.device))
                 error = measure(outputs, part)
                 if not torch.isfinite(error):
                     raise BadInput(
@@ -201,8 +202,9 @@ def _moments(optimizer: torch.optim.Adam) -> dict[str, Tensor]:
 
 def _restore(optimizer: torch.optim.Adam, schedule: Any, saved: Mapping[str, Tensor], step: int) -> None:
     for number, group in enumerate(optimizer.param_groups):
-        moments = {name: saved[f"{number}.{name}"] for name in ("exp_avg", "exp_avg_sq")}
-        optimizer.state[group["params"][0]] = {"step": torch.tensor(float(step)), **moments}
+        parameter = group["params"][0]
+        moments = {name: saved[f"{number}.{name}"].to(parameter.device) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
         group["initial_lr"] = float(saved["rates"][number])
         group["lr"] = group["initial_lr"] * schedule.lr_lambdas[0](step)
     schedule.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
@@ -251,7 +253,8 @@ def _dropping(model: nn.Module, unit: Sequence[Stage], drop: float, generator: t
     """QDrop (arXiv 2203.05740): each element skips its activation quantizer with probability ``drop``."""
 
     def mix(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return torch.where(torch.rand(output.shape, generator=generator) < drop, inputs[0], output)
+        dropped = torch.rand(output.shape, generator=generator) < drop  # drawn on the CPU: the same on every device
+        return torch.where(dropped.to(output.device), inputs[0], output)
 
     handles = [
         module.register_forward_hook(mix)

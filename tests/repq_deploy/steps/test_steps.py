@@ -9,6 +9,7 @@ from repq_deploy import ops
 from repq_deploy.adapter import stages
 from repq_deploy.bits import BitWidths
 from repq_deploy.calibration import Calibration, captured_inputs, walk
+from repq_deploy.devices import CPU
 from repq_deploy.errors import BadInput
 from repq_deploy.losses import LOSSES
 from repq_deploy.models import create
@@ -253,7 +254,7 @@ def test_features_are_compared_in_size_as_well_where_there_are_no_classes():
     model = create(headless, seed=1)
     images = images_for("dinov2")
     unit = stages(model)
-    measure = LOSSES["feature"](unit, [], images)
+    measure = LOSSES["feature"](unit, [], images, CPU)
     outputs = list(accumulate(unit, lambda x, stage: stage.forward(x), initial=images))[1:]
     everything = torch.arange(len(images))
     outputs = [output.detach() for output in outputs]
@@ -261,7 +262,7 @@ def test_features_are_compared_in_size_as_well_where_there_are_no_classes():
     shifted = [*outputs[:-1], outputs[-1] + outputs[-1].square().mean().sqrt()]
     assert measure(shifted, everything) == pytest.approx(1, rel=1e-3)
     with pytest.raises(BadInput, match="loss fisher: this model ends in features"):
-        LOSSES["fisher"](unit, [], images)
+        LOSSES["fisher"](unit, [], images, CPU)
 
 
 def test_reconstruction_runs_on_every_family(family):

@@ -1,0 +1,73 @@
+"""Where torch computes: the device that was asked for, and models that are there for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from repq_deploy.errors import BackendMissing, BadInput
+
+__all__ = ["CPU", "device_of", "find_device", "float32_products", "on_device"]
+
+CPU = torch.device("cpu")
+
+
+def find_device(name: str) -> torch.device:
+    """The device called ``cpu``, ``cuda``, ``cuda:1``, or ``auto``: the first GPU that torch can use, else the CPU.
+
+    Raises:
+        BadInput: another name.
+        BackendMissing: torch can use no such GPU here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, colon, index = name.partition(":")
+    if name != "cpu" and (kind != "cuda" or (colon and not (index.isascii() and index.isdigit() and len(index) < 4))):
+        raise BadInput(f"--device {name[:80]!r}: expected cpu, cuda, cuda:1 (a number) or auto")
+    if kind == "cpu":
+        return CPU
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count <= int(index or 0):
+        raise BackendMissing(
+            f"--device {name}: torch {torch.__version__} finds {count or 'no'} CUDA device{'s' * (count > 1)} here; "
+            "use --device cpu"
+        )
+    return torch.device(kind, int(index or 0))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are, all in one place; the CPU where it has none."""
+    return next((parameter.device for parameter in model.parameters()), CPU)
+
+
+@contextmanager
+def float32_products() -> Iterator[None]:
+    """Let a GPU compute products of float32 as such: TF32, which it may take instead, keeps 10 bits of each factor."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@contextmanager
+def on_device(device: torch.device, *models: nn.Module) -> Iterator[None]:
+    """Have ``models`` on ``device``, which computes in float32, and back on the CPU afterwards.
+
+    Raises:
+        BadInput: the device has too little memory.
+    """
+    try:
+        for model in models:
+            model.to(device)
+        with float32_products():
+            yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise BadInput(f"--device {device}: out of memory; use --device cpu, or fewer images") from error
+    finally:
+        for model in models:
+            model.to(CPU)
