@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,13 +19,14 @@ from typing import Any
 
 import numpy as np
 
+from repq_deploy.engines.children import child_process
 from repq_deploy.engines.plain import SUFFIXES
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
 from repq_deploy.files import existing_file
+from repq_deploy.leftovers import temporary_folder
 
 __all__ = ["BenchPlan", "Measured", "describe_machine", "measure"]
 
-#: -P: the current folder may hold a module of any name, and in a clone one named repq_deploy.
 COMMAND = (sys.executable, "-P", "-m", "repq_deploy.engines.bench_worker")
 
 
@@ -159,20 +159,17 @@ def _weights(path: Path) -> Path:
 
 
 def _run(request: dict[str, Any], label: str) -> list[dict[str, Any]]:
-    search_path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path if entry)
-    done = subprocess.run(
-        [*COMMAND, json.dumps(request)],
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-        env={**os.environ, "PYTHONPATH": search_path},
-    )
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    with temporary_folder() as folder, (folder / "stderr").open("w+", encoding="utf-8", errors="replace") as stderr:
+        with child_process([*COMMAND, json.dumps(request)], stderr=stderr) as child:
+            answer = "" if child.stdout is None else child.stdout.read()
+            status = child.wait()
+        stderr.seek(0)
+        said = stderr.read().strip()
+    lines = [json.loads(line) for line in answer.splitlines() if line.startswith("{")]
     if lines and "error" in lines[-1]:
         kinds = {kind.exit_code: kind for kind in (BuildFailed, BadInput, BackendMissing)}
         raise kinds[lines[-1]["exit_code"]](lines[-1]["error"])
-    if done.returncode != 0:
-        last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
-        raise BuildFailed(f"{label}: measuring ended with exit status {done.returncode}: {last}")
+    if status != 0:
+        last = (said or "it said nothing").splitlines()[-1]
+        raise BuildFailed(f"{label}: measuring ended with exit status {status}: {last}")
     return lines

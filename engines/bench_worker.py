@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repq_deploy.engines.batching import THREADS
+from repq_deploy.engines.children import end_with_parent
 from repq_deploy.engines.plain import open_plain
 from repq_deploy.engines.runner import open_engine
 from repq_deploy.errors import BadInput, RepqError
@@ -85,4 +86,5 @@ def _say(**message: Any) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     sys.exit(main(sys.argv[1:]))

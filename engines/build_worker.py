@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from repq_deploy.engines.batching import Profile
+from repq_deploy.engines.children import end_with_parent
 from repq_deploy.engines.trt_build import build_serialized
 from repq_deploy.errors import BuildFailed
 
@@ -53,4 +54,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     sys.exit(main())

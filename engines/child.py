@@ -7,20 +7,19 @@ import json
 import logging
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from repq_deploy.engines.batching import Profile
+from repq_deploy.engines.children import child_process
 from repq_deploy.errors import BuildFailed
+from repq_deploy.leftovers import temporary_folder, writing_temporarily
 
 __all__ = ["build_in_child"]
 
 logger = logging.getLogger(__name__)
 
-#: -P: the current folder may hold a module of any name.
 COMMAND = (sys.executable, "-P", "-m", "repq_deploy.engines.build_worker")
 
 
@@ -40,9 +39,10 @@ def build_in_child(
         BuildFailed: the builder refused the graph, failed, or crashed; what is in ``output`` is then worthless.
         OSError: ``output`` cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix="repq-build-") as folder:
-        model_path = Path(folder) / "model.onnx"
-        model_path.write_bytes(model)
+    with temporary_folder() as folder:
+        model_path = folder / "model.onnx"
+        with writing_temporarily():
+            model_path.write_bytes(model)
         request = {
             "module": module,
             "model": str(model_path),
@@ -50,24 +50,16 @@ def build_in_child(
             "profile": dataclasses.asdict(profile),
             "targets": list(targets),
         }
-        _run(request, Path(folder), backend=backend, progress=progress)
+        _run(request, folder, backend=backend, progress=progress)
 
 
 def _run(request: Mapping[str, object], folder: Path, *, backend: str, progress: Callable[[float, str], None]) -> None:
     request_path = folder / "request.json"
-    request_path.write_text(json.dumps(request), encoding="utf-8")
-    search_path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path if entry)
+    with writing_temporarily():
+        request_path.write_text(json.dumps(request), encoding="utf-8")
     error, errno, phase = "", None, "starting"
     with (folder / "stderr").open("w+", encoding="utf-8", errors="replace") as stderr:
-        child = subprocess.Popen(
-            [*COMMAND, str(request_path)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            env={**os.environ, "PYTHONPATH": search_path},
-            encoding="utf-8",
-        )
-        try:
+        with child_process([*COMMAND, str(request_path)], stderr=stderr) as child:
             for line in child.stdout or ():
                 if not line.endswith("\n"):
                     break  # killed while it wrote
@@ -78,9 +70,6 @@ def _run(request: Mapping[str, object], folder: Path, *, backend: str, progress:
                     phase = message["phase"]
                     progress(message["fraction"], phase)
             status = child.wait()
-        finally:
-            child.kill()
-            child.wait()
         stderr.seek(0)
         said = stderr.read().strip()
     if said:

@@ -7,7 +7,6 @@ defaults and gets the same codes at the same speed.
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from repq_deploy.engines.batching import THREADS, BatchedRunner, GraphRunner, Profile, Runner
 from repq_deploy.engines.source import INPUT, OUTPUT, SourceModel
 from repq_deploy.errors import BadInput, BuildFailed
+from repq_deploy.leftovers import temporary_folder
 from repq_deploy.onnx_session import onnxruntime_module, open_session
 
 __all__ = ["BACKEND", "OnnxRuntimeBackend", "open_onnx", "open_reference"]
@@ -64,8 +64,8 @@ class OnnxRuntimeBackend:
 
     def served_graph(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """``model`` as a session with default options optimizes it and runs it."""
-        with tempfile.TemporaryDirectory(prefix="repq-optimized-") as folder:
-            saved = Path(folder) / "optimized.onnx"
+        with temporary_folder() as folder:
+            saved = folder / "optimized.onnx"
             open_session(model.SerializeToString(), optimize=True, save_optimized=saved, what="lowered graph")
             return onnx.load(saved)
 

@@ -1,7 +1,7 @@
 """The errors a user can cause, each with the exit code that the commands return for it.
 
-The commands print such an error as one line, without a traceback. A bug keeps its traceback. The message names what
-was found, what was expected, and what to do next.
+The commands print such an error as one line, and its traceback under -v; anything else is said to be a defect. The
+message names what was found, what was expected, and what to do next.
 """
 
 from __future__ import annotations

@@ -6,34 +6,59 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from safetensors import SafetensorError
 
 from repq_deploy.errors import BadInput
+from repq_deploy.leftovers import temporary_file
 
 __all__ = [
     "atomic_output",
     "check_writable",
     "existing_file",
+    "kind_of",
     "read_arrays",
     "read_kept",
     "sha256_of",
+    "shortened",
     "write_atomically",
 ]
 
 
 def existing_file(path: Path, what: str) -> Path:
     """``path``, if it is a file; otherwise the error that names it. ``what`` is for the reader: "checkpoint"."""
-    if not path.exists():
+    found = kind_of(path, what)
+    if found is None:
         raise BadInput(f"{what} {path}: no such file; check the path")
-    if not path.is_file():
+    if found != "file":
         raise BadInput(f"{what} {path}: expected a file, found a folder or device")
     return path
+
+
+def kind_of(path: Path, what: str) -> Literal["file", "folder", "other"] | None:
+    """What is at ``path``, through links; None where nothing is. ``what`` is for the reader: "checkpoint".
+
+    Raises:
+        BadInput: it cannot be known: a name too long, or a folder on the way that may not be entered.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise BadInput(f"{what} {shortened(path)}: {getattr(error, 'strerror', None) or error}") from error
+    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
+
+
+def shortened(path: Path | str) -> str:
+    """A name for a message, of at most 200 characters."""
+    text = str(path)
+    return text if len(text) <= 200 else f"{text[:100]}...{text[-80:]}"
 
 
 def read_arrays(path: Path, what: str, *, advice: str = "check the file") -> dict[str, np.ndarray]:
@@ -56,14 +81,16 @@ def read_arrays(path: Path, what: str, *, advice: str = "check the file") -> dic
 def check_writable(path: Path) -> None:
     """Refuse early, before hours of work, an output that could not be written at the end."""
     parent = path.parent
-    if path.is_dir():
+    found = kind_of(path, "output")
+    if found == "folder":
         raise BadInput(f"output {path}: is a folder; name a file")
-    if path.exists() and not path.is_file():
+    if found == "other":
         raise BadInput(f"output {path}: is a device or pipe, which cannot be replaced in one step; name a file")
-    if not parent.is_dir():
+    if kind_of(parent, "folder of the output") != "folder":
         raise BadInput(f"output {path}: folder {parent} does not exist; create it first")
     try:
-        _temporary_beside(path).unlink()
+        with temporary_file(parent):
+            pass
     except OSError as error:
         raise BadInput(f"output {path}: cannot write into {parent}: {error.strerror or error}") from error
 
@@ -71,19 +98,15 @@ def check_writable(path: Path) -> None:
 @contextlib.contextmanager
 def atomic_output(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; on success it takes ``path``'s place, on any failure it is removed."""
-    temporary = None
     try:
-        temporary = _temporary_beside(path)
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        with temporary_file(path.parent) as temporary:
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
     except OSError as error:
-        raise BadInput(f"output {path}: {error.strerror or error}; nothing was written") from error
+        raise BadInput(f"output {shortened(path)}: {error.strerror or error}; nothing was written") from error
     except SafetensorError as error:  # what its writer makes of a full disk
         raise BadInput(f"output {path}: {error}; nothing was written") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -104,13 +127,6 @@ def sha256_of(path: Path) -> str:
     """The hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _temporary_beside(path: Path) -> Path:
-    """A new, empty file in the folder of ``path``."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    return Path(name)
 
 
 def _umask() -> int:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +33,7 @@ from repq_deploy.errors import BadInput
 from repq_deploy.files import read_kept, write_atomically
 from repq_deploy.folds import fold_post_norm
 from repq_deploy.layers import QuantAttention, QuantConv2d, QuantLinear
+from repq_deploy.leftovers import temporary_folder
 from repq_deploy.models import ModelSpec, build_architecture
 from repq_deploy.quantizers import Search, UniformParameters
 from repq_deploy.ranges import log2_search, percentile_search
@@ -81,8 +81,8 @@ def sensitivities(
         (site's name, bits) to S, in squared units of the logits.
     """
     items = [(site, bits) for site in sites for bits in site.choices]
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = result_folder(Path(temporary) if work_dir is None else work_dir, model, images, preset, device)
+    with temporary_folder() as temporary:
+        folder = result_folder(temporary if work_dir is None else work_dir, model, images, preset, device)
         found = {item: value for item in items if (value := _read(_file(folder, item))) is not None}
         missing = [item for item in items if item not in found]
         on_result(len(found), len(items))

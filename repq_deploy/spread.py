@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import torch
 
 from repq_deploy.errors import BackendMissing, BadInput
+from repq_deploy.stopping import cleared
 
 __all__ = ["check_cluster", "one_thread", "spread"]
 
@@ -82,14 +83,21 @@ def _over_processes(
     context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's locked thread pool
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_open, initargs=(factory, payload))
     processes: list[Any] = []
+
+    def end() -> None:
+        for process in processes:
+            process.kill()  # what it was doing is not wanted any more
+
     try:
-        with _isolated():
-            pending = {pool.submit(_do, item): item for item in items}
-            processes = multiprocessing.active_children()
-        for done in as_completed(pending):
-            yield pending[done], done.result()
-    except BrokenProcessPool as error:
-        raise BadInput(f"--workers {workers}: {_what_ended(processes)}") from error
+        with cleared(end):
+            try:
+                with _isolated():
+                    pending = {pool.submit(_do, item): item for item in items}
+                    processes += multiprocessing.active_children()
+                for done in as_completed(pending):
+                    yield pending[done], done.result()
+            except BrokenProcessPool as error:
+                raise BadInput(f"--workers {workers}: {_what_ended(processes)}") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from repq_deploy.cli.common import DryRun, Json, Quiet, Verbose, console, entry_point, set_up, show
+from repq_deploy.cli.common import DryRun, Json, Quiet, Verbose, console, set_up, show
+from repq_deploy.cli.entry import entry_point
+from repq_deploy.cli.streams import say
 from repq_deploy.errors import BadInput
 from repq_deploy.files import check_writable
 
@@ -103,7 +105,7 @@ def _print(results: list[Measured], machine: str, rounds: int) -> None:
 
 
 def _write(line: str) -> None:
-    sys.stdout.write(line + "\n")
+    say(line)
 
 
 main = entry_point(bench, "repq-bench")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,13 +14,14 @@ from repq_deploy.cli.common import (
     Seed,
     Verbose,
     console,
-    entry_point,
     hardware_note,
     progress_bar,
     refuse_other_options,
     set_up,
     show,
 )
+from repq_deploy.cli.entry import entry_point
+from repq_deploy.cli.streams import say
 from repq_deploy.errors import BadInput
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _validate(engine: Path, *, as_json: bool, dry_run: bool) -> None:
     if dry_run:
         entry = _entry(engine, read_manifest(engine))
         plan = {"dry_run": True, "engines": [entry]}
-        show(plan, as_json=as_json, text=lambda: _write(f"would run {engine} on {entry['reference']}"))
+        show(plan, as_json=as_json, text=lambda: say(f"would run {engine} on {entry['reference']}"))
         return
     with console.status(f"validating {engine.name}"):
         entry = _entry(engine, validate_engine(engine))
@@ -196,13 +196,13 @@ def _plan_entry(plan: BuildPlan, why: str) -> dict[str, Any]:
 def _print_plans(entries: list[dict[str, Any]]) -> None:
     for entry in entries:
         smallest, best, largest = entry["batch"]
-        _write(
+        say(
             f"would build {entry['engine']}: backend {entry['backend']} {entry['version']} ({entry['why']})",
             f"  {entry['precision']} around {entry['bits']} in {entry['compute']}, batch {smallest} to {largest}, "
             f"tuned for {best}, {_target_words(entry['target'], entry['cpu'])}",
             *_form_words(entry),
         )
-        sys.stdout.write(hardware_note(entry["bits"]))
+        say(*hardware_note(entry["bits"]))
 
 
 def _print_engines(entries: list[dict[str, Any]]) -> None:
@@ -210,32 +210,32 @@ def _print_engines(entries: list[dict[str, Any]]) -> None:
         manifest = entry["manifest"]
         validation, figures = manifest["validation"], manifest["validation"]["figures"]
         if "why" in entry:
-            _write(f"backend {entry['backend']} {manifest['versions'][entry['backend']]}: {entry['why']}")
+            say(f"backend {entry['backend']} {manifest['versions'][entry['backend']]}: {entry['why']}")
             passes = ", ".join(f"{one['name']} {one['changed']}" for one in manifest["passes"])
-            _write(f"passes (places changed): {passes or 'none'}")
+            say(f"passes (places changed): {passes or 'none'}")
             proof = f"SQNR {manifest['lowering_sqnr_db']:.0f} dB"
-            _write(f"lowered graph against canonical, both in float32, in its weakest stretch: {proof}")
+            say(f"lowered graph against canonical, both in float32, in its weakest stretch: {proof}")
             if (codes := manifest["kernel_codes"]) is not None:
-                _write(
+                say(
                     f"codes of {entry['backend']}'s own kernels against the canonical graph's: {codes['codes']} at "
                     f"{codes['sites']} sites, {codes['different']} differ, {codes['unexplained']} of them not on a tie"
                 )
-            _write(
+            say(
                 f"wrote {entry['engine']}: {entry['bytes'] / 1e6:.1f} MB in {entry['seconds']:.1f} s, "
                 f"{manifest['precision']} around {manifest['metadata'].get('repq.bits', 'unknown bits')} "
                 f"in {manifest['compute']}, "
                 f"{_target_words(manifest['target'], manifest['cpu'])}",
                 *_form_words({**entry, **manifest}),
             )
-        sys.stdout.write(hardware_note(manifest["metadata"].get("repq.bits", "")))
+        say(*hardware_note(manifest["metadata"].get("repq.bits", "")))
         if figures is not None:
-            _write(
+            say(
                 f"against ONNX Runtime on {figures['images']} images ({manifest['reference_inputs']}): "
                 f"SQNR {figures['sqnr_db']:.1f} dB ({_tolerance_words(validation['tolerance'])}), "
                 f"cosine {figures['cosine']:.6f}, error max {figures['max_abs_error']:.3g} "
                 f"mean {figures['mean_abs_error']:.3g}, top-1 agreement {100 * figures['top1_agreement']:.0f} %"
             )
-        _write(f"{validation['verdict']}: {validation['reason']}", *_next(entry))
+        say(f"{validation['verdict']}: {validation['reason']}", *_next(entry))
 
 
 def _next(entry: dict[str, Any]) -> list[str]:
@@ -275,10 +275,6 @@ def _tolerance_words(tolerance: dict[str, float]) -> str:
     return (
         f"{tolerance['min_sqnr_db']:.1f} required, {tolerance['rounding_sqnr_db']:.1f} by rounding its constants alone"
     )
-
-
-def _write(*lines: str) -> None:
-    sys.stdout.writelines(f"{line}\n" for line in lines)
 
 
 def _exit(entries: list[dict[str, Any]]) -> None:

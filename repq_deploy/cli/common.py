@@ -1,15 +1,12 @@
-"""What every command shares: options of the same name, errors as one line, results on stdout, the rest on stderr."""
+"""What every command shares: options of the same name, results on stdout, progress and notes on stderr."""
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
-import signal
 import sys
 import time
-import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,8 +14,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from repq_deploy import __version__
-from repq_deploy.errors import BadInput, RepqError
+from repq_deploy.cli.streams import printable
+from repq_deploy.errors import BadInput
 
 if TYPE_CHECKING:
     from repq_deploy.checkpoints import CheckpointFile
@@ -40,7 +37,6 @@ __all__ = [
     "Verbose",
     "checkpoint_file",
     "console",
-    "entry_point",
     "hardware_note",
     "progress_bar",
     "refuse_other_options",
@@ -88,10 +84,19 @@ SECONDS_A_LINE = 30.0
 console = Console(stderr=True, highlight=False)
 
 
+class _OneLine(logging.Formatter):
+    """A record is a line: names of files and tensors, which others chose, cannot make it two."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return printable(super().formatMessage(record))
+
+
 def set_up(*, verbose: bool, quiet: bool) -> None:
     """Set the log level from ``-v`` and ``-q``; ``-q`` silences the console too."""
     level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("repq_deploy").setLevel(level)
     console.quiet = quiet
 
@@ -117,14 +122,14 @@ def progress_bar() -> Progress:
     return _Progress()
 
 
-def hardware_note(bits: str) -> str:
-    """What fewer than 8 activation bits mean on hardware, as a line of its own; empty where none has fewer.
+def hardware_note(bits: str) -> list[str]:
+    """What fewer than 8 activation bits mean on hardware, a line; none where all have 8.
 
     ``bits`` is of the form ``w4a4,head=w8a8``.
     """
     if all(site.endswith("a8") for site in filter(None, bits.split(","))):
-        return ""
-    return "note: activations below 8 bits run on the INT8 grid: they buy accuracy studies and size, not speed\n"
+        return []
+    return ["note: activations below 8 bits run on the INT8 grid: they buy accuracy studies and size, not speed"]
 
 
 def show(result: dict[str, Any], *, as_json: bool, text: Callable[[], None]) -> None:
@@ -133,60 +138,6 @@ def show(result: dict[str, Any], *, as_json: bool, text: Callable[[], None]) -> 
         sys.stdout.write(json.dumps(result, indent=2) + "\n")
     else:
         text()
-
-
-def entry_point(function: Callable[..., None], name: str) -> Callable[[], None]:
-    """Make the console script ``name`` of a typer function.
-
-    Exit codes: 0 success, 1 validation or build failed, 2 usage or bad input, 3 backend or device missing,
-    130 interrupted.
-    """
-
-    @functools.wraps(function)
-    def command(*arguments: Any, **options: Any) -> None:
-        _refuse_empty(options)
-        try:
-            function(*arguments, **options)
-        except KeyboardInterrupt:
-            sys.stderr.write(f"{name}: interrupted; what was finished is kept, nothing is half written\n")
-            raise typer.Exit(130) from None
-
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(command)
-
-    def main() -> None:
-        # What stops a container: end as any error does, so that unfinished files and child processes go.
-        stopped: list[int] = []
-
-        def stop(number: int, _: object) -> None:
-            stopped.append(number)
-            sys.exit(128 + number)
-
-        signal.signal(signal.SIGTERM, stop)
-        if sys.argv[1:] == ["--version"]:
-            sys.stdout.write(f"{name} {__version__}\n")
-            return
-        try:
-            app(prog_name=name)
-        except RepqError as error:
-            if logging.getLogger("repq_deploy").isEnabledFor(logging.DEBUG):
-                traceback.print_exc()
-            sys.stderr.write(f"{name}: error: {error}\n")
-            sys.exit(error.exit_code)
-        except BaseException:
-            if stopped:  # what was interrupted may have made another error of it, as torch's exporter does
-                sys.exit(128 + stopped[0])
-            raise
-
-    main.__doc__ = function.__doc__
-    return main
-
-
-def _refuse_empty(options: Mapping[str, Any]) -> None:
-    """A value of nothing, as a variable that a script did not set gives it, is no way to ask for the default."""
-    for name, value in options.items():
-        if value == "":
-            raise BadInput(f"--{name.replace('_', '-')}: is empty; give a value, or leave it out for the default")
 
 
 def refuse_other_options(context: typer.Context, beside: str, allowed: Collection[str]) -> None:
@@ -210,7 +161,7 @@ def checkpoint_file(checkpoint: Path | None, ema: bool, prefix: str | None) -> C
 
 def say_note(text: str) -> None:
     """Say what was done with an input that the user did not ask for."""
-    console.print(f"note: {text}", soft_wrap=True, markup=False)
+    console.print(f"note: {printable(text)}", soft_wrap=True, markup=False)
 
 
 def say_calibration(calib_data: str | None, weights: str) -> str:

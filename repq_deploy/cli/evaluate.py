@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,11 +18,12 @@ from repq_deploy.cli.common import (
     Seed,
     Verbose,
     checkpoint_file,
-    entry_point,
     progress_bar,
     set_up,
     show,
 )
+from repq_deploy.cli.entry import entry_point
+from repq_deploy.cli.streams import say
 from repq_deploy.errors import BadInput
 
 if TYPE_CHECKING:
@@ -115,20 +115,20 @@ def _result(opened: list[Target], evaluation: Evaluation) -> dict[str, Any]:
 
 def _print_plan(plan: dict[str, Any]) -> None:
     for each in plan["targets"]:
-        sys.stdout.write(f"{each['target']}: {each['kind']}, preprocessing {each['preprocess']}\n")
-    sys.stdout.write(f"would evaluate on {plan['images']} images of {plan['data']}\n")
+        say(f"{each['target']}: {each['kind']}, preprocessing {each['preprocess']}")
+    say(f"would evaluate on {plan['images']} images of {plan['data']}")
 
 
 def _print_result(result: dict[str, Any]) -> None:
-    sys.stdout.write(_line(result))
+    say(_line(result))
     if "against" not in result:
         return
-    sys.stdout.write(_line(result["against"]))
+    say(_line(result["against"]))
     text = f"same top-1 class: {result['agreement']:.2f} % of images"
     if result["top1_difference"] is not None:
         error = result["top1_difference_standard_error"]
         text += f"; top-1 difference {result['top1_difference']:+.2f} points (standard error {error:.2f}, paired)"
-    sys.stdout.write(text + "\n")
+    say(text)
 
 
 def _line(figures: dict[str, Any]) -> str:
@@ -137,7 +137,7 @@ def _line(figures: dict[str, Any]) -> str:
         text += f", top-1 {figures['top1']:.2f} % (standard error {figures['top1_standard_error']:.2f})"
     if figures["top5"] is not None:
         text += f", top-5 {figures['top5']:.2f} %"
-    return f"{text}, {figures['images']} images, {figures['images_per_second']:.1f} images/s\n"
+    return f"{text}, {figures['images']} images, {figures['images_per_second']:.1f} images/s"
 
 
 main = entry_point(evaluate, "repq-eval")

@@ -28,7 +28,6 @@ from repq_deploy.cli.common import (
     Verbose,
     checkpoint_file,
     console,
-    entry_point,
     progress_bar,
     refuse_other_options,
     say_calibration,
@@ -37,6 +36,7 @@ from repq_deploy.cli.common import (
     set_up,
     show,
 )
+from repq_deploy.cli.entry import entry_point
 from repq_deploy.cli.export_report import plan_of, print_float, print_plan, print_result
 from repq_deploy.errors import ValidationFailed
 from repq_deploy.files import atomic_output

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from repq_deploy.bits import BitWidths
 from repq_deploy.cli.common import hardware_note
+from repq_deploy.cli.streams import say
 
 __all__ = ["plan_of", "print_float", "print_plan", "print_result"]
 
 
 def print_float(result: dict[str, Any]) -> None:
     verb = "would write" if result["dry_run"] else "wrote"
-    sys.stdout.write(f"{verb} {result['output']}: {result['model']} in float\n")
+    say(f"{verb} {result['output']}: {result['model']} in float")
 
 
 def print_result(result: dict[str, Any]) -> None:
     seconds = result["seconds"]
-    sys.stdout.write(
+    say(
         f"wrote {result['output']}: {result['model']} {result['bits']} by {result['method']}, "
-        f"{result['bytes'] / 1e6:.1f} MB ({result['of_float']:.3f} of float)\n"
+        f"{result['bytes'] / 1e6:.1f} MB ({result['of_float']:.3f} of float)",
         f"codes equal in PyTorch and ONNX Runtime: {100 * result['codes_equal_mean']:.4f} % over {result['sites']} "
-        f"sites, at worst {100 * result['codes_equal_worst']:.4f} % ({result['worst_site']})\n"
+        f"sites, at worst {100 * result['codes_equal_worst']:.4f} % ({result['worst_site']})",
         f"calibrated in {seconds['calibrate']:.1f} s ({result['device']}), exported in {seconds['export']:.1f} s, "
-        f"proved in {seconds['prove']:.1f} s\n"
-        f"{hardware_note(result['bits'])}"
-        f"next: repq-build-engine {result['output']}\n"
+        f"proved in {seconds['prove']:.1f} s",
+        *hardware_note(result["bits"]),
+        f"next: repq-build-engine {result['output']}",
     )
 
 
@@ -44,4 +44,4 @@ def plan_of(spec: Any, widths: BitWidths, method: str, output: Path) -> dict[str
 
 def print_plan(plan: dict[str, Any]) -> None:
     lines = [f"{name:40} {bits}" for name, bits in plan["sites"].items()]
-    sys.stdout.write("\n".join([*lines, f"would write {plan['output']} by {plan['method']}, {plan['preset']}"]) + "\n")
+    say(*lines, f"would write {plan['output']} by {plan['method']}, {plan['preset']}")

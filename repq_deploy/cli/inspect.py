@@ -11,7 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from repq_deploy.cli.common import Json, Quiet, Verbose, entry_point, set_up, show
+from repq_deploy.cli.common import Json, Quiet, Verbose, set_up, show
+from repq_deploy.cli.entry import entry_point
+from repq_deploy.cli.streams import say
 from repq_deploy.errors import BackendMissing, BadInput
 
 if TYPE_CHECKING:
@@ -117,11 +119,11 @@ def _kernels(file: Path, manifest: Manifest) -> dict[str, int] | None:
 
 
 def _print(result: dict[str, Any]) -> None:
-    _write(f"{result['file']}: {result['bytes'] / 1e6:.2f} MB")
+    say(f"{result['file']}: {result['bytes'] / 1e6:.2f} MB")
     if "manifest" in result:
         _print_engine(result)
         return
-    _write(*(f"{key.removeprefix('repq.'):16} {value}" for key, value in result["metadata"].items()))
+    say(*(f"{key.removeprefix('repq.'):16} {value}" for key, value in result["metadata"].items()))
     table = Table(box=None, pad_edge=False)
     for column in ("site", "kind", "bits", "codes", "scale", "zero point", "shape", "stored"):
         table.add_column(column, no_wrap=True)
@@ -136,7 +138,7 @@ def _print(result: dict[str, Any]) -> None:
     Console(file=sys.stdout, width=_WIDTH, highlight=False, markup=False).print(table)
     if "lowering" in result:
         lowering = result["lowering"]
-        _write(
+        say(
             f"lowering for {lowering['backend']}, {lowering['precision']}, products in {lowering['compute']}: "
             f"{lowering['nodes']['canonical']} nodes become {lowering['nodes']['lowered']}"
         )
@@ -146,7 +148,7 @@ def _print(result: dict[str, Any]) -> None:
 def _print_engine(result: dict[str, Any]) -> None:
     manifest = result["manifest"]
     validation = manifest["validation"]
-    _write(
+    say(
         f"backend          {manifest['backend']} {manifest['versions'].get(manifest['backend'], '')}",
         f"target           {manifest['cpu'] or manifest['target'] or 'default'}",
         f"precision        {manifest['precision']}, products in {manifest['compute']}",
@@ -158,17 +160,13 @@ def _print_engine(result: dict[str, Any]) -> None:
     if kernels := result.get("product_kernels"):
         share = kernels.get("i8", 0) / sum(kernels.values())
         found = ", ".join(f"{count} in {kind}" for kind, count in sorted(kernels.items()))
-        _write(f"products here    {found} ({100 * share:.0f} % on integers)")
+        say(f"products here    {found} ({100 * share:.0f} % on integers)")
     _print_passes(manifest["passes"])
 
 
 def _print_passes(passes: list[dict[str, Any]]) -> None:
     width = max([16, *(len(one["name"]) for one in passes)])
-    _write(f"{'pass':{width}} places changed", *(f"{one['name']:{width}} {one['changed']}" for one in passes))
-
-
-def _write(*lines: str) -> None:
-    sys.stdout.writelines(f"{line}\n" for line in lines)
+    say(f"{'pass':{width}} places changed", *(f"{one['name']:{width}} {one['changed']}" for one in passes))
 
 
 main = entry_point(inspect, "repq-inspect")

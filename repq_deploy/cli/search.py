@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +26,6 @@ from repq_deploy.cli.common import (
     Verbose,
     checkpoint_file,
     console,
-    entry_point,
     hardware_note,
     progress_bar,
     say_calibration,
@@ -35,6 +33,8 @@ from repq_deploy.cli.common import (
     set_up,
     show,
 )
+from repq_deploy.cli.entry import entry_point
+from repq_deploy.cli.streams import say
 from repq_deploy.errors import BadInput
 from repq_deploy.outputs import check_outputs
 
@@ -247,10 +247,7 @@ def _print_result(result: dict[str, Any]) -> None:
     for name, spent in result["spent"].items():
         lines.append(f"{name}: {spent:.6g} of {result['limits'][name]:g} {result['units'][name]}")
     lines.append(f"wrote {result['recipe']}: {result['model']}, objective {result['objective']:.4g}")
-    sys.stdout.write(
-        "\n".join(lines)
-        + f"\n{hardware_note(result['bits'])}next: repq-export MODEL --recipe {result['recipe']} -o OUTPUT.onnx\n"
-    )
+    say(*lines, *hardware_note(result["bits"]), f"next: repq-export MODEL --recipe {result['recipe']} -o OUTPUT.onnx")
 
 
 def _plan(opened: Search) -> dict[str, Any]:
@@ -267,7 +264,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
     lines = [f"{name:36} {' '.join(choices)}" for name, choices in plan["sites"].items()]
     for name, (limit, least, most) in plan["budgets"].items():
         lines.append(f"{name}: {limit:g}, possible from {least:.6g} to {most:.6g}")
-    sys.stdout.write("\n".join([*lines, f"would measure {plan['measurements']} times"]) + "\n")
+    say(*lines, f"would measure {plan['measurements']} times")
 
 
 main = entry_point(search, "repq-search")

@@ -1,12 +1,16 @@
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from repq_deploy import __version__
-from repq_deploy.cli.common import Verbose, entry_point, hardware_note, progress_bar, set_up
+from repq_deploy.cli.common import Verbose, hardware_note, progress_bar, set_up
+from repq_deploy.cli.entry import entry_point
 from repq_deploy.errors import BackendMissing, BadInput, RepqError, ValidationFailed
+from repq_deploy.files import existing_file
 
 
 @pytest.mark.parametrize(("error", "code"), [(BadInput, 2), (ValidationFailed, 1), (BackendMissing, 3)])
@@ -39,12 +43,98 @@ def test_an_empty_value_is_not_the_default(call):
         assert done.err.splitlines()[-1].startswith(f"repq-verb: error: {option}: is empty; give a value")
 
 
-def test_bugs_keep_their_traceback(call):
-    def verb() -> None:
-        raise ZeroDivisionError
+def test_a_defect_is_one_line_that_says_so(call):
+    def verb(verbose: Verbose = False) -> None:
+        set_up(verbose=verbose, quiet=False)
+        raise ZeroDivisionError("of\x1b[31m two\nlines")
 
-    with pytest.raises(ZeroDivisionError):
-        call(entry_point(verb, "repq-verb"))
+    done = call(entry_point(verb, "repq-verb"))
+    assert (done.code, done.out) == (1, "")
+    assert re.fullmatch(
+        r"repq-verb: error: a defect of ours, .*: ZeroDivisionError in test_common\.py:\d+ "
+        r"\(of\\x1b\[31m two lines\); please report it, with what -v prints\n",
+        done.err,
+    )
+    assert "Traceback" in call(entry_point(verb, "repq-verb"), "-v").err
+
+
+def test_a_wrong_command_line_is_one_line(call):
+    def verb(file: Path, bits: int = 8) -> None:
+        raise AssertionError
+
+    set_up(verbose=False, quiet=False)
+    for arguments, words in (
+        ((), "Missing argument 'file'; see repq-verb --help"),
+        (("m", "--none"), "No such option: --none"),
+        (("m", "--bits", "x"), "valid integer"),
+        (("a\nb",), "a\\nb: has control characters"),
+        (("m" * 5000,), "File name too long"),
+    ):
+
+        def named(file: Path, bits: int = 8) -> None:
+            existing_file(file, "model")
+            raise AssertionError
+
+        done = call(entry_point(named, "repq-verb"), *arguments)
+        assert (done.code, done.out) == (2, "")
+        assert done.err.startswith("repq-verb: error: ") and words in done.err
+        assert done.err.count("\n") == 1 and len(done.err) < 400
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "words"),
+    [
+        (">/dev/full", 2, "a note\nrepq-verb: error: stdout: No space left on device\n"),
+        ("2>/dev/full", 0, ""),
+        (">&-", 0, "a note\n"),
+        ("2>&-", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+        ("| true", 141, "a note\n"),
+    ],
+)
+def test_streams_that_take_nothing(tmp_path, redirection, code, words):
+    """The file is right in every case: a closed stream's number must not become the file's."""
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom repq_deploy.cli.common import console\n"
+        "from repq_deploy.cli.entry import entry_point\nfrom repq_deploy.cli.streams import say\n"
+        "from repq_deploy.files import write_atomically\n"
+        "def verb(output: Path) -> None:\n    console.print('a note')\n    write_atomically(output, b'all')\n"
+        "    say(*['x' * 99] * 999)\n"
+        "entry_point(verb, 'repq-verb')()\n"
+    )
+    (tmp_path / "verb.py").write_text(script)
+    command = f"set -o pipefail; {sys.executable} verb.py m.onnx {redirection}"
+    done = subprocess.run(["/bin/bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, words)
+    assert (tmp_path / "m.onnx").read_bytes() == b"all"
+
+
+def test_what_a_killed_command_left_is_swept_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    waiting = WAIT.replace("with atomic", "with temporary_folder(), atomic").replace(
+        "from repq_deploy.files", "from repq_deploy.leftovers import temporary_folder\nfrom repq_deploy.files"
+    )
+    command = [sys.executable, "-c", waiting, str(tmp_path / "m.onnx")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "writing\n"
+            assert sum("repq-" in path.name for path in tmp_path.rglob("*")) == 4  # it took nothing from the first
+            other.kill()
+        process.kill()
+    (tmp_path / ".repq-1-mine.part").touch()  # of a process that runs
+    (tmp_path / "repq-notes").touch()
+    done = subprocess.run(
+        [sys.executable, "-c", WAIT.replace("time.sleep(60)", ""), str(tmp_path / "m.onnx")],
+        check=True,
+        capture_output=True,
+    )
+    assert done.stderr == b""
+    left = sorted(path.name for path in tmp_path.rglob("*"))
+    assert left == [".repq-1-mine.part", "m.onnx", "repq-notes", "temporary"]
 
 
 @pytest.mark.parametrize(("quiet", "lines"), [(False, ["measuring 2/3"]), (True, [])])
@@ -67,7 +157,7 @@ def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(call, monkey
 WAIT = """
 import sys, time
 from pathlib import Path
-from repq_deploy.cli.common import entry_point
+from repq_deploy.cli.entry import entry_point
 from repq_deploy.files import atomic_output
 
 def verb(output: Path) -> None:

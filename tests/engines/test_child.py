@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -59,7 +61,7 @@ def test_the_request_reaches_the_builder(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_an_interrupt_ends_the_builder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     started = []
-    popen = child.subprocess.Popen
+    popen = subprocess.Popen
 
     def remember(*arguments: object, **options: object) -> object:
         started.append(popen(*arguments, **options))  # type: ignore[call-overload]
@@ -68,10 +70,32 @@ def test_an_interrupt_ends_the_builder(monkeypatch: pytest.MonkeyPatch, tmp_path
     def interrupt(fraction: float, phase: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(child.subprocess, "Popen", remember)
+    monkeypatch.setattr(subprocess, "Popen", remember)
     monkeypatch.setattr(child, "COMMAND", (sys.executable, "-c", PHASE + "import time; time.sleep(60)"))
     with pytest.raises(KeyboardInterrupt):
         child.build_in_child(
             b"", tmp_path / "x", backend="b", module="m", profile=Profile(), targets=(), progress=interrupt
         )
     assert started[0].returncode < 0
+
+
+def test_a_builder_ends_with_its_parent_however_that_goes(tmp_path: Path) -> None:
+    """Killed by SIGKILL, a parent can clear nothing."""
+    parent = (
+        "import sys, time; from repq_deploy.engines.children import child_process\n"
+        "with child_process([sys.executable, '-c', sys.argv[1]], stderr=sys.stderr) as child:\n"
+        "    print(child.pid, child.stdout.readline(), flush=True); time.sleep(60)"
+    )
+    worker = (
+        "import time; from repq_deploy.engines.children import end_with_parent; "
+        "end_with_parent(); print('working', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", parent, worker], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        number, word = process.stdout.readline().split()
+        assert word == "working"
+        process.kill()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{number}").exists() and "Z" not in Path(f"/proc/{number}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline, "the worker outlives its parent"
+        time.sleep(0.05)

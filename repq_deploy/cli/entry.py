@@ -1,0 +1,133 @@
+"""What every command is run by: one line for an error, one way to stop, and an exit code that says how it ended.
+
+0 success, 1 validation or build failed (or a defect of ours), 2 usage or bad input, 3 backend or device missing, 128
+and the signal's number when stopped.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from repq_deploy import __version__
+from repq_deploy.cli.common import console
+from repq_deploy.cli.streams import StdoutFailed, guarded_streams, printable
+from repq_deploy.errors import BadInput, RepqError
+from repq_deploy.files import shortened
+from repq_deploy.leftovers import sweep
+from repq_deploy.stopping import ends_with_signals
+
+__all__ = ["entry_point"]
+
+#: What typer raises for a wrong command line. Newer versions of it have their own copy of click.
+_UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+_INTERRUPTED = "what was finished is kept, nothing is half written"
+
+
+class _Carried(Exception):
+    """An error on its way through typer."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def entry_point(function: Callable[..., None], name: str) -> Callable[[], None]:
+    """Make the console script ``name`` of a typer function."""
+
+    @functools.wraps(function)
+    def command(*arguments: Any, **options: Any) -> None:
+        _check_values(options)
+        try:
+            function(*arguments, **options)
+        except (OSError, KeyboardInterrupt) as error:  # typer would make exit codes of its own of them
+            raise _Carried(error) from error
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(command)
+
+    def stopped(number: int) -> None:
+        console.show_cursor()
+        verb = "interrupted" if number == 2 else f"stopped by signal {number}"
+        sys.stderr.write(f"{name}: {verb}; {_INTERRUPTED}\n")
+        sys.stderr.flush()
+
+    def main() -> None:
+        with ends_with_signals(stopped):
+            code = _run(app, name)
+        sys.exit(code)
+
+    main.__doc__ = function.__doc__
+    return main
+
+
+def _run(app: typer.Typer, name: str) -> int:
+    """Run the command; its exit code."""
+    try:
+        with guarded_streams():
+            if sys.argv[1:] == ["--version"]:
+                sys.stdout.write(f"{name} {__version__}\n")
+                return 0
+            with suppress(OSError):  # no folder for temporary files: whoever needs one says so
+                sweep(Path(tempfile.gettempdir()))
+            try:
+                return app(prog_name=name, standalone_mode=False) or 0
+            except _Carried as carried:
+                raise carried.error from None
+    except Exception as error:
+        code, said = _explained(error, name)
+        if logging.getLogger("repq_deploy").isEnabledFor(logging.DEBUG) and not isinstance(error, _UsageError):
+            traceback.print_exc()
+        with suppress(OSError):
+            sys.stderr.write(f"{name}: error: {_cut(printable(said))}\n")
+        return code
+    except KeyboardInterrupt:  # raised by a library; a terminal's Ctrl-C is a signal
+        sys.stderr.write(f"{name}: interrupted; {_INTERRUPTED}\n")
+        return 130
+
+
+def _explained(error: Exception, name: str) -> tuple[int, str]:
+    """The exit code for an error, and the line that says what was wrong."""
+    if isinstance(error, RepqError):
+        return error.exit_code, str(error)
+    if isinstance(error, _UsageError):
+        return 2, f"{' '.join(error.format_message().split()).rstrip('.')}; see {name} --help"
+    if isinstance(error, StdoutFailed):
+        return 2, str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{shortened(str(error.filename))}: " if error.filename is not None else ""
+        return 2, f"{where}{error.strerror}"
+    if isinstance(error, MemoryError):
+        return 2, "out of memory; use fewer images, a smaller batch or a smaller model"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place, said = f"{Path(last.filename).name}:{last.lineno}", " ".join(str(error).split())[:200]
+    return 1, (
+        f"a defect of ours, or of a library under us: {type(error).__name__} in {place} ({said}); please report it, "
+        "with what -v prints"
+    )
+
+
+def _cut(line: str) -> str:
+    """A line of at most a thousand characters: what it quotes may be of any length."""
+    return line if len(line) <= 1000 else f"{line[:600]} ... {line[-380:]}"
+
+
+def _check_values(options: Mapping[str, Any]) -> None:
+    """Refuse values of nothing, as a variable that a script did not set gives them: they are no way to ask for a
+    default. Refuse control characters: they would reach terminals and logs with every message."""
+    for option, value in options.items():
+        text = str(value) if isinstance(value, str | Path) else "-"
+        named = f"--{option.replace('_', '-')}"
+        if not text:
+            raise BadInput(f"{named}: is empty; give a value, or leave it out for the default")
+        if any(not c.isprintable() and c.isascii() for c in text):
+            raise BadInput(f"{named} {shortened(text)}: has control characters in it; name it without")
