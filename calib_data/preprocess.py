@@ -17,9 +17,12 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
 from repq_deploy.errors import BadInput
+from repq_deploy.records import decode, parse_json
 
 __all__ = ["Preprocess"]
 
+#: Pixels of a side.
+_LARGEST = 4096
 _CROP_MODES = ("center", "squash", "border")
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
@@ -43,7 +46,8 @@ class Preprocess:
     std: tuple[float, float, float]
 
     def __post_init__(self) -> None:
-        _require(len(self.size) == 2 and min(self.size) > 0, "size", self.size, "two positive numbers")
+        fits = len(self.size) == 2 and all(0 < side <= _LARGEST for side in self.size)
+        _require(fits, "size", self.size, f"two numbers from 1 to {_LARGEST}")
         _require(0 < self.crop_pct <= 1, "crop_pct", self.crop_pct, "more than 0, at most 1")
         _require(self.crop_mode in _CROP_MODES, "crop_mode", self.crop_mode, f"one of {', '.join(_CROP_MODES)}")
         known = self.interpolation in _INTERPOLATIONS
@@ -79,10 +83,11 @@ class Preprocess:
         """
         expected = sorted(f.name for f in fields(cls))
         try:
-            data: dict[str, Any] = json.loads(text)
+            data: dict[str, Any] = parse_json(text)
             if sorted(data) != expected:
                 raise BadInput(f"preprocessing record: found keys {sorted(data)}, expected {expected}")
-            return cls(**(data | {key: tuple(data[key]) for key in ("size", "mean", "std")}))
+            found: Preprocess = decode(cls, data, "record")
+            return found
         except (TypeError, ValueError) as error:
             raise BadInput(f"preprocessing record: not readable ({error}): {text[:80]!r}") from error
 

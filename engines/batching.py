@@ -13,6 +13,10 @@ from repq_deploy.errors import BadInput
 
 __all__ = ["THREADS", "BatchedRunner", "GraphRunner", "Profile", "Runner"]
 
+#: No engine takes more images at once than the first; the second is how many an engine may ask for at the least, which
+#: its own validation runs on.
+LARGEST_BATCH, LARGEST_LEAST = 8192, 256
+
 #: Session option of the CPU backends: how many threads to use; the runtime's own choice where it is not given.
 THREADS = "threads"
 
@@ -37,10 +41,10 @@ class Profile:
     max: int = 32
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min <= self.opt <= self.max:
+        if not 1 <= self.min <= self.opt <= self.max <= LARGEST_BATCH or self.min > LARGEST_LEAST:
             raise BadInput(
-                f"batch sizes min {self.min}, opt {self.opt}, max {self.max}: expected 1 <= min <= opt <= max; "
-                "change --min-batch, --opt-batch or --max-batch"
+                f"batch sizes min {self.min}, opt {self.opt}, max {self.max}: expected 1 <= min <= opt <= max <= "
+                f"{LARGEST_BATCH}, min at most {LARGEST_LEAST}; change --min-batch, --opt-batch or --max-batch"
             )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from repq_deploy.engines.bench import Measured
 from repq_deploy.errors import BackendMissing
 from repq_deploy.files import atomic_output
+from repq_deploy.plots import made_by
 
 __all__ = ["check_plot", "write_plot"]
 
@@ -37,4 +38,5 @@ def write_plot(results: Sequence[Measured], path: Path, *, title: str) -> None:
     panels[0].invert_yaxis()
     figure.suptitle(title, fontsize="small")
     with atomic_output(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.lstrip(".") or "png", dpi=150)
+        kind = path.suffix.lstrip(".").lower() or "png"
+        figure.savefig(temporary, format=kind, dpi=150, metadata=made_by(path.with_suffix(f".{kind}")))

@@ -95,12 +95,13 @@ def plan_build(
     allow_rounding: bool = False,
     cpu: str | None = None,
     reference_data: str | None = None,
+    force: bool = False,
 ) -> BuildPlan:
     """Check that ``backend`` is here, can do what is asked with ``source``, and that its files can be written.
 
     ``precision`` None is the backend's default; ``compute`` and ``allow_rounding`` are those of ``lower``; ``cpu`` is
     one of ``CPU_OPTIONS``, and None lets the model decide (``cpu_form``); ``reference_data``, which ``make_reference``
-    will read, is not to be overwritten. Nothing is written.
+    will read, is not to be overwritten; ``force`` replaces files of others. Nothing is written.
     """
     source.check_one_file()
     version = backend.version()
@@ -133,6 +134,7 @@ def plan_build(
     check_outputs(
         [("engine", plan.engine), ("manifest", manifest_path(plan.engine)), ("reference", plan.reference)],
         [("model", source.path), ("--reference-data", reference_data)],
+        force=force,
     )
     return plan
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from repq_deploy.engines.batching import Profile
+from repq_deploy.engines.compute import COMPUTES
+from repq_deploy.engines.cpu import KIND_WORDS as CPU_KINDS
 from repq_deploy.engines.validate import FAILED, NOT_RUN, PASSED, Validation
 from repq_deploy.errors import BadInput
 from repq_deploy.records import decode, parse_json
@@ -20,6 +22,10 @@ from repq_deploy.records import decode, parse_json
 __all__ = ["FORMAT", "FileRecord", "KernelCodes", "Manifest", "PassCount", "manifest_path", "read_manifest"]
 
 FORMAT = 2
+
+#: Pixels of an image's side, and numbers that a model gives for an image, at most.
+LARGEST_SIDE, LARGEST_OUTPUT = 4096, 1_000_000
+BACKEND_NAMES = ("onnxruntime", "openvino", "tensorrt-rtx", "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -117,13 +123,36 @@ class Manifest:
         del data["format"]
         try:
             manifest = decode(cls, data, "manifest")
-        except ValueError as error:
+            manifest._check()
+        except (ValueError, BadInput) as error:  # BadInput: of batch sizes
             raise BadInput(f"manifest {name}: {error}; rebuild the engine with repq-build-engine") from error
-        if manifest.validation.verdict not in (PASSED, FAILED, NOT_RUN):
-            raise BadInput(f"manifest {name}: unknown verdict {manifest.validation.verdict!r}; rebuild the engine")
-        if any(Path(file).name != file for file in (manifest.engine.name, manifest.reference)):
-            raise BadInput(f"manifest {name}: names a file in another folder; rebuild the engine")
         return manifest
+
+    def _check(self) -> None:
+        """Refuse values that no build writes.
+
+        Raises:
+            ValueError: it names the field.
+        """
+        known = {
+            "backend": (self.backend, BACKEND_NAMES),
+            "precision": (self.precision, ("fp16", "fp32")),
+            "compute": (self.compute, COMPUTES),
+            "cpu": (self.cpu, (None, *CPU_KINDS)),
+            "verdict": (self.validation.verdict, (PASSED, FAILED, NOT_RUN)),
+        }
+        for field, (value, allowed) in known.items():
+            if value not in allowed:
+                raise ValueError(f"{field} is {str(value)[:40]!r}, expected one of {', '.join(map(str, allowed))}")
+        channels, *sides = self.image_shape
+        if channels != 3 or len(sides) != 2 or not all(1 <= side <= LARGEST_SIDE for side in sides):
+            raise ValueError(
+                f"image_shape is {list(self.image_shape)[:4]}, expected [3, H, W] of at most {LARGEST_SIDE}"
+            )
+        if not 1 <= self.classes <= LARGEST_OUTPUT:
+            raise ValueError(f"classes is {self.classes}, expected 1 to {LARGEST_OUTPUT}")
+        if any(Path(file).name != file or not file for file in (self.engine.name, self.reference)):
+            raise ValueError("it names a file in another folder")
 
 
 def manifest_path(engine: Path) -> Path:

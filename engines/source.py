@@ -7,16 +7,22 @@ is dynamic, the rest is fixed. Its ``metadata_props`` under ``repq.*`` say what 
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
+from repq_deploy.bits import BitWidths
 from repq_deploy.errors import BadInput
 from repq_deploy.files import existing_file, sha256_of
 from repq_deploy.quantizer_digest import DIGEST_KEY, bad_scale, quantizers_digest
+from repq_deploy.records import parse_json
 
 __all__ = ["INPUT", "OUTPUT", "SourceModel", "read_source"]
+
+#: Types of less than a byte.
+_PACKED = {onnx.TensorProto.INT4: 4, onnx.TensorProto.UINT4: 4, onnx.TensorProto.FLOAT4E2M1: 4}
 
 INPUT = "images"
 OUTPUT = "logits"
@@ -75,6 +81,8 @@ def read_source(path: Path) -> SourceModel:
             f"model {path}: not made by repq-export (no repq.model in its metadata); write it with repq-export"
         )
     weights = _weights_file(path, model)
+    _check_graph(path, model, data if weights is None else None)
+    _check_metadata(path, metadata)
     _check_quantizers(path, model, metadata)
     image_shape = _fixed_dimensions(path, model.graph.input, INPUT, rank=4)
     (classes,) = _fixed_dimensions(path, model.graph.output, OUTPUT, rank=2)
@@ -82,6 +90,47 @@ def read_source(path: Path) -> SourceModel:
     if weights is not None:
         sha256 = hashlib.sha256(f"{sha256} {sha256_of(weights)}".encode()).hexdigest()
     return SourceModel(path, model, data, weights, sha256, metadata, image_shape, classes)
+
+
+def _check_graph(path: Path, model: onnx.ModelProto, data: bytes | None) -> None:
+    """Refuse what is no valid graph, before anything is computed from it. ``data``: the file, if it is all there is."""
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx") and opset.version > onnx.defs.onnx_opset_version():
+            raise BadInput(
+                f"model {path}: opset {opset.version}; the installed onnx knows up to {onnx.defs.onnx_opset_version()}"
+            )
+    tensors = list(model.graph.initializer)
+    tensors += [attribute.t for node in model.graph.node for attribute in node.attribute if attribute.HasField("t")]
+    known = {(function.domain, function.name) for function in model.functions}
+    try:
+        for node in model.graph.node:
+            if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in known:
+                raise ValueError(f"no function {node.domain}.{node.op_type}"[:120])
+        for tensor in tensors:
+            if tensor.HasField("raw_data") and len(tensor.raw_data) != _stored_bytes(tensor):
+                raise ValueError(f"{tensor.name[:60]} has {len(tensor.raw_data)} bytes, its shape says another number")
+        onnx.checker.check_model(model if data is None else data)
+    except Exception as error:  # the checker's own, and whatever a wrong type or number trips on its way there
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise BadInput(f"model {path}: damaged, not a valid ONNX graph ({said}); export it again") from error
+
+
+def _stored_bytes(tensor: onnx.TensorProto) -> int:
+    kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    bits = _PACKED.get(tensor.data_type, 8 * kind.itemsize)
+    return (math.prod(tensor.dims) * bits + 7) // 8
+
+
+def _check_metadata(path: Path, metadata: dict[str, str]) -> None:
+    """Refuse records that no export writes: an engine would carry them on."""
+    try:
+        if metadata.get("repq.bits"):
+            BitWidths.parse(metadata["repq.bits"], preset=metadata.get("repq.preset", "deploy"))
+        for key in ("repq.preprocess", "repq.spec"):
+            if key in metadata:
+                parse_json(metadata[key])
+    except (BadInput, ValueError) as error:
+        raise BadInput(f"model {path}: damaged metadata: {error}; export it again") from error
 
 
 def _check_quantizers(path: Path, model: onnx.ModelProto, metadata: dict[str, str]) -> None:

@@ -12,7 +12,7 @@ from repq_deploy.errors import BadInput
 __all__ = ["MAX_BITS", "PRESETS", "BitWidths", "SiteBits"]
 
 MIN_BITS, MAX_BITS = 2, 8
-_PATTERN = re.compile(r"w(\d+)a(\d+)")
+_PATTERN = re.compile(r"w([0-9]{1,3})a([0-9]{1,3})")
 
 #: ``deploy`` keeps patch embedding and head at 8 bit and weights symmetric (they fit INT4 and INT8 containers).
 #: ``paper`` is what the papers quantize: everything at the stated bits but the patch embedding's input (8 bit),
@@ -99,9 +99,9 @@ class BitWidths:
 def _site_bits(text: str, whole: str) -> SiteBits:
     match = _PATTERN.fullmatch(text.lower())
     if match is None:
-        raise BadInput(f"bits {whole!r}: {text!r} is not of the form wXaY, for example w6a6")
+        raise BadInput(f"bits {whole[:80]!r}: {text[:40]!r} is not of the form wXaY, for example w6a6")
     weight, activation = int(match[1]), int(match[2])
     for what, bits in (("weight", weight), ("activation", activation)):
         if not MIN_BITS <= bits <= MAX_BITS:
-            raise BadInput(f"bits {whole!r}: {what} width {bits} is outside {MIN_BITS} to {MAX_BITS}")
+            raise BadInput(f"bits {whole[:80]!r}: {what} width {bits} is outside {MIN_BITS} to {MAX_BITS}")
     return SiteBits(weight, activation)

@@ -11,6 +11,7 @@ import hashlib
 import math
 import pickle
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ __all__ = ["Checkpoint", "CheckpointFile", "check_fit", "load_into", "own_image_
 #: Where training scripts put the weights: averaged ones, then those of the last step.
 _AVERAGED = ("state_dict_ema", "model_ema")
 _RAW = ("state_dict", "model")
+#: Weights lie this deep in other records, at most.
+_DEPTH = 8
 #: What wrappers put before every name: DistributedDataParallel, torch.compile, Lightning modules.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 #: What a Lightning module holds beside its model: losses and metrics.
@@ -48,7 +51,7 @@ class CheckpointFile:
 
     def sha256(self) -> str:
         """What identifies the weights: the file's SHA-256, and where they are not the usual ones of it also which."""
-        digest = sha256_of(self.path)
+        digest = sha256_of(existing_file(self.path, "checkpoint"))
         usual = self == CheckpointFile(self.path)
         return digest if usual else hashlib.sha256(f"{digest} {self.ema} {self.prefix}".encode()).hexdigest()
 
@@ -78,6 +81,9 @@ def read_checkpoint(file: CheckpointFile) -> Checkpoint:
     odd = [name for name, tensor in tensors.items() if tensor.layout != torch.strided or tensor.is_meta]
     if odd:
         raise BadInput(f"checkpoint {path}: sparse tensors or tensors without data, {_first(odd)}; save dense weights")
+    odd = [name for name, tensor in tensors.items() if tensor.is_quantized or tensor.is_complex()]
+    if odd:
+        raise BadInput(f"checkpoint {path}: quantized or complex tensors, {_first(odd)}; save floating-point weights")
     tensors = _renamed(tensors, file.prefix, path, notes)
     tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
@@ -154,6 +160,7 @@ def _content(path: Path) -> Any:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise BadInput(f"checkpoint {path}: not a readable safetensors file ({_one_line(error)})") from error
+    _refuse_compressed(path)
     # Training scripts, DeiT's and timm's among them, leave their parsed arguments beside the weights: plain data.
     try:
         safe = torch.serialization.safe_globals([argparse.Namespace])
@@ -172,9 +179,22 @@ def _content(path: Path) -> Any:
         raise BadInput(f"checkpoint {path}: not a readable PyTorch file ({_one_line(error)})") from error
 
 
+def _refuse_compressed(path: Path) -> None:
+    """torch.save stores what it packs as it is; megabytes that somebody compressed may unpack to gigabytes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError):  # of torch's older format, or damaged: torch says what is wrong
+        return
+    if compressed:
+        raise BadInput(f"checkpoint {path}: a compressed archive; expected one that torch.save wrote")
+
+
 def _unwrapped(content: Any, *, ema: bool) -> tuple[dict[str, Tensor], list[str]]:
     notes: list[str] = []
-    while isinstance(content, Mapping):
+    for _ in range(_DEPTH):
+        if not isinstance(content, Mapping):
+            break
         found = [key for key in (*_AVERAGED, *_RAW) if isinstance(content.get(key), Mapping)]
         usable = [key for key in found if ema or key not in _AVERAGED]
         if not usable:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import stat
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 
 from repq_deploy.errors import BadInput
 from repq_deploy.leftovers import temporary_file
+from repq_deploy.memory import check_memory
+from repq_deploy.records import parse_json
 
 __all__ = [
     "atomic_output",
@@ -28,6 +30,10 @@ __all__ = [
     "shortened",
     "write_atomically",
 ]
+
+
+#: What is larger than the first and unpacks to more than this many times its size is no array of images.
+_BOMB_BYTES, _BOMB_RATIO = 2**28, 100
 
 
 def existing_file(path: Path, what: str) -> Path:
@@ -69,13 +75,31 @@ def read_arrays(path: Path, what: str, *, advice: str = "check the file") -> dic
     """
     existing_file(path, what)
     try:
+        packed, unpacked = _sizes(path)
+        # Pictures shrink to a third at best, arrays of few values to a twentieth.
+        if unpacked > _BOMB_BYTES and unpacked > _BOMB_RATIO * packed:
+            raise BadInput(
+                f"{what} {path}: {packed / 1e6:.0f} MB unpack to {unpacked / 1e6:.0f} MB, which no images do"
+            )
+        check_memory(2 * unpacked, f"{what} {path}", "use fewer images, or a folder, which is read image by image")
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return {"": loaded}
         with loaded:
             return {name: loaded[name] for name in loaded.files}
+    except BadInput:
+        raise
     except Exception as error:  # a damaged file meets zip, zlib and a parser of Python literals, each with its own
         raise BadInput(f"{what} {path}: not a readable .npz or .npy file of numbers ({error}); {advice}") from error
+
+
+def _sizes(path: Path) -> tuple[int, int]:
+    """The bytes of a file of arrays, and of what is in it."""
+    size = path.stat().st_size
+    if not zipfile.is_zipfile(path):
+        return size, size
+    with zipfile.ZipFile(path) as archive:
+        return size, sum(entry.file_size for entry in archive.infolist())
 
 
 def check_writable(path: Path) -> None:
@@ -118,7 +142,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 def read_kept(path: Path) -> Any:
     """The JSON that an earlier run kept; None where there is none, or none that can be read, to compute it again."""
     try:
-        return json.loads(path.read_text())
+        return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -20,7 +19,8 @@ from typing import Any
 
 from repq_deploy.bits import SiteBits
 from repq_deploy.errors import BadInput
-from repq_deploy.files import existing_file
+from repq_deploy.files import existing_file, shortened
+from repq_deploy.records import parse_json
 from repq_deploy.search_space import SearchSite
 
 __all__ = ["LatencyTable", "parse_milliseconds", "read_latency_table"]
@@ -45,8 +45,8 @@ def parse_milliseconds(text: str) -> float:
         value = float(match[1]) * {"s": 1e3, "us": 1e-3}.get(match[2], 1.0) if match else 0.0
     except ValueError:
         value = 0.0
-    if value <= 0:
-        raise BadInput(f"--max-latency {text!r}: expected a positive time such as 5ms")
+    if not 0 < value < math.inf:
+        raise BadInput(f"--max-latency {shortened(text)!r}: expected a positive time such as 5ms")
     return value
 
 
@@ -57,7 +57,7 @@ def read_latency_table(path: Path, sites: Sequence[SearchSite]) -> LatencyTable:
         BadInput: no such file, not JSON, a site or a choice that is missing, or a time that is no positive number.
     """
     try:
-        content: Any = json.loads(existing_file(path, "latency table").read_text(encoding="utf-8"))
+        content: Any = parse_json(existing_file(path, "latency table").read_text(encoding="utf-8"))
     except ValueError as error:
         raise BadInput(f"latency table {path}: not JSON: {error}") from error
     table = content.get("sites") if isinstance(content, dict) else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["check_arguments"]
+__all__ = ["check_arguments", "largest"]
 
 #: The largest value of each argument that is a size, or a tuple of sizes.
 _SIZES = {
@@ -31,6 +31,11 @@ _FLAGS = ("class_token", "qkv_bias", "qk_norm", "no_embed_class", "dynamic_img_s
 _CHOICES = {"global_pool": ("", "avg", "avgmax", "max", "token", "map")}
 #: Parts of timm's configuration that preprocessing is read from; the numbers are of three channels.
 _OVERLAY = ("mean", "std", "crop_pct", "num_classes")
+
+
+def largest(name: str) -> int:
+    """The largest value of the argument ``name``, which is a size."""
+    return _SIZES[name]
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:

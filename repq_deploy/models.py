@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from repq_deploy.checkpoints import CheckpointFile, check_fit, load_into, own_image_size, read_checkpoint
 from repq_deploy.errors import BadInput
 from repq_deploy.files import sha256_of
-from repq_deploy.model_arguments import check_arguments
+from repq_deploy.model_arguments import check_arguments, largest
 from repq_deploy.records import decode
 
 __all__ = ["ALIASES", "ModelSpec", "build_architecture", "create", "resolve"]
@@ -100,10 +100,10 @@ def resolve(
         BadInput: an unknown name, a checkpoint that cannot be read, does not fit or has another number of classes, or
             weights that do not exist as asked for.
     """
-    if num_classes is not None and num_classes < 0:
-        raise BadInput(f"--num-classes {num_classes}: expected 0 or more")
-    if img_size is not None and img_size < 1:
-        raise BadInput(f"--img-size {img_size}: expected a positive number of pixels")
+    if num_classes is not None and not 0 <= num_classes <= largest("num_classes"):
+        raise BadInput(f"--num-classes {num_classes}: expected 0 to {largest('num_classes')}")
+    if img_size is not None and not 1 <= img_size <= largest("img_size"):
+        raise BadInput(f"--img-size {img_size}: expected 1 to {largest('img_size')} pixels")
     options = {"num_classes": num_classes, "img_size": img_size}
     asked = {key: value for key, value in options.items() if value is not None}
     if name == "demo":

@@ -37,6 +37,11 @@ def check_plot(path: Path) -> None:
     _figure()
 
 
+def made_by(path: Path) -> dict[str, str]:
+    """Metadata of a picture at ``path``: that it is ours, and may be replaced."""
+    return {"Software" if path.suffix.lower() == ".png" else "Creator": "repq-deploy"}
+
+
 def plot_against_size(searched: Sequence[Point], uniform: Sequence[Point], chosen: Point, path: Path) -> None:
     """Draw the objective, and where it was measured top-1, of allocations against the size of their weights."""
     with_accuracy = any(point.top1 is not None for point in searched)
@@ -54,7 +59,7 @@ def plot_against_size(searched: Sequence[Point], uniform: Sequence[Point], chose
         axes[1].set(ylabel="top-1 (%)")
     axes[-1].set(xlabel="weights at their stated bits (MB)")
     with atomic_output(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.lower()[1:], dpi=150)
+        figure.savefig(temporary, format=path.suffix.lower()[1:], dpi=150, metadata=made_by(path))
 
 
 def _figure() -> Any:

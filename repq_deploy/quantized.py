@@ -148,7 +148,7 @@ def load(path: Path) -> QuantizedModel:
         quantized.provenance = header.provenance
         _check_numbers(tensors)
         assign(quantized.model, quantized.sites, tensors)
-    except ValueError as error:
+    except (ValueError, BadInput) as error:  # BadInput: of bits, of a model that timm cannot build
         raise BadInput(f"quantized model {path}: {error}; save it again with repq-export --save-quantized") from error
     return quantized
 

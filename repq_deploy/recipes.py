@@ -89,18 +89,7 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         BadInput: no such file, not YAML, a key that is unknown or there twice, or a value of the wrong form.
     """
-    existing_file(path, "recipe")
-    if (size := path.stat().st_size) > _MOST_BYTES:
-        raise BadInput(f"recipe {path}: {size} bytes; expected a text of at most {_MOST_BYTES}")
-    try:
-        content: Any = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506
-    except RecursionError as error:
-        raise BadInput(f"recipe {path}: not a recipe in YAML: nested too deeply") from error
-    except OSError as error:
-        raise BadInput(f"recipe {path}: cannot be read: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError) as error:  # what looks like a date and is none is a ValueError
-        raise BadInput(f"recipe {path}: not a recipe in YAML: {' '.join(str(error).split())[:160]}") from error
-    content = {} if content is None else content
+    content = _content(path)
     expected = [field.name for field in fields(Recipe)]
     if not isinstance(content, dict):
         raise BadInput(f"recipe {path}: found {type(content).__name__}, expected keys {', '.join(expected)}")
@@ -120,6 +109,23 @@ def load_recipe(path: Path) -> Recipe:
     except BadInput as error:
         raise BadInput(f"recipe {path}: {error}") from error
     return recipe
+
+
+def _content(path: Path) -> Any:
+    existing_file(path, "recipe")
+    if (size := path.stat().st_size) > _MOST_BYTES:
+        raise BadInput(f"recipe {path}: {size} bytes; expected a text of at most {_MOST_BYTES}")
+    try:
+        content: Any = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506
+    except RecursionError as error:
+        raise BadInput(f"recipe {path}: not a recipe in YAML: nested too deeply") from error
+    except OSError as error:
+        raise BadInput(f"recipe {path}: cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, ValueError) as error:  # what looks like a date and is none is a ValueError
+        raise BadInput(f"recipe {path}: not a recipe in YAML: {' '.join(str(error).split())[:160]}") from error
+    if content is None:
+        raise BadInput(f"recipe {path}: holds nothing; expected at least one of bits, preset, method, steps")
+    return content
 
 
 def _steps(found: Any, path: Path) -> tuple[tuple[str, Mapping[str, Any]], ...]:
@@ -151,4 +157,4 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write a recipe in one step."""
     # Overrides are one line: folded at spaces, of which there are none, they read back as they were.
     text = yaml.safe_dump(recipe.to_dict(), sort_keys=False, width=10**6)
-    write_atomically(path, text.encode())
+    write_atomically(path, f"# for repq-export --recipe\n{text}".encode())

@@ -27,7 +27,7 @@ from repq_deploy.calib_data import Preprocess, load_sample
 from repq_deploy.checkpoints import CheckpointFile
 from repq_deploy.devices import CPU, on_device
 from repq_deploy.errors import BadInput
-from repq_deploy.files import read_kept, write_atomically
+from repq_deploy.files import read_kept, shortened, write_atomically
 from repq_deploy.latency import parse_milliseconds, read_latency_table
 from repq_deploy.models import ModelSpec
 from repq_deploy.relevance import relevance_shares
@@ -205,6 +205,6 @@ def _stored_numbers(model: nn.Module) -> int:
 
 def _megabytes(text: str) -> float:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?)b\s*", text.lower())
-    if match is None or float(match[1]) <= 0:
-        raise BadInput(f"--max-size {text!r}: expected a size such as 20MB")
+    if match is None or not 0 < float(match[1]) < math.inf:
+        raise BadInput(f"--max-size {shortened(text)!r}: expected a size such as 20MB")
     return float(match[1]) * {"": 1e-6, "k": 1e-3, "m": 1.0, "g": 1e3}[match[2]]

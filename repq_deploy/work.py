@@ -22,6 +22,7 @@ from repq_deploy.errors import BadInput
 from repq_deploy.files import atomic_output, check_writable
 from repq_deploy.quantized import QuantizedModel, assign
 from repq_deploy.quantizers import UniformQuantizer
+from repq_deploy.records import parse_json
 
 __all__ = ["Mark", "WorkFolder"]
 
@@ -77,7 +78,7 @@ class WorkFolder:
             return 0
         try:
             with safe_open(self.file, framework="pt") as opened:
-                state = json.loads((opened.metadata() or {})["state"])
+                state = parse_json((opened.metadata() or {})["state"])
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, KeyError, ValueError) as error:
             raise BadInput(f"work folder: {self.file} is damaged ({error}); delete it to begin again") from error

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from repq_deploy.cli.common import DryRun, Json, Quiet, Verbose, console, set_up, show
+from repq_deploy.cli.common import DryRun, Force, Json, Quiet, Verbose, console, set_up, show
 from repq_deploy.cli.entry import entry_point
 from repq_deploy.cli.streams import say
 from repq_deploy.errors import BadInput
-from repq_deploy.files import check_writable
+from repq_deploy.outputs import check_outputs
 
 if TYPE_CHECKING:
     from repq_deploy.engines.bench import Measured
@@ -31,6 +31,7 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0, help="Time a model, batch size and round.")] = 2.0,
     plot: Annotated[Path | None, typer.Option(help="Also draw a picture: .png, .svg or .pdf.")] = None,
     as_json: Json = False,
+    force: Force = False,
     dry_run: DryRun = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -44,7 +45,7 @@ def bench(
     if plot is not None:
         if plot.suffix not in (".png", ".svg", ".pdf"):
             raise BadInput(f"--plot {plot}: expected a file ending in .png, .svg or .pdf")
-        check_writable(plot)
+        check_outputs([("--plot", plot)], [("MODEL", text.rpartition("=")[2]) for text in models], force=force)
         check_plot()
     cpus = _cpus(threads)
     plan = BenchPlan(tuple(_subject(text) for text in models), _batches(batch), cpus, rounds, seconds)

@@ -9,6 +9,7 @@ import typer
 
 from repq_deploy.cli.common import (
     DryRun,
+    Force,
     Json,
     Quiet,
     Seed,
@@ -72,6 +73,7 @@ def build_engine(
     ] = None,
     seed: Seed = 0,
     as_json: Json = False,
+    force: Force = False,
     dry_run: DryRun = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -108,6 +110,7 @@ def build_engine(
                 compute=compute,
                 allow_rounding=allow_rounding,
                 cpu=cpu,
+                force=force,
                 reference_data=reference_data,
             ),
             why,

@@ -27,6 +27,7 @@ __all__ = [
     "Device",
     "DryRun",
     "Ema",
+    "Force",
     "ImgSize",
     "Json",
     "Model",
@@ -56,6 +57,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done 
 Device = Annotated[
     str, typer.Option("--device", help="Where PyTorch computes: cpu, cuda, cuda:1, or auto, a GPU where one is here.")
 ]
+
+Force = Annotated[bool, typer.Option("--force", help="Replace files that are there and not of repq-deploy.")]
 
 # Of the commands that start from a timm model.
 Model = Annotated[str, typer.Argument(help="deit_s, swin_t, ..., any timm id of these families, or demo.")]

@@ -18,6 +18,7 @@ from repq_deploy.cli.common import (
     Device,
     DryRun,
     Ema,
+    Force,
     ImgSize,
     Json,
     Model,
@@ -38,7 +39,7 @@ from repq_deploy.cli.common import (
 )
 from repq_deploy.cli.entry import entry_point
 from repq_deploy.cli.export_report import plan_of, print_float, print_plan, print_result
-from repq_deploy.errors import ValidationFailed
+from repq_deploy.errors import BadInput, ValidationFailed
 from repq_deploy.files import atomic_output
 from repq_deploy.outputs import check_outputs
 from repq_deploy.recipes import Recipe, load_recipe
@@ -51,7 +52,7 @@ __all__ = ["main"]
 #: The options that say something about the float model.
 _OF_FLOAT = (
     *("model", "output", "float_model", "checkpoint", "ema", "checkpoint_prefix"),
-    *("num_classes", "img_size", "pretrained", "seed", "as_json", "dry_run", "verbose", "quiet"),
+    *("num_classes", "img_size", "pretrained", "seed", "as_json", "force", "dry_run", "verbose", "quiet"),
 )
 
 #: Images that the proof runs on.
@@ -136,6 +137,7 @@ def export(
     device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
+    force: Force = False,
     dry_run: DryRun = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -147,6 +149,7 @@ def export(
     check_outputs(
         [("--output", output), ("--save-quantized", save_quantized)],
         [("--checkpoint", checkpoint), ("--recipe", recipe), ("--calib-data", calib_data)],
+        force=force,
     )
     said = Recipe() if recipe is None else load_recipe(recipe)
     widths = BitWidths.parse(bits or said.bits or "w8a8", preset=preset or said.preset or "deploy")
@@ -156,7 +159,10 @@ def export(
     from repq_deploy.cli.method_choice import choose_method
     from repq_deploy.devices import find_device
 
-    chosen = choose_method(said, method, high=effort is Effort.high)
+    try:
+        chosen = choose_method(said, method, high=effort is Effort.high)
+    except BadInput as error:
+        raise (error if recipe is None else BadInput(f"recipe {recipe}: {error}")) from error
     where = find_device(device)
     weights = checkpoint_file(checkpoint, ema, checkpoint_prefix)
     spec = models.resolve(model, checkpoint=weights, num_classes=num_classes, img_size=img_size, pretrained=pretrained)

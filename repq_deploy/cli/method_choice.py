@@ -20,7 +20,7 @@ def choose_method(recipe: Recipe, name: str | None, *, high: bool) -> Method:
         BadInput: an unknown method or softmax, or a high effort for another method than ``best``.
     """
     if recipe.softmax is not None and recipe.softmax not in SOFTMAX_KINDS:
-        raise BadInput(f"recipe: softmax {recipe.softmax!r}: expected one of {', '.join(SOFTMAX_KINDS)}")
+        raise BadInput(f"softmax {recipe.softmax!r}: expected one of {', '.join(SOFTMAX_KINDS)}")
     if high and (name or recipe.method or "best") != "best":
         raise BadInput(f"--effort high: is of method best, found method {name or recipe.method}; leave --effort out")
     if name is None and recipe.steps is not None:

@@ -16,6 +16,7 @@ from repq_deploy.cli.common import (
     Device,
     DryRun,
     Ema,
+    Force,
     ImgSize,
     Json,
     Model,
@@ -88,6 +89,7 @@ def search(
     device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
+    force: Force = False,
     dry_run: DryRun = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -98,6 +100,7 @@ def search(
     check_outputs(
         [("--recipe", recipe), ("--plot", plot)],
         [("--checkpoint", checkpoint), ("--calib-data", calib_data), ("--latency-table", latency_table)],
+        force=force,
     )
     if all(budget is None for budget in (avg_bits, max_size, max_bitops, max_latency)):
         raise BadInput("no budget; expected --avg-bits 4, --max-size 20MB, --max-bitops 20 or --max-latency 5ms")

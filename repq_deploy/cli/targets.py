@@ -148,7 +148,10 @@ def _plain(name: str, preprocess: Preprocess | None) -> Target:
 def _recorded(metadata: Mapping[str, str], name: str) -> Preprocess:
     if not metadata.get("repq.preprocess"):
         raise BadInput(f"{name}: does not say its preprocessing (repq.preprocess); export it again with repq-export")
-    return Preprocess.from_json(metadata["repq.preprocess"])
+    try:
+        return Preprocess.from_json(metadata["repq.preprocess"])
+    except BadInput as error:
+        raise BadInput(f"{name}: {error}; export it again with repq-export") from error
 
 
 def predictor(model: nn.Module, device: torch.device) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
