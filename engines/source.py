@@ -22,7 +22,7 @@ from repq_deploy.records import parse_json
 __all__ = ["INPUT", "OUTPUT", "SourceModel", "read_source"]
 
 #: Types of less than a byte.
-_PACKED = {onnx.TensorProto.INT4: 4, onnx.TensorProto.UINT4: 4, onnx.TensorProto.FLOAT4E2M1: 4}
+_PACKED: dict[int, int] = dict.fromkeys((onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1), 4)
 
 INPUT = "images"
 OUTPUT = "logits"
@@ -81,19 +81,19 @@ def read_source(path: Path) -> SourceModel:
             f"model {path}: not made by repq-export (no repq.model in its metadata); write it with repq-export"
         )
     weights = _weights_file(path, model)
-    _check_graph(path, model, data if weights is None else None)
     _check_metadata(path, metadata)
-    _check_quantizers(path, model, metadata)
     image_shape = _fixed_dimensions(path, model.graph.input, INPUT, rank=4)
     (classes,) = _fixed_dimensions(path, model.graph.output, OUTPUT, rank=2)
+    _check_graph(path, model)
+    _check_quantizers(path, model, metadata)
     sha256 = hashlib.sha256(data).hexdigest()
     if weights is not None:
         sha256 = hashlib.sha256(f"{sha256} {sha256_of(weights)}".encode()).hexdigest()
     return SourceModel(path, model, data, weights, sha256, metadata, image_shape, classes)
 
 
-def _check_graph(path: Path, model: onnx.ModelProto, data: bytes | None) -> None:
-    """Refuse what is no valid graph, before anything is computed from it. ``data``: the file, if it is all there is."""
+def _check_graph(path: Path, model: onnx.ModelProto) -> None:
+    """Refuse what is no valid graph, before anything is computed from it."""
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx") and opset.version > onnx.defs.onnx_opset_version():
             raise BadInput(
@@ -109,7 +109,7 @@ def _check_graph(path: Path, model: onnx.ModelProto, data: bytes | None) -> None
         for tensor in tensors:
             if tensor.HasField("raw_data") and len(tensor.raw_data) != _stored_bytes(tensor):
                 raise ValueError(f"{tensor.name[:60]} has {len(tensor.raw_data)} bytes, its shape says another number")
-        onnx.checker.check_model(model if data is None else data)
+        onnx.checker.check_model(str(path))
     except Exception as error:  # the checker's own, and whatever a wrong type or number trips on its way there
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise BadInput(f"model {path}: damaged, not a valid ONNX graph ({said}); export it again") from error
@@ -127,7 +127,7 @@ def _check_metadata(path: Path, metadata: dict[str, str]) -> None:
         if metadata.get("repq.bits"):
             BitWidths.parse(metadata["repq.bits"], preset=metadata.get("repq.preset", "deploy"))
         for key in ("repq.preprocess", "repq.spec"):
-            if key in metadata:
+            if metadata.get(key):
                 parse_json(metadata[key])
     except (BadInput, ValueError) as error:
         raise BadInput(f"model {path}: damaged metadata: {error}; export it again") from error

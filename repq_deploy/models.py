@@ -7,15 +7,11 @@ question; this module only builds it.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import timm
 import torch
@@ -25,6 +21,7 @@ from torch import Tensor, nn
 from repq_deploy.checkpoints import CheckpointFile, check_fit, load_into, own_image_size, read_checkpoint
 from repq_deploy.errors import BadInput
 from repq_deploy.files import sha256_of
+from repq_deploy.hub import offline_unless_reachable
 from repq_deploy.model_arguments import check_arguments, largest
 from repq_deploy.records import decode
 
@@ -253,39 +250,15 @@ def _head_classes(
 
 
 def _download(spec: ModelSpec) -> nn.Module:
-    try:
-        with _offline_unless_reachable():
+    with offline_unless_reachable() as offline:
+        try:
             return _build(spec, pretrained=True)
-    except BadInput:
-        raise
-    except (OSError, RuntimeError) as error:  # the hub's errors are OSErrors; a changed file is a RuntimeError
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise BadInput(
-            f"model {spec.name}: its pretrained weights cannot be downloaded ({reason}); "
-            "use --checkpoint FILE or --no-pretrained"
-        ) from error
-
-
-@contextlib.contextmanager
-def _offline_unless_reachable() -> Iterator[None]:
-    """Without a network, look into the download cache at once: the hub's client would retry for a minute first."""
-    from huggingface_hub import constants  # noqa: PLC0415 - comes with timm; only this needs it
-
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not _reachable(constants.ENDPOINT)
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _reachable(url: str) -> bool:
-    """Whether a connection to ``url``'s host opens within 5 s; assumed where a proxy makes that undecidable."""
-    parts = urlsplit(url)
-    if parts.scheme in getproxies():
-        return True
-    try:
-        socket.create_connection((parts.hostname or "", parts.port or 443), timeout=5).close()
-    except OSError:
-        return False
-    return True
+        except BadInput:
+            raise
+        except (OSError, RuntimeError) as error:  # the hub's errors are OSErrors; a changed file is a RuntimeError
+            reason = offline or (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+            cached = "; HF_HOME names a cache that has them, HF_HUB_OFFLINE=1 asks it alone" * (offline is not None)
+            raise BadInput(
+                f"model {spec.name}: its pretrained weights cannot be downloaded ({reason}); "
+                f"use --checkpoint FILE or --no-pretrained{cached}"
+            ) from error

@@ -6,6 +6,7 @@ optimize the graph. What is opened without optimizations is run node by node, as
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,9 @@ def open_session(
 
 def onnxruntime_module() -> Any:
     """The module, imported on first use, as it takes a while; BackendMissing where it is not installed."""
+    # Since 1.29 its Linux builds send the names and hashes of models to Microsoft, and keep a number for the machine in
+    # the home folder, unless this is set before they are loaded; who wants that can set it to 0.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime  # noqa: PLC0415
     except ImportError as error:

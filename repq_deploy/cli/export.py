@@ -210,7 +210,8 @@ def _run(
     started = time.monotonic()
     work = WorkFolder(work_dir)
     keep_freed_memory()
-    network = models.create(spec, weights, seed, note=say_note)
+    with console.status("getting the weights"):
+        network = models.create(spec, weights, seed, note=say_note)
     float_bytes = 4 * sum(parameter.numel() for parameter in network.parameters())
     preprocess = Preprocess.from_model(network)
     source = open_images(say_calibration(calib_data, spec.weights))

@@ -67,7 +67,7 @@ def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (_set("image_shape", to=[3, 224, "x"]), r"manifest.image_shape\[2\] is 'x'"),
         (_set("versions", to={"onnx": 1}), "manifest.versions.onnx is 1, expected str"),
         (_set("passes", to=[{"name": "x"}]), r"manifest.passes\[0\] lacks changed"),
-        (_set("validation", "verdict", to="FINE"), "unknown verdict 'FINE'"),
+        (_set("validation", "verdict", to="FINE"), "verdict is 'FINE'"),
         (_set("profile", "max", to=0), "expected 1 <= min <= opt <= max"),
         (_set("reference", to="../../secret.npz"), "another folder"),
     ],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from repq_deploy import models
+from repq_deploy import hub
 from repq_deploy.checkpoints import CheckpointFile
 from repq_deploy.errors import BadInput
 from repq_deploy.files import sha256_of
@@ -30,14 +32,23 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> CheckpointFile:
     return CheckpointFile(path)
 
 
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refused(*_: object, **__: object) -> socket.socket:
-        raise OSError("no network")
-
-    monkeypatch.setattr(socket, "create_connection", refused)
-    monkeypatch.setattr(models, "getproxies", dict)
+@pytest.fixture(params=["refuses", "is silent", "is a silent proxy"])
+def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A hub that cannot be reached: nothing listens, or what does never answers."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        if request.param == "refuses":
+            listening.close()
+        if request.param == "is a silent proxy":
+            monkeypatch.setenv("https_proxy", f"http://{address}")
+            monkeypatch.setattr(constants, "ENDPOINT", "https://hub.invalid")
+        else:
+            monkeypatch.setattr(constants, "ENDPOINT", f"http://{address}")
+        yield
 
 
 def test_aliases_are_timm_ids():
@@ -170,8 +181,10 @@ def test_argument_that_the_model_does_not_take():
 
 @pytest.mark.usefixtures("no_network")
 def test_no_network_fails_at_once():
-    with pytest.raises(BadInput, match=r"cannot be downloaded .*; use --checkpoint FILE or --no-pretrained"):
+    started = time.monotonic()
+    with pytest.raises(BadInput, match=r"did not answer within 0.5 s.*; use --checkpoint FILE or --no-pre.*HF_HOME"):
         create(resolve("deit_t"))
+    assert time.monotonic() - started < 5
     assert constants.HF_HUB_OFFLINE is False
 
 

@@ -21,10 +21,11 @@ def test_round_trip(recipe, tmp_path):
     assert load_recipe(path) == recipe
 
 
-def test_an_empty_file_says_nothing(tmp_path):
+def test_an_empty_file_is_no_way_to_ask_for_defaults(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("# nothing yet\n")
-    assert load_recipe(path) == Recipe()
+    with pytest.raises(BadInput, match=r"recipe\.yaml: holds nothing; expected at least one of bits"):
+        load_recipe(path)
 
 
 @pytest.mark.parametrize(
