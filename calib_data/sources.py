@@ -9,7 +9,6 @@ import functools
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,13 +108,6 @@ def open_images(spec: str | Path, *, demo_split: str = "calib") -> ImageSource:
 
 def _open_folder(root: Path) -> ImageSource:
     classes = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
-    if classes != tuple(sorted(classes, key=_natural)):
-        logger.warning(
-            "images %s: class folders are taken in the order of text (%s, %s, ...), not in that of their numbers; a "
-            "model that timm trained on such folders has its outputs in the order of numbers",
-            root,
-            *classes[:2],
-        )
     flat = sorted(entry.name for entry in root.iterdir() if _is_image(entry.name) and entry.is_file())
     if flat and classes:
         raise BadInput(
@@ -140,11 +132,6 @@ def _open_folder(root: Path) -> ImageSource:
         decode=lambda name: _decoded(root / name),
         content=lambda name: (root / name).read_bytes(),
     )
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts numbers in names as numbers."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _images_below(root: Path, folder: str) -> list[str]:

@@ -109,7 +109,7 @@ def _check_graph(path: Path, model: onnx.ModelProto) -> None:
         for tensor in tensors:
             if tensor.HasField("raw_data") and len(tensor.raw_data) != _stored_bytes(tensor):
                 raise ValueError(f"{tensor.name[:60]} has {len(tensor.raw_data)} bytes, its shape says another number")
-        onnx.checker.check_model(str(path))
+        onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # the checker's own, and whatever a wrong type or number trips on its way there
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise BadInput(f"model {path}: damaged, not a valid ONNX graph ({said}); export it again") from error
@@ -126,7 +126,7 @@ def _check_metadata(path: Path, metadata: dict[str, str]) -> None:
     try:
         if metadata.get("repq.bits"):
             BitWidths.parse(metadata["repq.bits"], preset=metadata.get("repq.preset", "deploy"))
-        for key in ("repq.preprocess", "repq.spec"):
+        for key in ("repq.preprocess", "repq.spec", "repq.classes"):
             if metadata.get(key):
                 parse_json(metadata[key])
     except (BadInput, ValueError) as error:

@@ -78,6 +78,7 @@ def _metadata(quantized: QuantizedModel) -> dict[str, str]:
         "softmax": quantized.softmax,
         "seed": str(provenance.seed),
         "preprocess": provenance.preprocess,
+        **({"classes": json.dumps(provenance.classes)} if provenance.classes else {}),
         "calib.images": str(provenance.calibration_images),
         "calib.sha256": provenance.calibration_sha256,
         "versions": json.dumps(provenance.versions, sort_keys=True),

@@ -5,6 +5,9 @@ Its metadata are those of a canonical file without bits, so that it is built, ev
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
 import onnx
 import torch
 from torch import nn
@@ -15,11 +18,16 @@ __all__ = ["float_onnx"]
 
 
 def float_onnx(
-    model: nn.Module, input_shape: tuple[int, int, int], *, name: str = "float", preprocess: str = ""
+    model: nn.Module,
+    input_shape: tuple[int, int, int],
+    *,
+    name: str = "float",
+    preprocess: str = "",
+    classes: Sequence[str] = (),
 ) -> onnx.ModelProto:
     """Export a timm model as it is: input ``images`` [batch, *input_shape], output ``logits`` [batch, classes].
 
-    ``name`` and ``preprocess`` (``Preprocess.to_json``) are recorded.
+    ``name``, ``preprocess`` (``Preprocess.to_json``) and the names of ``classes`` are recorded.
     """
     with quiet():
         program = torch.onnx.export(
@@ -34,5 +42,6 @@ def float_onnx(
         )
     assert program is not None  # noqa: S101 - for the type checker: dynamo always returns a program
     exported = program.model_proto
-    onnx.helper.set_model_props(exported, {"repq.model": name, "repq.bits": "", "repq.preprocess": preprocess})
+    recorded = {"repq.model": name, "repq.bits": "", "repq.preprocess": preprocess}
+    onnx.helper.set_model_props(exported, recorded | ({"repq.classes": json.dumps(classes)} if classes else {}))
     return exported

@@ -26,7 +26,7 @@ class Target:
     """Something to evaluate.
 
     ``predict`` computes logits [N, classes] of images [N, 3, H, W], both float32, for any N of at least 1.
-    ``kind`` is for the reader: "float model", "engine (onnxruntime)".
+    ``kind`` is for the reader: "float model", "engine (onnxruntime)". ``class_names`` name its outputs, where known.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Target:
     predict: Callable[[Array], Array]
     preprocess: Preprocess
     classes: int
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def check_data(targets: Sequence[Target], source: ImageSource) -> None:
         if folders and folders != target.classes:
             raise BadInput(
                 f"images {source.origin}: {folders} class folders, {target.name} has {target.classes} classes; "
-                "labels would not fit, use the data it was trained for"
+                "labels would not fit; use the data it was trained for, or --classes FILE with the names of its outputs"
             )
         if source.labels is not None and not 0 <= source.labels.min() <= source.labels.max() < target.classes:
             raise BadInput(

@@ -32,13 +32,14 @@ _METADATA_KEY = "repq"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a quantized model comes from: all that two equal runs share."""
+    """Where a quantized model comes from: all that two equal runs share. ``classes`` names its outputs, where known."""
 
     method: str = "none"
     seed: int = 0
     calibration_images: int = 0
     calibration_sha256: str = ""
     preprocess: str = ""
+    classes: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
 
 

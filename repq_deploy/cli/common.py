@@ -24,6 +24,7 @@ __all__ = [
     "CalibData",
     "Checkpoint",
     "CheckpointPrefix",
+    "Classes",
     "Device",
     "DryRun",
     "Ema",
@@ -58,6 +59,10 @@ Device = Annotated[
     str, typer.Option("--device", help="Where PyTorch computes: cpu, cuda, cuda:1, or auto, a GPU where one is here.")
 ]
 
+Classes = Annotated[
+    Path | None,
+    typer.Option("--classes", help="A text that names the model's outputs, one a line: which folder is which class."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that are there and not of repq-deploy.")]
 
 # Of the commands that start from a timm model.

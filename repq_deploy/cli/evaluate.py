@@ -10,6 +10,7 @@ import typer
 
 from repq_deploy.cli.common import (
     CheckpointPrefix,
+    Classes,
     Device,
     DryRun,
     Ema,
@@ -27,6 +28,7 @@ from repq_deploy.cli.streams import say
 from repq_deploy.errors import BadInput
 
 if TYPE_CHECKING:
+    from repq_deploy.calib_data import ImageSource
     from repq_deploy.evaluation import Evaluation, Target
 
 __all__ = ["main"]
@@ -40,6 +42,7 @@ def evaluate(
     ema: Ema = True,
     checkpoint_prefix: CheckpointPrefix = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes of the checkpoint.")] = None,
+    classes: Classes = None,
     img_size: Annotated[int | None, typer.Option(help="Image height and width in pixels.")] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained/--no-pretrained", help="timm's weights, or random.")] = True,
     preprocess_from: Annotated[
@@ -78,8 +81,9 @@ def evaluate(
         source = source.select(sorted(choose(source, limit, seed)))
     preprocess = None if preprocess_from is None else recorded_preprocess(preprocess_from)
     opened = [open_target(name, options, seed=seed, preprocess=preprocess, device=where) for name in names]
+    source, order = _ordered(source, opened, classes)
     check_data(opened, source)
-    settings = {"data": source.origin, "limit": limit, "batch_size": batch_size, "seed": seed}
+    settings = {"data": source.origin, "class_order": order, "limit": limit, "batch_size": batch_size, "seed": seed}
     if dry_run:
         plan = settings | {"images": len(source), "targets": [_description(each) for each in opened]}
         show(plan, as_json=as_json, text=lambda: _print_plan(plan))
@@ -95,6 +99,27 @@ def evaluate(
         )
     result = _result(opened, evaluation) | settings
     show(result, as_json=as_json, text=lambda: _print_result(result))
+
+
+def _ordered(source: ImageSource, opened: list[Target], file: Path | None) -> tuple[ImageSource, str]:
+    """``source`` with its labels in the order of the targets' outputs, and the words for that order."""
+    from repq_deploy.calib_data.classes import in_order_of, read_classes, warn_of_numbers
+
+    recorded = [(each.name, each.class_names) for each in opened if each.class_names]
+    if len({names for _, names in recorded}) > 1:
+        raise BadInput(f"{recorded[0][0]} and {recorded[1][0]}: their outputs are of other classes")
+    if file is not None:
+        names = read_classes(file)
+        if wrong := [each for each in opened if each.classes != len(names)]:
+            raise BadInput(f"--classes {file}: {len(names)} names, {wrong[0].name} has {wrong[0].classes} classes")
+        return in_order_of(source, names, f"--classes {file}"), f"of --classes {file}"
+    if not source.class_names:
+        return source, "none" if source.labels is None else "of the array's labels"
+    if recorded:
+        name, names = recorded[0]
+        return in_order_of(source, names, name), f"recorded in {name}"
+    warn_of_numbers(source)
+    return source, "of the folders' names, as text"
 
 
 def _description(target: Target) -> dict[str, Any]:
@@ -120,7 +145,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
 
 
 def _print_result(result: dict[str, Any]) -> None:
-    say(_line(result))
+    say(_line(result), f"order of classes: {result['class_order']}")
     if "against" not in result:
         return
     say(_line(result["against"]))

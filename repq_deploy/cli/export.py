@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from repq_deploy.cli.common import (
     CalibData,
     Checkpoint,
     CheckpointPrefix,
+    Classes,
     Device,
     DryRun,
     Ema,
@@ -37,7 +38,9 @@ from repq_deploy.cli.common import (
     set_up,
     show,
 )
+from repq_deploy.cli.efforts import Attention, Effort
 from repq_deploy.cli.entry import entry_point
+from repq_deploy.cli.export_float import check_count, write_float
 from repq_deploy.cli.export_report import plan_of, print_float, print_plan, print_result
 from repq_deploy.errors import BadInput, ValidationFailed
 from repq_deploy.files import atomic_output
@@ -52,31 +55,11 @@ __all__ = ["main"]
 #: The options that say something about the float model.
 _OF_FLOAT = (
     *("model", "output", "float_model", "checkpoint", "ema", "checkpoint_prefix"),
-    *("num_classes", "img_size", "pretrained", "seed", "as_json", "force", "dry_run", "verbose", "quiet"),
+    *("num_classes", "classes", "img_size", "pretrained", "seed", "as_json", "force", "dry_run", "verbose", "quiet"),
 )
 
 #: Images that the proof runs on.
 PROOF_IMAGES = 4
-
-
-class Effort(StrEnum):
-    """How much method ``best`` does."""
-
-    fast = "fast"
-    high = "high"
-
-
-class Attention(StrEnum):
-    """How attention is quantized: as the method does it, or one of ``repq_deploy.softmax.SoftmaxQuantizer``."""
-
-    method = "method"
-    float = "float"
-    uniform = "uniform"
-    log2 = "log2"
-    log_sqrt2 = "log_sqrt2"
-    adalog = "adalog"
-    tan = "tan"
-    by_bits = "by_bits"
 
 
 def export(
@@ -117,6 +100,7 @@ def export(
     ema: Ema = True,
     checkpoint_prefix: CheckpointPrefix = None,
     num_classes: NumClasses = None,
+    classes: Classes = None,
     img_size: ImgSize = None,
     pretrained: Pretrained = True,
     calib_data: CalibData = None,
@@ -148,7 +132,7 @@ def export(
         refuse_other_options(context, "--float", _OF_FLOAT)
     check_outputs(
         [("--output", output), ("--save-quantized", save_quantized)],
-        [("--checkpoint", checkpoint), ("--recipe", recipe), ("--calib-data", calib_data)],
+        [("--checkpoint", checkpoint), ("--recipe", recipe), ("--calib-data", calib_data), ("--classes", classes)],
         force=force,
     )
     said = Recipe() if recipe is None else load_recipe(recipe)
@@ -156,6 +140,7 @@ def export(
     # Torch takes seconds to import; a typing error should not.
     from repq_deploy import models
     from repq_deploy.calib_data import open_images
+    from repq_deploy.calib_data.classes import read_classes
     from repq_deploy.cli.method_choice import choose_method
     from repq_deploy.devices import find_device
 
@@ -166,8 +151,9 @@ def export(
     where = find_device(device)
     weights = checkpoint_file(checkpoint, ema, checkpoint_prefix)
     spec = models.resolve(model, checkpoint=weights, num_classes=num_classes, img_size=img_size, pretrained=pretrained)
+    names = () if classes is None else read_classes(classes)
     if float_model:
-        written = _write_float(spec, weights, output, seed, dry_run=dry_run)
+        written = write_float(spec, weights, output, seed, names, dry_run=dry_run)
         show(written, as_json=as_json, text=lambda: print_float(written))
         return
     if dry_run:
@@ -177,7 +163,19 @@ def export(
         show(plan, as_json=as_json, text=lambda: print_plan(plan))
         return
     result = _run(
-        spec, widths, chosen, attention, weights, calib_data, num_calib, output, save_quantized, seed, work_dir, where
+        spec,
+        widths,
+        chosen,
+        attention,
+        weights,
+        calib_data,
+        num_calib,
+        output,
+        save_quantized,
+        seed,
+        work_dir,
+        where,
+        names,
     )
     show(result, as_json=as_json, text=lambda: print_result(result))
 
@@ -195,6 +193,7 @@ def _run(
     seed: int,
     work_dir: Path | None,
     device: Any,
+    names: tuple[str, ...],
 ) -> dict[str, Any]:
     import torch
 
@@ -212,6 +211,7 @@ def _run(
     keep_freed_memory()
     with console.status("getting the weights"):
         network = models.create(spec, weights, seed, note=say_note)
+    check_count(names, network)
     float_bytes = 4 * sum(parameter.numel() for parameter in network.parameters())
     preprocess = Preprocess.from_model(network)
     source = open_images(say_calibration(calib_data, spec.weights))
@@ -236,6 +236,7 @@ def _run(
                 task, description=f"{spec.name} {method.name}: {doing}", completed=done, total=total
             ),
         )
+    quantized.provenance = dataclasses.replace(quantized.provenance, classes=names)
     calibrated = time.monotonic()
     with console.status("exporting to ONNX"):
         model = canonical_onnx(quantized, tuple(images.shape[1:]))  # type: ignore[arg-type]
@@ -279,22 +280,6 @@ def _run(
             "prove": time.monotonic() - exported,
         },
     }
-
-
-def _write_float(
-    spec: Any, weights: CheckpointFile | None, output: Path, seed: int, *, dry_run: bool
-) -> dict[str, Any]:
-    from repq_deploy import models
-    from repq_deploy.calib_data import Preprocess
-    from repq_deploy.export import float_onnx, write_canonical
-
-    if not dry_run:
-        network = models.create(spec, weights, seed, note=say_note)
-        preprocess = Preprocess.from_model(network)
-        with console.status("exporting to ONNX"):
-            model = float_onnx(network, (3, *preprocess.size), name=spec.name, preprocess=preprocess.to_json())
-        write_canonical(model, output)
-    return {"output": str(output), "model": spec.name, "bits": "float", "dry_run": dry_run}
 
 
 main = entry_point(export, "repq-export")

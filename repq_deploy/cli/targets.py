@@ -15,6 +15,7 @@ from torch import nn
 
 from repq_deploy import models, quantized
 from repq_deploy.calib_data import Preprocess
+from repq_deploy.calib_data.classes import check_names
 from repq_deploy.checkpoints import CheckpointFile
 from repq_deploy.cli.common import console, say_note
 from repq_deploy.devices import CPU, float32_products
@@ -26,6 +27,7 @@ from repq_deploy.engines.source import read_source
 from repq_deploy.engines.validate import PASSED
 from repq_deploy.errors import BadInput
 from repq_deploy.evaluation import Target
+from repq_deploy.records import decode, parse_json
 
 __all__ = ["ModelOptions", "is_model_name", "open_target", "predictor", "recorded_preprocess", "runs_in_torch"]
 
@@ -76,17 +78,26 @@ def open_target(
         verdict = "" if manifest.validation.verdict == PASSED else f", {manifest.validation.verdict}"
         if verdict:
             say_note(f"engine {name}: validation ended in {manifest.validation.verdict}: {manifest.validation.reason}")
-        return Target(name, f"engine ({manifest.backend}{verdict})", runner, recorded, manifest.classes)
+        return Target(
+            name,
+            f"engine ({manifest.backend}{verdict})",
+            runner,
+            recorded,
+            manifest.classes,
+            _class_names(manifest.metadata),
+        )
     if name.endswith((".onnx", ".xml")) and not _is_ours(Path(name)):
         return _plain(name, preprocess)
     if name.endswith(".onnx"):
         source = read_source(Path(name))
-        recorded = _recorded(source.metadata, name)
-        return Target(name, "canonical ONNX (onnxruntime)", open_reference(source), recorded, source.classes)
+        recorded, names = _recorded(source.metadata, name), _class_names(source.metadata)
+        return Target(name, "canonical ONNX (onnxruntime)", open_reference(source), recorded, source.classes, names)
     if name.endswith(".safetensors"):
         saved = quantized.load(Path(name))
-        recorded = _recorded({"repq.preprocess": saved.preprocess_json}, name)
-        return Target(name, f"quantized model ({where})", predictor(saved, device), recorded, _classes(saved.model))
+        recorded, names = _recorded({"repq.preprocess": saved.preprocess_json}, name), saved.provenance.classes
+        return Target(
+            name, f"quantized model ({where})", predictor(saved, device), recorded, _classes(saved.model), names
+        )
     if Path(name).is_file():
         raise BadInput(f"{name}: expected a file ending in {', '.join(_FILES)}, or a model's name")
     spec = models.resolve(
@@ -152,6 +163,16 @@ def _recorded(metadata: Mapping[str, str], name: str) -> Preprocess:
         return Preprocess.from_json(metadata["repq.preprocess"])
     except BadInput as error:
         raise BadInput(f"{name}: {error}; export it again with repq-export") from error
+
+
+def _class_names(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """The names of the outputs, where they are recorded."""
+    if not (text := metadata.get("repq.classes")):
+        return ()
+    try:
+        return check_names(decode(tuple[str, ...], parse_json(text), "repq.classes"), "repq.classes")
+    except ValueError as error:
+        raise BadInput(f"{error}; export the model again") from error
 
 
 def predictor(model: nn.Module, device: torch.device) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:

@@ -183,12 +183,3 @@ def test_a_class_folder_that_cannot_be_read_is_said(tmp_path):
     (tmp_path / "a").mkdir(mode=0)
     with pytest.raises(BadInput, match="a: cannot be read"):
         open_images(tmp_path)
-
-
-@pytest.mark.parametrize(("count", "said"), [(10, False), (12, True)])
-def test_numbered_class_folders_in_the_order_of_text_are_said(tmp_path, caplog, count, said):
-    for number in range(count):
-        (tmp_path / str(number)).mkdir()
-        Image.new("RGB", (4, 4)).save(tmp_path / str(number) / "0.png")
-    open_images(tmp_path)
-    assert ("in the order of text (0, 1, ...)" in caplog.text) is said

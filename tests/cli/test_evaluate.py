@@ -11,10 +11,11 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from repq_deploy import quantized
 from repq_deploy.bits import BitWidths
-from repq_deploy.calib_data import Preprocess, load_images
+from repq_deploy.calib_data import Preprocess, load_images, open_images
 from repq_deploy.calibrate import quantize
 from repq_deploy.cli import evaluate, targets
 from tests.conftest import SPECS, float_model, images_for
@@ -102,6 +103,35 @@ def test_a_file_of_another_tool_takes_our_preprocessing(run, linear: Path, data:
     done = run(tmp_path / "theirs.onnx", *options, "--preprocess-from", smaller)
     assert done.code == 2
     assert "takes images [3, 8, 8]" in done.err
+
+
+def test_classes_say_which_output_each_folder_is(run, tmp_path: Path):
+    """Of a model of seven outputs images of three classes: by a list, and by what the file itself records."""
+    rng = np.random.default_rng(5)
+    for name in ("n10", "n2", "n7"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(
+                tmp_path / "images" / name / f"{number}.png"
+            )
+    names = ["n1", "n2", "n3", "n4", "n5", "n7", "n10"]  # not in the order of text
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    model = write_onnx(tmp_path / "linear.onnx", preprocess=PREPROCESS.to_json())
+    done = run(model, "--data", tmp_path / "images", "--json")
+    assert (done.code, "3 class folders" in done.err, "--classes FILE" in done.err) == (2, True, True)
+    result = json.loads(run(model, "--data", tmp_path / "images", "--json", "--classes", tmp_path / "classes.txt").out)
+
+    source = open_images(tmp_path / "images")
+    logits = load_images(source, PREPROCESS).reshape(12, -1) @ weights()
+    labels = np.array([names.index(name.split("/")[0]) for name in source.names])
+    assert result["top1"] == pytest.approx(100 * (logits.argmax(axis=1) == labels).mean())
+    assert result["class_order"] == f"of --classes {tmp_path / 'classes.txt'}"
+    recording = onnx.load(model)
+    recording.metadata_props.add(key="repq.classes", value=json.dumps(names))
+    onnx.save(recording, tmp_path / "recording.onnx")
+    recorded = json.loads(run(tmp_path / "recording.onnx", "--data", tmp_path / "images", "--json").out)
+    assert recorded["top1"] == result["top1"]
+    assert recorded["class_order"] == f"recorded in {tmp_path / 'recording.onnx'}"
 
 
 def test_text_goes_to_stdout_only(run, linear: Path, data: Path):

@@ -34,6 +34,7 @@ class Ended:
     err: str
     seconds: float
     peak: int
+    orphans: int = 0
 
 
 Run = Callable[..., Ended]
@@ -52,7 +53,14 @@ def warm() -> Iterator[Run]:
     assert server.stdin is not None and server.stdout is not None
     assert server.stdout.readline() == "ready\n"
 
-    def run(folder: Path, command: str, *arguments: str, seconds: float = SECONDS, **environment: str) -> Ended:
+    def run(
+        folder: Path,
+        command: str,
+        *arguments: str,
+        seconds: float = SECONDS,
+        kill: tuple[int, float] | None = None,
+        **environment: str,
+    ) -> Ended:
         request = {
             "command": command,
             "arguments": list(arguments),
@@ -60,6 +68,7 @@ def warm() -> Iterator[Run]:
             "seconds": seconds,
             "bytes": BYTES,
             "environment": environment,
+            "kill": None if kill is None else {"signal": kill[0], "after": kill[1]},
         }
         assert server.stdin is not None and server.stdout is not None
         server.stdin.write(json.dumps(request) + "\n")

@@ -9,7 +9,7 @@ import pytest
 from tests.robustness.cases import CASES, Case
 from tests.robustness.conftest import Run, check_ended, contents
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("robustness")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -204,6 +204,8 @@ def _fuzz(examples: int, warm: Run, inputs: Path) -> None:
             shutil.copytree(inputs, folder)
             _prepare(folder, change)
             before = contents(folder)
+            if "--validate-only" in arguments:
+                del before["m.json"]  # where the verdict goes
             ended = warm(folder, command, *(argument.replace("\0", "") for argument in arguments))
             counts[ended.code] = counts.get(ended.code, 0) + 1
             try:
@@ -217,7 +219,6 @@ def _fuzz(examples: int, warm: Run, inputs: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("robustness")
 def test_a_sample_of_random_inputs(warm: Run, inputs: Path) -> None:
     _fuzz(SAMPLE, warm, inputs)
 

@@ -57,19 +57,36 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         pid = os.fork()
         if pid == 0:
             _child(request, out.fileno(), err.fileno())
-        code, usage = _wait(pid, request["seconds"])
+        code, usage = _wait(pid, request["seconds"], request.get("kill"))
         seconds = time.monotonic() - started
         texts = []
         for stream in (out, err):
             stream.seek(0)
             texts.append(stream.read().decode(errors="replace"))
-    return {"code": code, "out": texts[0], "err": texts[1], "seconds": seconds, "peak": usage}
+    answer = {"code": code, "out": texts[0], "err": texts[1], "seconds": seconds, "peak": usage}
+    return answer if request.get("kill") is None else {**answer, "orphans": _orphans(pid)}
+
+
+def _orphans(session: int) -> int:
+    """How many processes of an ended command's session are still there after five seconds."""
+    deadline = time.monotonic() + 5
+    while True:
+        found = 0
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                state, _, _, of_session = path.read_text().rpartition(")")[2].split()[:4]
+                found += int(of_session) == session and state != "Z"
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
 
 
 def _child(request: dict[str, Any], out: int, err: int) -> None:
     code = 70
     try:
         os.setsid()
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(each, signal.SIG_DFL)
         for target, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, out), (2, err)):
             os.dup2(source, target)
         for name in ("stdin", "stdout", "stderr"):  # the parent's were made for other files
@@ -99,10 +116,17 @@ def _child(request: dict[str, Any], out: int, err: int) -> None:
         os._exit(code)
 
 
-def _wait(pid: int, seconds: float) -> tuple[int | None, int]:
-    """The exit code, None where the time ran out, and the peak of resident memory in bytes."""
-    deadline = time.monotonic() + seconds
+def _wait(pid: int, seconds: float, kill: dict[str, Any] | None) -> tuple[int | None, int]:
+    """The exit code, None where the time ran out, and the peak of resident memory in bytes.
+
+    ``kill``: a signal to send, and after how many seconds.
+    """
+    started = time.monotonic()
+    deadline = started + seconds
     while time.monotonic() < deadline:
+        if kill is not None and time.monotonic() > started + kill["after"]:
+            os.kill(pid, kill["signal"])
+            kill = None
         done, status, usage = os.wait4(pid, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024

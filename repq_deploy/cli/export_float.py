@@ -1,0 +1,39 @@
+"""``repq-export --float``: the model as it is, to compare with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repq_deploy.cli.common import console, say_note
+from repq_deploy.errors import BadInput
+
+if TYPE_CHECKING:
+    from repq_deploy.checkpoints import CheckpointFile
+
+__all__ = ["check_count", "write_float"]
+
+
+def check_count(names: tuple[str, ...], network: Any) -> None:
+    """Refuse names of classes that are not as many as the model has."""
+    if names and len(names) != network.num_classes:
+        raise BadInput(f"--classes: {len(names)} names, the model has {network.num_classes} classes")
+
+
+def write_float(
+    spec: Any, weights: CheckpointFile | None, output: Path, seed: int, names: tuple[str, ...], *, dry_run: bool
+) -> dict[str, Any]:
+    from repq_deploy import models
+    from repq_deploy.calib_data import Preprocess
+    from repq_deploy.export import float_onnx, write_canonical
+
+    if not dry_run:
+        network = models.create(spec, weights, seed, note=say_note)
+        check_count(names, network)
+        preprocess = Preprocess.from_model(network)
+        with console.status("exporting to ONNX"):
+            model = float_onnx(
+                network, (3, *preprocess.size), name=spec.name, preprocess=preprocess.to_json(), classes=names
+            )
+        write_canonical(model, output)
+    return {"output": str(output), "model": spec.name, "bits": "float", "dry_run": dry_run}
