@@ -166,7 +166,7 @@ def build_engine(
         seconds = time.perf_counter() - started
         engine = engine_file.read_bytes()
         progress(1.0, "validating")
-        manifest = _manifest(plan, reference, engine, passes, proofs, form)
+        manifest = _manifest(plan, reference, engine, passes, proofs, form, _oldest_runtime(plan, lowered))
         manifest = dataclasses.replace(manifest, validation=_validate(engine, manifest, reference))
         reference_file.write_bytes(reference.to_bytes())
         manifest_file.write_text(manifest.to_json(), encoding="utf-8")
@@ -227,6 +227,14 @@ def _lower(plan: BuildPlan, *, half: bool, form: CpuForm | None) -> tuple[onnx.M
     return lowered, tuple(PassCount(report.name, report.changed) for report in reports)
 
 
+def _oldest_runtime(plan: BuildPlan, lowered: onnx.ModelProto) -> str | None:
+    if plan.backend.name != "onnxruntime":
+        return None
+    from repq_deploy.export.opsets import oldest_onnxruntime  # noqa: PLC0415
+
+    return oldest_onnxruntime(lowered)
+
+
 def _manifest(
     plan: BuildPlan,
     reference: Reference,
@@ -234,6 +242,7 @@ def _manifest(
     passes: tuple[PassCount, ...],
     proofs: Proofs,
     form: CpuForm | None,
+    oldest_runtime: str | None,
 ) -> Manifest:
     return Manifest(
         backend=plan.backend.name,
@@ -253,6 +262,7 @@ def _manifest(
         rounded_sqnr_db=proofs.rounded_sqnr_db,
         kernel_codes=proofs.kernel_codes,
         cpu=None if form is None else form.kind,
+        oldest_runtime=oldest_runtime,
         metadata=plan.source.metadata,
         compute=plan.compute,
         allow_rounding=plan.allow_rounding,

@@ -68,6 +68,7 @@ class Manifest:
     ``kernel_codes`` compares the codes of the engine's own kernels, None where they could not be run. ``cpu`` is the
     kind of CPU that a CPU backend's engine is exact on ("any", or see ``engines.cpu``), None for GPUs; ``session`` what
     the runtime needs beyond its defaults to compute as validated. ``latency_ms`` is by batch size, None until measured.
+    ``oldest_runtime`` is the first version of ONNX Runtime that opens the engine, None for other backends.
     """
 
     backend: str
@@ -92,6 +93,7 @@ class Manifest:
     rounded_sqnr_db: float | None = None
     kernel_codes: KernelCodes | None = None
     cpu: str | None = None
+    oldest_runtime: str | None = None
 
     @property
     def bits(self) -> str:

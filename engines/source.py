@@ -101,6 +101,12 @@ def _check_graph(path: Path, model: onnx.ModelProto) -> None:
             )
     tensors = list(model.graph.initializer)
     tensors += [attribute.t for node in model.graph.node for attribute in node.attribute if attribute.HasField("t")]
+    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx", "repq"})
+    if foreign:
+        raise BadInput(
+            f"model {path}: operators of {foreign[0][:60]}, which a run-time's optimizer writes; build from the file "
+            "that repq-export wrote"
+        )
     known = {(function.domain, function.name) for function in model.functions}
     try:
         for node in model.graph.node:

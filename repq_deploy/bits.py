@@ -77,6 +77,11 @@ class BitWidths:
         """Whether a weight of ``bits`` bits is quantized symmetrically."""
         return self.preset == "deploy" or bits == MAX_BITS
 
+    @property
+    def narrowest_weight(self) -> int:
+        """The fewest bits that any weight may have."""
+        return min(bits.weight for bits in (self.default, *(bits for _, bits in self.overrides)))
+
     def unmatched(self, sites: list[tuple[str, str]]) -> list[str]:
         """The override patterns that match none of the (name, role) ``sites``: a user's typing errors."""
         return [

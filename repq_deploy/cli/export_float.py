@@ -21,11 +21,20 @@ def check_count(names: tuple[str, ...], network: Any) -> None:
 
 
 def write_float(
-    spec: Any, weights: CheckpointFile | None, output: Path, seed: int, names: tuple[str, ...], *, dry_run: bool
+    spec: Any,
+    weights: CheckpointFile | None,
+    output: Path,
+    seed: int,
+    names: tuple[str, ...],
+    opset: int,
+    *,
+    dry_run: bool,
 ) -> dict[str, Any]:
+    """Write the float model of ``spec`` unless it is a ``dry_run``; what the command answers."""
     from repq_deploy import models
     from repq_deploy.calib_data import Preprocess
     from repq_deploy.export import float_onnx, write_canonical
+    from repq_deploy.export.opsets import at_opset
 
     if not dry_run:
         network = models.create(spec, weights, seed, note=say_note)
@@ -35,5 +44,5 @@ def write_float(
             model = float_onnx(
                 network, (3, *preprocess.size), name=spec.name, preprocess=preprocess.to_json(), classes=names
             )
-        write_canonical(model, output)
+        write_canonical(at_opset(model, opset), output)
     return {"output": str(output), "model": spec.name, "bits": "float", "dry_run": dry_run}
