@@ -14,7 +14,6 @@ import secrets
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -26,6 +25,7 @@ import torch
 
 from repq_deploy.errors import BackendMissing, BadInput
 from repq_deploy.stopping import cleared
+from repq_deploy.worker import do, open_worker
 
 __all__ = ["check_cluster", "one_thread", "spread"]
 
@@ -34,8 +34,6 @@ Result = TypeVar("Result")
 
 #: A function of a module that makes, from the payload, the function that does one item.
 Factory = Callable[[bytes], Callable[[Item], Result]]
-
-_work: Callable[[Any], Any] | None = None  # of a worker process
 
 
 def spread(
@@ -80,8 +78,9 @@ def one_thread() -> Iterator[None]:
 def _over_processes(
     factory: Factory[Item, Result], payload: Path, items: Sequence[Item], workers: int
 ) -> Iterator[tuple[Item, Result]]:
+    named = (factory.__module__, factory.__qualname__, payload)
     context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's locked thread pool
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_open, initargs=(factory, payload))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=open_worker, initargs=named)
     processes: list[Any] = []
 
     def end() -> None:
@@ -92,7 +91,7 @@ def _over_processes(
         with cleared(end):
             try:
                 with _isolated():
-                    pending = {pool.submit(_do, item): item for item in items}
+                    pending = {pool.submit(do, item): item for item in items}
                     processes += multiprocessing.active_children()
                 for done in as_completed(pending):
                     yield pending[done], done.result()
@@ -127,27 +126,6 @@ def _what_ended(processes: Sequence[Any]) -> str:
         return "a worker process was killed (SIGKILL), most likely for want of memory; use fewer"
     said = f"with exit code {codes[0]}" if codes else "unexpectedly"
     return f"a worker process ended {said}; --workers 1 shows its error"
-
-
-def _open(factory: Factory[Any, Any], payload: Path) -> None:
-    global _work  # noqa: PLW0603 - what a worker process has instead of arguments
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's Ctrl-C, which the parent answers for all
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    _work = factory(payload.read_bytes())
-
-
-def _end_with_parent() -> None:
-    """A worker waits for work on a pipe that stays open when its parent is killed; so it has to watch the parent."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _do(item: Any) -> Any:
-    assert _work is not None  # noqa: S101 - set by _open
-    return _work(item)
 
 
 class _Worker:
