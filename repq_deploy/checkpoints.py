@@ -145,7 +145,8 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> tu
         prefix = model.pos_embed.shape[1] - embed.num_patches  # type: ignore[index]
         resized = resample_abs_pos_embed(tensors["pos_embed"], list(embed.grid_size), num_prefix_tokens=prefix)
         tensors = {**tensors, "pos_embed": resized}
-        notes = (f"position embeddings resized from {size} to {embed.img_size[0]} pixels",)
+        sides = "x".join(map(str, dict.fromkeys(embed.img_size)))
+        notes = (f"position embeddings resized from {size} to {sides} pixels",)
     model.load_state_dict(dict(tensors))
     return notes
 

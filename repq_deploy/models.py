@@ -81,7 +81,7 @@ def resolve(
     *,
     checkpoint: CheckpointFile | None = None,
     num_classes: int | None = None,
-    img_size: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
     pretrained: bool = True,
 ) -> ModelSpec:
     """Decide which model ``name`` means and where its weights come from. Nothing is downloaded; a checkpoint is read,
@@ -90,7 +90,7 @@ def resolve(
     Args:
         checkpoint: a file with the weights; hashed into the spec.
         num_classes: at least 0; default: as many as the checkpoint's head has, else what timm says.
-        img_size: height and width in pixels; default: the checkpoint's, else timm's.
+        img_size: pixels of both sides, or height and width; default: the checkpoint's, else timm's.
         pretrained: with neither a checkpoint nor this, weights are random.
 
     Raises:
@@ -99,9 +99,11 @@ def resolve(
     """
     if num_classes is not None and not 0 <= num_classes <= largest("num_classes"):
         raise BadInput(f"--num-classes {num_classes}: expected 0 to {largest('num_classes')}")
-    if img_size is not None and not 1 <= img_size <= largest("img_size"):
-        raise BadInput(f"--img-size {img_size}: expected 1 to {largest('img_size')} pixels")
-    options = {"num_classes": num_classes, "img_size": img_size}
+    sides = [img_size] if isinstance(img_size, int) else list(img_size or ())
+    if not all(1 <= side <= largest("img_size") for side in sides):
+        raise BadInput(f"--img-size {'x'.join(map(str, sides))}: expected 1 to {largest('img_size')} pixels a side")
+    # As JSON has it, so that a spec is what is read of it again.
+    options: dict[str, Any] = {"num_classes": num_classes, "img_size": sides if len(sides) > 1 else img_size}
     asked = {key: value for key, value in options.items() if value is not None}
     if name == "demo":
         return _resolve_demo(asked, checkpoint, pretrained)
@@ -196,7 +198,7 @@ def _build(spec: ModelSpec, *, pretrained: bool) -> nn.Module:
     return model.eval()
 
 
-def _resolve_demo(asked: dict[str, int], checkpoint: CheckpointFile | None, pretrained: bool) -> ModelSpec:
+def _resolve_demo(asked: dict[str, Any], checkpoint: CheckpointFile | None, pretrained: bool) -> ModelSpec:
     from repq_deploy.calib_data.demo import (  # noqa: PLC0415 - see create
         DEMO_ARCHITECTURE,
         DEMO_KWARGS,

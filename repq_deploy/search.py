@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from repq_deploy.errors import BadInput
 from repq_deploy.files import read_kept, shortened, write_atomically
 from repq_deploy.latency import parse_milliseconds, read_latency_table
 from repq_deploy.models import ModelSpec
+from repq_deploy.records import decode
 from repq_deploy.relevance import relevance_shares
 from repq_deploy.search_space import SearchSite, search_sites
 from repq_deploy.sensitivity import result_folder, sensitivities
@@ -100,8 +102,9 @@ class Search:
             BadInput: what ``relevance_shares`` refuses.
         """
         kept = None if work_dir is None else self.folder(work_dir) / "relevance"
-        if kept is not None and isinstance(found := read_kept(kept), dict):
-            return found
+        if kept is not None and (found := read_kept(kept)) is not None:
+            with suppress(ValueError):  # damaged: measured again
+                return decode(dict[str, float], found, "relevance")  # type: ignore[no-any-return]
         with one_thread(), on_device(self.device, self.model):
             try:
                 images = self.images[:RELEVANCE_IMAGES]

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -88,7 +89,7 @@ def sensitivities(
         on_result(len(found), len(items))
         if missing:
             payload = folder / f"bundle-{_ranges_of(sites)}.safetensors"
-            if not payload.exists():
+            if not _is_whole(payload):
                 with on_device(device, model):
                     packed = bundle(model, spec, images, sites, preset=preset, on_site=on_range)
                 write_atomically(payload, packed)
@@ -273,6 +274,15 @@ def result_folder(work_dir: Path, model: nn.Module, images: Tensor, preset: str,
     except OSError as error:
         raise BadInput(f"work folder {work_dir}: {error.strerror or error}; name another") from error
     return folder
+
+
+def _is_whole(payload: Path) -> bool:
+    """Whether a bundle is there that can be read: an earlier run was killed after it made it."""
+    try:
+        with safe_open(payload, framework="pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 def _ranges_of(sites: Sequence[SearchSite]) -> str:

@@ -7,6 +7,7 @@ result has been used.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from repq_deploy.quantizers import UniformQuantizer
 from repq_deploy.records import parse_json
 
 __all__ = ["Mark", "WorkFolder"]
+
+logger = logging.getLogger(__name__)
 
 #: Seconds between two saves within a step.
 INTERVAL = 30.0
@@ -73,15 +76,16 @@ class WorkFolder:
         check_writable(self.file)
 
     def resume(self) -> int:
-        """Take up what is there; the step to go on with."""
+        """Take up what is there; the step to go on with. What is damaged is done again."""
         if self.file is None or not self.file.exists():
             return 0
         try:
             with safe_open(self.file, framework="pt") as opened:
                 state = parse_json((opened.metadata() or {})["state"])
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise BadInput(f"work folder: {self.file} is damaged ({error}); delete it to begin again") from error
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            logger.warning("work folder: %s is damaged (%s); the calibration begins again", self.file, error)
+            return 0
         device = device_of(self.reference)
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "reference": {}, "extra": {}}
         for name, tensor in tensors.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from repq_deploy.cli.streams import printable
 from repq_deploy.errors import BadInput
+from repq_deploy.files import shortened
 
 if TYPE_CHECKING:
     from repq_deploy.checkpoints import CheckpointFile
@@ -40,6 +42,7 @@ __all__ = [
     "checkpoint_file",
     "console",
     "hardware_note",
+    "image_size",
     "progress_bar",
     "refuse_other_options",
     "say_calibration",
@@ -77,7 +80,7 @@ CheckpointPrefix = Annotated[
     str | None, typer.Option(help="Take the weights whose names begin with this, and take it off.")
 ]
 NumClasses = Annotated[int | None, typer.Option(help="Classes of the checkpoint.")]
-ImgSize = Annotated[int | None, typer.Option(help="Image height and width in pixels.")]
+ImgSize = Annotated[str | None, typer.Option(help="Pixels of an image's sides: 384, or height and width as 480x224.")]
 Pretrained = Annotated[
     bool, typer.Option("--pretrained/--no-pretrained", help="timm's weights, or random ones for structural work.")
 ]
@@ -165,6 +168,20 @@ def checkpoint_file(checkpoint: Path | None, ema: bool, prefix: str | None) -> C
             raise BadInput("--no-ema and --checkpoint-prefix are about a checkpoint; give --checkpoint FILE")
         return None
     return CheckpointFile(checkpoint, ema, prefix or "")
+
+
+def image_size(text: str | None) -> int | tuple[int, int] | None:
+    """Read ``--img-size``: one number for both sides, or height x width.
+
+    Raises:
+        BadInput: another form.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,8})(?:x([0-9]{1,8}))?", text.strip().lower())
+    if match is None:
+        raise BadInput(f"--img-size {shortened(text)!r}: expected pixels such as 384, or height and width as 480x224")
+    return int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
 
 
 def say_note(text: str) -> None:

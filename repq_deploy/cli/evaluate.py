@@ -14,11 +14,13 @@ from repq_deploy.cli.common import (
     Device,
     DryRun,
     Ema,
+    ImgSize,
     Json,
     Quiet,
     Seed,
     Verbose,
     checkpoint_file,
+    image_size,
     progress_bar,
     set_up,
     show,
@@ -43,7 +45,7 @@ def evaluate(
     checkpoint_prefix: CheckpointPrefix = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes of the checkpoint.")] = None,
     classes: Classes = None,
-    img_size: Annotated[int | None, typer.Option(help="Image height and width in pixels.")] = None,
+    img_size: ImgSize = None,
     pretrained: Annotated[bool, typer.Option("--pretrained/--no-pretrained", help="timm's weights, or random.")] = True,
     preprocess_from: Annotated[
         str | None, typer.Option(help="A file of ours whose preprocessing to use where a target records none.")
@@ -67,7 +69,8 @@ def evaluate(
     from repq_deploy.evaluation import evaluate as run
 
     names = [target] if against is None else [target, against]
-    options = ModelOptions(checkpoint_file(checkpoint, ema, checkpoint_prefix), num_classes, img_size, pretrained)
+    weights, size = checkpoint_file(checkpoint, ema, checkpoint_prefix), image_size(img_size)
+    options = ModelOptions(weights, num_classes, size, pretrained)
     if options != ModelOptions() and not any(is_model_name(name) for name in names):
         raise BadInput(
             f"--checkpoint, --num-classes, --img-size and --no-pretrained are for a model's name; {target} is a file, "

@@ -26,6 +26,7 @@ from repq_deploy.cli.common import (
     Seed,
     Verbose,
     checkpoint_file,
+    image_size,
     refuse_other_options,
     set_up,
     show,
@@ -155,7 +156,8 @@ def export(
         raise (error if recipe is None else BadInput(f"recipe {recipe}: {error}")) from error
     where = find_device(device)
     weights = checkpoint_file(checkpoint, ema, checkpoint_prefix)
-    spec = models.resolve(model, checkpoint=weights, num_classes=num_classes, img_size=img_size, pretrained=pretrained)
+    size = image_size(img_size)
+    spec = models.resolve(model, checkpoint=weights, num_classes=num_classes, img_size=size, pretrained=pretrained)
     names = () if classes is None else read_classes(classes)
     check_opset(opset, 32 if float_model else widths.narrowest_weight)
     if float_model:

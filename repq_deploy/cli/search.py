@@ -28,6 +28,7 @@ from repq_deploy.cli.common import (
     checkpoint_file,
     console,
     hardware_note,
+    image_size,
     progress_bar,
     say_calibration,
     say_weights,
@@ -126,7 +127,8 @@ def search(
     if ray is not None:
         check_cluster(ray)
     weights = checkpoint_file(checkpoint, ema, checkpoint_prefix)
-    spec = models.resolve(model, checkpoint=weights, num_classes=num_classes, img_size=img_size, pretrained=pretrained)
+    size = image_size(img_size)
+    spec = models.resolve(model, checkpoint=weights, num_classes=num_classes, img_size=size, pretrained=pretrained)
     say_weights(spec.name, spec.weights)
     opened = open_search(
         spec,

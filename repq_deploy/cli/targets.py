@@ -40,7 +40,7 @@ class ModelOptions:
 
     checkpoint: CheckpointFile | None = None
     num_classes: int | None = None
-    img_size: int | None = None
+    img_size: int | tuple[int, int] | None = None
     pretrained: bool = True
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from repq_deploy import __version__
-from repq_deploy.cli.common import Verbose, hardware_note, progress_bar, set_up
+from repq_deploy.cli.common import Verbose, hardware_note, image_size, progress_bar, set_up
 from repq_deploy.cli.entry import entry_point
 from repq_deploy.errors import BackendMissing, BadInput, RepqError, ValidationFailed
 from repq_deploy.files import existing_file
@@ -192,6 +192,19 @@ def test_interrupt_and_version(call):
     )
     done = call(entry_point(verb, "repq-verb"), "--version")
     assert done.out == f"repq-verb {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [(None, None), ("384", 384), ("480x224", (480, 224)), (" 48X32 ", (48, 32)), ("007", 7)]
+)
+def test_image_sizes(text, size):
+    assert image_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "224x", "2x2x2", "-1", "1e3", "9" * 5000, "224,224"])
+def test_other_image_sizes_are_refused(text):
+    with pytest.raises(BadInput, match=r"--img-size .*: expected pixels such as 384"):
+        image_size(text)
 
 
 @pytest.mark.parametrize(("bits", "noted"), [("w8a8", False), ("w4a8,head=w8a8", False), ("w8a8,head=w8a4", True)])

@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from repq_deploy import hub
+from repq_deploy.calib_data import Preprocess
 from repq_deploy.checkpoints import CheckpointFile
 from repq_deploy.errors import BadInput
 from repq_deploy.files import sha256_of
@@ -167,6 +168,19 @@ def test_unknown_tag():
 def test_option_out_of_range(option: str, value: int):
     with pytest.raises(BadInput, match=f"--{option.replace('_', '-')} {value}"):
         resolve("deit_t", **{option: value})
+
+
+def test_images_need_not_be_square(checkpoint: CheckpointFile):
+    """Positions of a square of 2 x 2 patches, resized to 3 x 2."""
+    spec = resolve("deit_t", checkpoint=checkpoint, img_size=(48, 32))
+    assert ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    notes: list[str] = []
+    model = create(spec, checkpoint, note=notes.append)
+    assert Preprocess.from_model(model).size == (48, 32)
+    assert model(torch.zeros(1, 3, 48, 32)).shape == (1, 7)
+    assert notes == [f"checkpoint {checkpoint.path.name}: position embeddings resized from 32 to 48x32 pixels"]
+    with pytest.raises(BadInput, match="--img-size 32x0: expected 1 to"):
+        resolve("deit_t", img_size=(32, 0))
 
 
 def test_image_size_not_a_multiple_of_the_patch():

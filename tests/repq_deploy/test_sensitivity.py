@@ -118,6 +118,18 @@ def test_a_damaged_measurement_is_made_again(tmp_path):
     assert measure("vit", work_dir=tmp_path) == complete
 
 
+def test_a_damaged_bundle_is_made_again(tmp_path):
+    def killed(done: int, _total: int) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure("vit", "3,4", work_dir=tmp_path, on_result=killed)
+    (bundle,) = tmp_path.rglob("bundle-*")
+    bundle.write_bytes(bundle.read_bytes()[:1000])
+    assert measure("vit", "3,4", work_dir=tmp_path) == measure("vit", "3,4")
+
+
 def test_other_choices_do_not_reuse_ranges(tmp_path):
     """The patch embedding, whose input always has 8 bits, does not make up for those that are missing."""
 

@@ -160,11 +160,15 @@ def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch)
         run(tmp_path)
 
 
-def test_a_damaged_state_is_named(tmp_path, monkeypatch):
+def test_a_damaged_state_is_said_and_done_again(tmp_path, monkeypatch, caplog, whole):
     monkeypatch.setattr("repq_deploy.work.INTERVAL", 0.0)
     with pytest.raises(Killed):
         run(tmp_path, die_at=12)
     (state,) = tmp_path.iterdir()
     state.write_bytes(state.read_bytes()[:100])
-    with pytest.raises(BadInput, match="is damaged"):
-        run(tmp_path)
+    model, reports = run(tmp_path)
+    assert "is damaged" in caplog.text
+    assert "the calibration begins again" in caplog.text
+    expected, _, all_reports = whole
+    assert reports == all_reports
+    assert all(torch.equal(found, expected[name]) for name, found in model.model.state_dict().items())
