@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from repq_deploy.engines.batching import THREADS, BatchedRunner, GraphRunner, Profile, Runner
 from repq_deploy.engines.source import INPUT, OUTPUT, SourceModel
 from repq_deploy.errors import BadInput, BuildFailed
-from repq_deploy.leftovers import temporary_folder
+from repq_deploy.leftovers import check_room, temporary_folder
 from repq_deploy.onnx_session import onnxruntime_module, open_session
 
 __all__ = ["BACKEND", "OnnxRuntimeBackend", "open_onnx", "open_reference"]
@@ -65,8 +65,9 @@ class OnnxRuntimeBackend:
     def served_graph(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """``model`` as a session with default options optimizes it and runs it."""
         with temporary_folder() as folder:
-            saved = folder / "optimized.onnx"
-            open_session(model.SerializeToString(), optimize=True, save_optimized=saved, what="lowered graph")
+            saved, data = folder / "optimized.onnx", model.SerializeToString()
+            check_room(folder, 2 * len(data))
+            open_session(data, optimize=True, save_optimized=saved, what="lowered graph")
             return onnx.load(saved)
 
     def load_graph(self, model: onnx.ModelProto) -> GraphRunner:

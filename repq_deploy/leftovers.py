@@ -24,7 +24,7 @@ try:
 except ImportError:  # Windows: nothing is locked, and nothing swept
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["sweep", "temporary_file", "temporary_folder", "writing_temporarily"]
+__all__ = ["check_room", "sweep", "temporary_file", "temporary_folder", "writing_temporarily"]
 
 _NAMES = re.compile(r"\.?repq-([0-9]{1,10})-[a-z0-9_]+(?:\.part)?")
 
@@ -85,6 +85,17 @@ def writing_temporarily() -> Iterator[None]:
         raise BadInput(
             f"temporary folder {folder}: {error.strerror or error}; nothing was written, set TMPDIR to a folder {room}"
         ) from error
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Refuse to have a library write ``needed`` bytes into a temporary ``folder`` that has no room for them.
+
+    Raises:
+        BadInput: the library would say something else.
+    """
+    with writing_temporarily():
+        if shutil.disk_usage(folder).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def sweep(folder: Path) -> None:

@@ -24,7 +24,7 @@ from repq_deploy.quantizers import Quantizer
 from repq_deploy.records import decode, parse_json
 from repq_deploy.softmax import AdaLogQuantizer, SoftmaxQuantizer
 
-__all__ = ["Provenance", "QuantizedModel", "assign", "load", "save", "wrap"]
+__all__ = ["Provenance", "QuantizedModel", "assign", "load", "save", "wrap", "write"]
 
 FORMAT = "2"
 _METADATA_KEY = "repq"
@@ -116,7 +116,13 @@ def wrap(model: nn.Module, spec: ModelSpec, bits: BitWidths, *, softmax: Softmax
 
 
 def save(quantized: QuantizedModel, path: Path) -> None:
-    """Write ``quantized`` as one safetensors file, atomically."""
+    """Write ``quantized`` as one safetensors file, in one step."""
+    with atomic_output(path) as temporary:
+        write(quantized, temporary)
+
+
+def write(quantized: QuantizedModel, path: Path) -> None:
+    """Write ``quantized`` into ``path``, which ``save`` or the caller makes whole."""
     description = {
         "format": FORMAT,
         "spec": quantized.spec.to_dict(),
@@ -125,8 +131,7 @@ def save(quantized: QuantizedModel, path: Path) -> None:
         **quantized.bits.to_dict(),
     }
     tensors = {name: tensor.contiguous() for name, tensor in quantized.model.state_dict().items()}
-    with atomic_output(path) as temporary:
-        save_file(tensors, temporary, metadata={_METADATA_KEY: json.dumps(description, sort_keys=True)})
+    save_file(tensors, path, metadata={_METADATA_KEY: json.dumps(description, sort_keys=True)})
 
 
 def load(path: Path) -> QuantizedModel:

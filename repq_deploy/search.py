@@ -104,7 +104,7 @@ class Search:
         kept = None if work_dir is None else self.folder(work_dir) / "relevance"
         if kept is not None and (found := read_kept(kept)) is not None:
             with suppress(ValueError):  # damaged: measured again
-                return decode(dict[str, float], found, "relevance")  # type: ignore[no-any-return]
+                return decode(dict[str, float], found, "relevance")
         with one_thread(), on_device(self.device, self.model):
             try:
                 images = self.images[:RELEVANCE_IMAGES]

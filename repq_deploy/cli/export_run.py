@@ -99,7 +99,7 @@ def run_export(
         )
     with contextlib.ExitStack() as outputs:  # both files, or none
         if save_quantized is not None:
-            quantized_file.save(quantized, outputs.enter_context(atomic_output(save_quantized)))
+            quantized_file.write(quantized, outputs.enter_context(atomic_output(save_quantized)))
         write_canonical(model, output)
     work.finish()
     return {

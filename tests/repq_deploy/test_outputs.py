@@ -52,3 +52,36 @@ def test_what_differs_is_let_pass_and_what_cannot_be_written_is_not(tmp_path: Pa
     )
     with pytest.raises(BadInput, match="does not exist"):
         check_outputs([("--output", tmp_path / "none" / "x.onnx")], [])
+
+
+@pytest.mark.parametrize(
+    ("content", "ours"),
+    [
+        (b"", True),
+        (b'{"mine": 1}', False),
+        (b"x" * 10**6, False),
+        (b'{"versions": {"repq-deploy": "0.1.0"}}', True),
+        (b"x" * 10**6 + b"repq.model", True),  # metadata stand at the end of an ONNX file
+        (b"x" * 10**6 + b"repq.model" + b"x" * 10**6, False),
+    ],
+    ids=["empty", "json", "long", "manifest", "model", "by chance"],
+)
+def test_what_is_not_ours_is_replaced_only_if_told_to(tmp_path: Path, content: bytes, ours: bool) -> None:
+    output = tmp_path / "m.onnx"
+    output.write_bytes(content)
+    if ours:
+        check_outputs([("--output", output)], [])
+    else:
+        with pytest.raises(BadInput, match=r"--output .*m\.onnx: is there, and not of repq-deploy; .* or --force"):
+            check_outputs([("--output", output)], [])
+    check_outputs([("--output", output)], [], force=True)
+    assert output.read_bytes() == content
+
+
+def test_weights_and_engines_belong_to_the_file_that_names_them(tmp_path: Path) -> None:
+    for name, named_by in (("m.onnx.data", "m.onnx"), ("m.tensorrt.engine", "m.tensorrt.json")):
+        (tmp_path / name).write_bytes(b"numbers")
+        with pytest.raises(BadInput, match="not of repq-deploy"):
+            check_outputs([("engine", tmp_path / name)], [])
+        (tmp_path / named_by).write_bytes(b"repq-deploy")
+        check_outputs([("engine", tmp_path / name)], [])
