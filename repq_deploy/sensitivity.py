@@ -15,11 +15,11 @@ kept in a small file of its own as soon as it is known.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +241,7 @@ def _attention(model: nn.Module, name: str, bits: int) -> QuantAttention:
     return QuantAttention(original, original.qkv, original.proj, name=name, bits=bits, softmax="log_sqrt2").eval()
 
 
-@contextmanager
+@contextlib.contextmanager
 def _swapped(model: nn.Module, replacements: Mapping[str, nn.Module]) -> Iterator[None]:
     """Let ``replacements`` take the places of the modules of their names."""
     originals = {name: model.get_submodule(name) for name in replacements}
@@ -277,12 +277,10 @@ def result_folder(work_dir: Path, model: nn.Module, images: Tensor, preset: str,
 
 
 def _is_whole(payload: Path) -> bool:
-    """Whether a bundle is there that can be read: an earlier run was killed after it made it."""
-    try:
-        with safe_open(payload, framework="pt"):
-            return True
-    except (OSError, SafetensorError):
-        return False
+    """Whether an earlier run, which was killed, left a bundle that can be read."""
+    with contextlib.suppress(OSError, SafetensorError), safe_open(payload, framework="pt"):
+        return True
+    return False
 
 
 def _ranges_of(sites: Sequence[SearchSite]) -> str:
