@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 import sys
 import tempfile
 import traceback
@@ -106,7 +107,8 @@ def _explained(error: Exception, name: str) -> tuple[int, str]:
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{shortened(str(error.filename))}: " if error.filename is not None else ""
         return 2, f"{where}{error.strerror}"
-    if isinstance(error, MemoryError):
+    # torch and ONNX Runtime have no class of their own for it.
+    if isinstance(error, MemoryError) or re.search("can't allocate memory|bad allocation", str(error)):
         return 2, "out of memory; use fewer images, a smaller batch or a smaller model"
     last = traceback.extract_tb(error.__traceback__)[-1]
     place, said = f"{Path(last.filename).name}:{last.lineno}", " ".join(str(error).split())[:200]

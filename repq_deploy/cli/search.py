@@ -39,6 +39,7 @@ from repq_deploy.cli.entry import entry_point
 from repq_deploy.cli.streams import say
 from repq_deploy.errors import BadInput
 from repq_deploy.outputs import check_outputs
+from repq_deploy.stopping import when_stopped
 
 if TYPE_CHECKING:
     from repq_deploy.methods import Method
@@ -151,6 +152,11 @@ def search(
     show(result, as_json=as_json, text=lambda: _print_result(result))
 
 
+def _say_kept(work_dir: Path | None) -> None:
+    if work_dir is not None:
+        console.print(f"measurements so far are in {work_dir}; the same command goes on from there", soft_wrap=True)
+
+
 def _run(
     opened: Search,
     recipe: Path,
@@ -177,7 +183,7 @@ def _run(
             progress.update(relevance_task, completed=images)  # it may have been kept
         ranges_task = progress.add_task("ranges", total=len(opened.sites))
         measure_task = progress.add_task("sensitivities", total=sum(len(site.choices) for site in opened.sites))
-        try:
+        with when_stopped(lambda: _say_kept(work_dir)):
             measured = opened.sensitivities(
                 work_dir=work_dir,
                 workers=workers,
@@ -185,10 +191,6 @@ def _run(
                 on_range=lambda done, total: progress.update(ranges_task, completed=done, total=total),
                 on_result=lambda done, total: progress.update(measure_task, completed=done, total=total),
             )
-        except KeyboardInterrupt:
-            if work_dir is not None:
-                console.print(f"measurements so far are in {work_dir}; the same command goes on from there")
-            raise
     cost = objective(opened.sites, measured, shares, tau=tau)
     allocation = allocate(opened.sites, cost, opened.budgets)
     widths = bit_widths(opened.sites, allocation.chosen, preset=opened.preset)
