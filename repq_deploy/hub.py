@@ -12,7 +12,7 @@ from urllib.request import Request, urlopen
 __all__ = ["SECONDS", "offline_unless_reachable"]
 
 #: In which the hub has to answer, through whatever proxy the environment names.
-SECONDS = 10.0
+SECONDS = 8.0
 
 
 @contextlib.contextmanager
