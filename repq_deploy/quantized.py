@@ -134,11 +134,15 @@ def write(quantized: QuantizedModel, path: Path) -> None:
     save_file(tensors, path, metadata={_METADATA_KEY: json.dumps(description, sort_keys=True)})
 
 
-def load(path: Path) -> QuantizedModel:
+def load(path: Path, *, model: nn.Module | None = None) -> QuantizedModel:
     """Read what ``save`` wrote.
 
+    Args:
+        model: the float model that was quantized, with any weights, where it is none that timm can build from the
+            record: a module of your own. It is wrapped in place.
+
     Raises:
-        BadInput: no such file, not a safetensors file, or not one of ours.
+        BadInput: no such file, not a safetensors file, not one of ours, or not of this model.
     """
     try:
         with safe_open(existing_file(path, "quantized model"), framework="pt") as opened:
@@ -149,8 +153,9 @@ def load(path: Path) -> QuantizedModel:
     if text is None:
         raise BadInput(f"quantized model {path}: plain weights; expected a file saved by repq-export --save-quantized")
     try:
-        header = _read_header(text)
-        quantized = wrap(build_architecture(header.spec), header.spec, header.widths, softmax=header.softmax)
+        header = _read_header(text, of_timm=model is None)
+        float_model = build_architecture(header.spec) if model is None else model
+        quantized = wrap(float_model, header.spec, header.widths, softmax=header.softmax)
         quantized.provenance = header.provenance
         _check_numbers(tensors)
         assign(quantized.model, quantized.sites, tensors)
@@ -170,7 +175,8 @@ class _Header:
     widths: BitWidths
 
 
-def _read_header(text: str) -> _Header:
+def _read_header(text: str, *, of_timm: bool) -> _Header:
+    """``of_timm``: the model is to be built from its record, which therefore has to be one of timm's own."""
     data = parse_json(text)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else None
@@ -179,7 +185,7 @@ def _read_header(text: str) -> _Header:
         raise ValueError(f"its record lacks {', '.join(sorted(missing))}")
     return _Header(
         FORMAT,
-        ModelSpec.from_dict(data["spec"]),
+        ModelSpec.from_dict(data["spec"]) if of_timm else decode(ModelSpec, data["spec"], "model record"),
         decode(SoftmaxQuantizer, data["softmax"], "softmax"),
         decode(Provenance, data["provenance"], "provenance"),
         BitWidths.parse(decode(str, data["bits"], "bits"), preset=decode(str, data["preset"], "preset")),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -15,18 +16,32 @@ __all__ = ["decode", "parse_json"]
 
 #: Values are quoted in messages up to here.
 _QUOTED = 60
+#: Of an integer: what 64 bits hold.
+_DIGITS = 20
 
 
 def parse_json(text: str) -> Any:
     """The value of ``text``.
 
     Raises:
-        ValueError: not JSON, NaN or infinity in it, nested too deeply, or a number of thousands of digits.
+        ValueError: not JSON, NaN or infinity in it, nested too deeply, or a number that no record has.
     """
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=_refuse, parse_int=_integer, parse_float=_number)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def _integer(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError(f"holds a number of {len(text)} digits")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    """1e400 is a number in JSON, and infinity in floating point."""
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text[:_QUOTED])
 
 
 def decode(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 - one a kind

@@ -161,3 +161,16 @@ def test_a_model_whose_layer_scales_were_folded_is_loaded_without_them(tmp_path)
     save(model, tmp_path / "m.safetensors")
     loaded = load(tmp_path / "m.safetensors")
     torch.testing.assert_close(loaded(images_for("dinov2")), model(images_for("dinov2")))
+
+
+def test_a_model_of_ones_own_loads_into_the_module_that_is_given(tmp_path, saved):
+    tensors, record = copy.deepcopy(saved)
+    record["spec"]["timm_id"] = "my_package.my_model"
+    save_file(tensors, tmp_path / "m.safetensors", metadata={"repq": json.dumps(record)})
+    with pytest.raises(BadInput, match="no model of timm's own"):
+        load(tmp_path / "m.safetensors")
+    loaded = load(tmp_path / "m.safetensors", model=float_model("vit"))
+    expected = quantized_model("vit", "w4a4")
+    assert torch.equal(loaded(images_for("vit")), expected(images_for("vit")))
+    with pytest.raises(BadInput, match=r"m\.safetensors: the model has no place for"):
+        load(tmp_path / "m.safetensors", model=float_model("swin"))
