@@ -17,12 +17,11 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
 from repq_deploy.errors import BadInput
+from repq_deploy.model_arguments import largest
 from repq_deploy.records import decode, parse_json
 
 __all__ = ["Preprocess"]
 
-#: Pixels of a side.
-_LARGEST = 4096
 _CROP_MODES = ("center", "squash", "border")
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
@@ -46,8 +45,8 @@ class Preprocess:
     std: tuple[float, float, float]
 
     def __post_init__(self) -> None:
-        fits = len(self.size) == 2 and all(0 < side <= _LARGEST for side in self.size)
-        _require(fits, "size", self.size, f"two numbers from 1 to {_LARGEST}")
+        fits = len(self.size) == 2 and all(0 < side <= largest("img_size") for side in self.size)
+        _require(fits, "size", self.size, f"two numbers from 1 to {largest('img_size')}")
         _require(0 < self.crop_pct <= 1, "crop_pct", self.crop_pct, "more than 0, at most 1")
         _require(self.crop_mode in _CROP_MODES, "crop_mode", self.crop_mode, f"one of {', '.join(_CROP_MODES)}")
         known = self.interpolation in _INTERPOLATIONS

@@ -17,14 +17,13 @@ from repq_deploy.engines.compute import COMPUTES
 from repq_deploy.engines.cpu import KIND_WORDS as CPU_KINDS
 from repq_deploy.engines.validate import FAILED, NOT_RUN, PASSED, Validation
 from repq_deploy.errors import BadInput
+from repq_deploy.model_arguments import largest
 from repq_deploy.records import decode, parse_json
 
 __all__ = ["FORMAT", "FileRecord", "KernelCodes", "Manifest", "PassCount", "manifest_path", "read_manifest"]
 
 FORMAT = 2
 
-#: Pixels of an image's side, and numbers that a model gives for an image, at most.
-LARGEST_SIDE, LARGEST_OUTPUT = 4096, 1_000_000
 BACKEND_NAMES = ("onnxruntime", "openvino", "tensorrt-rtx", "tensorrt")
 
 
@@ -146,13 +145,14 @@ class Manifest:
         for field, (value, allowed) in known.items():
             if value not in allowed:
                 raise ValueError(f"{field} is {str(value)[:40]!r}, expected one of {', '.join(map(str, allowed))}")
+        largest_side, largest_output = largest("img_size"), largest("num_classes")
         channels, *sides = self.image_shape
-        if channels != 3 or len(sides) != 2 or not all(1 <= side <= LARGEST_SIDE for side in sides):
+        if channels != 3 or len(sides) != 2 or not all(1 <= side <= largest_side for side in sides):
             raise ValueError(
-                f"image_shape is {list(self.image_shape)[:4]}, expected [3, H, W] of at most {LARGEST_SIDE}"
+                f"image_shape is {list(self.image_shape)[:4]}, expected [3, H, W] of at most {largest_side}"
             )
-        if not 1 <= self.classes <= LARGEST_OUTPUT:
-            raise ValueError(f"classes is {self.classes}, expected 1 to {LARGEST_OUTPUT}")
+        if not 1 <= self.classes <= largest_output:
+            raise ValueError(f"classes is {self.classes}, expected 1 to {largest_output}")
         if any(Path(file).name != file or not file for file in (self.engine.name, self.reference)):
             raise ValueError("it names a file in another folder")
 

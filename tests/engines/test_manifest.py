@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 
 from repq_deploy.engines.batching import Profile
-from repq_deploy.engines.manifest import FileRecord, KernelCodes, Manifest, PassCount, manifest_path, read_manifest
+from repq_deploy.engines.manifest import (
+    BACKEND_NAMES,
+    FileRecord,
+    KernelCodes,
+    Manifest,
+    PassCount,
+    manifest_path,
+    read_manifest,
+)
+from repq_deploy.engines.select import BACKENDS
 from repq_deploy.engines.validate import PASSED, Figures, Tolerance, Validation
 from repq_deploy.errors import BadInput
 
@@ -92,3 +101,8 @@ def test_a_missing_or_binary_manifest_is_named(tmp_path: Path) -> None:
     manifest_path(engine).write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="cannot be read"):
         read_manifest(engine)
+
+
+def test_every_backend_may_be_in_a_manifest() -> None:
+    """``select``, which imports the backends, has them too."""
+    assert set(BACKEND_NAMES) == set(BACKENDS)

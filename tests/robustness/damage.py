@@ -147,10 +147,3 @@ def damaged_engine(folder: Path) -> None:
     data = bytearray((folder / "m.engine").read_bytes())
     data[len(data) // 2] ^= 1
     (folder / "m.engine").write_bytes(data)
-
-
-def damaged_work(folder: Path) -> None:
-    """Every file that a search keeps, damaged."""
-    for path in (folder / "work").rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"\xff{")
