@@ -21,13 +21,13 @@ import torch
 from commands import table_line
 from torch import Tensor, nn
 
-from repq_deploy import models
 from repq_deploy.bits import BitWidths
 from repq_deploy.calib_data import Preprocess
 from repq_deploy.calibrate import quantize
 from repq_deploy.export import canonical_onnx, compare_export
-from repq_deploy.folds import fold_post_norm
-from repq_deploy.layers import QuantLinear
+from repq_deploy.models import zoo
+from repq_deploy.quant.layers import QuantLinear
+from repq_deploy.rewrites.folds import fold_post_norm
 
 #: Its name in the package is the step's, which hides the module.
 STEP = sys.modules["repq_deploy.steps.ranges"]
@@ -72,8 +72,8 @@ def uneven(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def row(name: str, bits: str) -> tuple[str, ...]:
-    spec = models.resolve(name, pretrained=False)
-    model = uneven(models.create(spec))
+    spec = zoo.resolve(name, pretrained=False)
+    model = uneven(zoo.create(spec))
     shape = (3, *Preprocess.from_model(model).size)
     images = torch.randn(8, *shape, generator=torch.Generator().manual_seed(1))
     check = FoldCheck(model)

@@ -23,14 +23,14 @@ import onnxruntime
 from commands import run_command, table_line
 
 from repq_deploy.calib_data import Preprocess, open_images
-from repq_deploy.engines.bench import describe_machine
+from repq_deploy.engines.backends.onnxruntime import BACKEND, open_reference
+from repq_deploy.engines.bench.measure import describe_machine
 from repq_deploy.engines.cpu import kind_here
-from repq_deploy.engines.ort import BACKEND, open_reference
 from repq_deploy.engines.reference import make_reference
 from repq_deploy.engines.runner import open_engine
 from repq_deploy.engines.source import read_source
 from repq_deploy.evaluation import Target, evaluate
-from repq_deploy.export.code_equivalence import compare_codes
+from repq_deploy.export.prove_kernels import compare_codes
 
 RESULTS = Path(__file__).parent / "results" / "plain-session.md"
 HEADER = (

@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime as ort
 from commands import table_line
 
-from repq_deploy.engines.bench import describe_machine
+from repq_deploy.engines.bench.measure import describe_machine
 from repq_deploy.engines.manifest import read_manifest
 
 RESULTS = Path(__file__).parent / "results" / "profile.md"

@@ -23,13 +23,13 @@ import numpy as np
 from commands import run_command, table_line, write_readme
 from subjects import BACKENDS, OURS, PEERS, Maker, write_images
 
-from repq_deploy.engines.bench import describe_machine
+from repq_deploy.engines.backends.registry import backend_named
+from repq_deploy.engines.bench.measure import describe_machine
 from repq_deploy.engines.cpu import kind_here
-from repq_deploy.engines.plain import open_plain
+from repq_deploy.engines.foreign import open_plain
+from repq_deploy.engines.prove_engine import sqnr_db
 from repq_deploy.engines.runner import open_engine
-from repq_deploy.engines.select import backend_named
 from repq_deploy.engines.source import read_source
-from repq_deploy.engines.validate import sqnr_db
 
 MODELS = ("deit_s", "deit_b", "swin_t", "vit_s")
 #: Files of peers that do not saturate on x86 without VNNI.

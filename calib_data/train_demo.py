@@ -4,11 +4,12 @@ Run once, by hand; the result is committed. Fashion-MNIST (Zalando, MIT licence)
 ``dataset-fashion-mnist``, which installs four IDX files under ``/usr/share/datasets/fashion-mnist``::
 
     apt-get install dataset-fashion-mnist
-    python -m repq_deploy.calib_data.train_demo
-    python -m repq_deploy.calib_data.train_demo --resume --epochs 8 --learning-rate 3e-4 --shift 0
+    python calib_data/train_demo.py
+    python calib_data/train_demo.py --resume --epochs 8 --learning-rate 3e-4 --shift 0
 
 Writes ``vit_demo.safetensors`` (float16), ``calib.npz`` (256 training images), ``test.npz`` (the first 2,000 test
-images) and ``training.json`` (accuracy on all 10,000 test images, seed, versions) into ``calib_data/demo/``.
+images) and ``training.json`` (accuracy on all 10,000 test images, seed, versions) into
+``repq_deploy/calib_data/demo/``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from repq_deploy.calib_data.demo import DEMO_ARCHITECTURE, DEMO_KWARGS, DEMO_MEAN, DEMO_STD, DEMO_WEIGHTS
 
 DATASET = Path("/usr/share/datasets/fashion-mnist")
-OUTPUT = Path(__file__).parent / "demo"
+OUTPUT = DEMO_WEIGHTS.parent
 
 
 def read_idx(path: Path) -> np.ndarray:

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from repq_deploy import __version__
 from repq_deploy.bits import BitWidths
-from repq_deploy.calibration import Calibration, Report
+from repq_deploy.calibration.resume import WorkFolder
+from repq_deploy.calibration.run import Calibration, Report
 from repq_deploy.devices import CPU, on_device
 from repq_deploy.errors import BadInput
-from repq_deploy.heads import fold_query_key_heads
 from repq_deploy.methods import Method, find_method
-from repq_deploy.models import ModelSpec
-from repq_deploy.quantized import Provenance, QuantizedModel, wrap
-from repq_deploy.quantizers import Quantizer, UniformQuantizer
-from repq_deploy.softmax import SoftmaxQuantizer
-from repq_deploy.work import WorkFolder
+from repq_deploy.models.zoo import ModelSpec
+from repq_deploy.quant.model import Provenance, QuantizedModel, wrap
+from repq_deploy.quant.quantizers import Quantizer, UniformQuantizer
+from repq_deploy.quant.softmax import SoftmaxQuantizer
+from repq_deploy.rewrites.heads import fold_query_key_heads
 
 __all__ = ["quantize"]
 
@@ -43,7 +43,7 @@ def quantize(
     """Quantize ``model``, in place, with the named method.
 
     Args:
-        model: a timm model as ``repq_deploy.models.create`` gives it.
+        model: a timm model as ``repq_deploy.models.zoo.create`` gives it.
         spec: what it was created from; it is stored with the result.
         images: normalized calibration images [N, 3, H, W], float32.
         bits: bits of every site.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from repq_deploy.errors import BackendMissing, BadInput
-from repq_deploy.files import atomic_output, check_writable
+from repq_deploy.system.files import atomic_output, check_writable
 
 __all__ = ["Point", "check_plot", "plot_against_size"]
 

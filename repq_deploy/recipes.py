@@ -33,7 +33,7 @@ import yaml
 
 from repq_deploy.bits import BitWidths
 from repq_deploy.errors import BadInput
-from repq_deploy.files import existing_file, write_atomically
+from repq_deploy.system.files import existing_file, write_atomically
 
 __all__ = ["Recipe", "load_recipe", "save_recipe"]
 
@@ -42,8 +42,8 @@ __all__ = ["Recipe", "load_recipe", "save_recipe"]
 class Recipe:
     """``bits`` and ``preset`` as ``BitWidths.parse`` takes them, ``method`` a registered name; None: not said.
 
-    ``steps`` holds (name, options) pairs, ``softmax`` one of ``repq_deploy.softmax.SoftmaxQuantizer``; ``images`` is
-    how many calibration images the method is meant for.
+    ``steps`` holds (name, options) pairs, ``softmax`` one of ``repq_deploy.quant.softmax.SoftmaxQuantizer``;
+    ``images`` is how many calibration images the method is meant for.
     """
 
     bits: str | None = None

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from repq_deploy.bits import BitWidths
 from repq_deploy.calibrate import quantize
 from repq_deploy.export import canonical_onnx, write_canonical
-from repq_deploy.models import ModelSpec, create
-from repq_deploy.quantized import QuantizedModel
+from repq_deploy.models.zoo import ModelSpec, create
+from repq_deploy.quant.model import QuantizedModel
 
 #: The folder of what a session has exported, for all of its processes.
 _CACHE = "REPQ_TESTS_EXPORTED"

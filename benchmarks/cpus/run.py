@@ -31,10 +31,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from commands import run_command, table_line
 
-from repq_deploy.engines.ort import BACKEND
+from repq_deploy.engines.backends.onnxruntime import BACKEND
 from repq_deploy.engines.reference import make_reference
 from repq_deploy.engines.source import read_source
-from repq_deploy.export.code_equivalence import expected_codes
+from repq_deploy.export.prove_kernels import expected_codes
 
 HERE = Path(__file__).parent
 HEADER = ("CPU", "model", "built for", "sites", "codes", "different", "not on a tie", "free logits dB", "s", "verdict")

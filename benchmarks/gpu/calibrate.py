@@ -20,16 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repq_deploy import models
 from repq_deploy.bits import BitWidths
 from repq_deploy.calib_data import Preprocess, load_sample, open_images
 from repq_deploy.calibrate import quantize
-from repq_deploy.checkpoints import CheckpointFile
 from repq_deploy.cli.targets import predictor
 from repq_deploy.devices import CPU, find_device
 from repq_deploy.evaluation import Target, evaluate
 from repq_deploy.methods import find_method
-from repq_deploy.quantized import QuantizedModel
+from repq_deploy.models import zoo
+from repq_deploy.models.checkpoints import CheckpointFile
+from repq_deploy.quant.model import QuantizedModel
 
 BATCH = 4
 
@@ -69,10 +69,10 @@ def measure(case: Case, device: torch.device, checkpoint: Path | None, data: Pat
     """Times by device, peak GPU memory, and the comparison."""
     weights = None if case.model != FINETUNED else CheckpointFile(checkpoint)  # type: ignore[arg-type]
     size, classes = (112, 10) if weights else (None, None)
-    spec = models.resolve(
+    spec = zoo.resolve(
         case.model, checkpoint=weights, num_classes=classes, img_size=size, pretrained=case.model == "demo"
     )
-    preprocess = Preprocess.from_model(models.create(spec, weights, case.seed))
+    preprocess = Preprocess.from_model(zoo.create(spec, weights, case.seed))
     method = find_method("best-high" if case.high else case.method)
     source = open_images(str(data / "train") if weights and data else "demo:calib")
     count = min(case.images or method.images, len(source))
@@ -80,7 +80,7 @@ def measure(case: Case, device: torch.device, checkpoint: Path | None, data: Pat
     found: dict[str, Any] = {**vars(case), "count": count, "seconds": {}}
     results = {}
     for where in (device, CPU) if case.on_cpu else (device,):
-        model = models.create(spec, weights, case.seed)
+        model = zoo.create(spec, weights, case.seed)
         if where.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         started = time.monotonic()
@@ -99,7 +99,7 @@ def measure(case: Case, device: torch.device, checkpoint: Path | None, data: Pat
             found["top1"][where.type] = evaluate(target, open_images(test)).target.top1
             quantized.to(CPU)
     if case.on_cpu:
-        float_model = models.create(spec, weights, case.seed)
+        float_model = zoo.create(spec, weights, case.seed)
         found |= compare(results[device], results[CPU], float_model, images[:BATCH], device)
     return found
 

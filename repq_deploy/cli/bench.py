@@ -12,10 +12,10 @@ from repq_deploy.cli.common import DryRun, Force, Json, Quiet, Verbose, console,
 from repq_deploy.cli.entry import entry_point
 from repq_deploy.cli.streams import say
 from repq_deploy.errors import BadInput
-from repq_deploy.outputs import check_outputs
+from repq_deploy.system.outputs import check_outputs
 
 if TYPE_CHECKING:
-    from repq_deploy.engines.bench import Measured
+    from repq_deploy.engines.bench.measure import Measured
 
 __all__ = ["main"]
 
@@ -39,8 +39,8 @@ def bench(
     """Measure models in turn, each in its own process, and compare them with the first."""
     set_up(verbose=verbose, quiet=quiet)
     # NumPy takes a moment to import; a typing error should not.
-    from repq_deploy.engines.bench import BenchPlan, describe_machine, measure
-    from repq_deploy.engines.bench_plot import check_plot, write_plot
+    from repq_deploy.engines.bench.measure import BenchPlan, describe_machine, measure
+    from repq_deploy.engines.bench.plot import check_plot, write_plot
 
     if plot is not None:
         if plot.suffix not in (".png", ".svg", ".pdf"):

@@ -87,9 +87,9 @@ def build_engine(
         _validate(validate_only, as_json=as_json, dry_run=dry_run)
         return
     # ONNX takes a second to import; a typing error should not.
+    from repq_deploy.engines.backends.registry import backend_named, choose_backend
     from repq_deploy.engines.batching import Profile
     from repq_deploy.engines.build import make_reference, output_stem, plan_build
-    from repq_deploy.engines.select import backend_named, choose_backend
     from repq_deploy.engines.source import read_source
 
     profile = Profile(min_batch, opt_batch, max_batch)

@@ -17,10 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from repq_deploy.cli.streams import printable
 from repq_deploy.errors import BadInput
-from repq_deploy.files import shortened
+from repq_deploy.system.files import shortened
 
 if TYPE_CHECKING:
-    from repq_deploy.checkpoints import CheckpointFile
+    from repq_deploy.models.checkpoints import CheckpointFile
 
 __all__ = [
     "CalibData",
@@ -161,7 +161,7 @@ def refuse_other_options(context: typer.Context, beside: str, allowed: Collectio
 
 def checkpoint_file(checkpoint: Path | None, ema: bool, prefix: str | None) -> CheckpointFile | None:
     """What ``--checkpoint``, ``--no-ema`` and ``--checkpoint-prefix`` say together; None without a checkpoint."""
-    from repq_deploy.checkpoints import CheckpointFile
+    from repq_deploy.models.checkpoints import CheckpointFile
 
     if checkpoint is None:
         if prefix or not ema:

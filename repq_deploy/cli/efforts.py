@@ -15,7 +15,7 @@ class Effort(StrEnum):
 
 
 class Attention(StrEnum):
-    """How attention is quantized: as the method does it, or one of ``repq_deploy.softmax.SoftmaxQuantizer``."""
+    """How attention is quantized: as the method does it, or one of ``repq_deploy.quant.softmax.SoftmaxQuantizer``."""
 
     method = "method"
     float = "float"

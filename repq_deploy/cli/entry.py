@@ -23,9 +23,9 @@ from repq_deploy import __version__
 from repq_deploy.cli.common import console
 from repq_deploy.cli.streams import StdoutFailed, guarded_streams, printable
 from repq_deploy.errors import BadInput, RepqError
-from repq_deploy.files import shortened
-from repq_deploy.leftovers import sweep
-from repq_deploy.stopping import ends_with_signals
+from repq_deploy.system.files import shortened
+from repq_deploy.system.leftovers import sweep
+from repq_deploy.system.stopping import ends_with_signals
 
 __all__ = ["entry_point"]
 

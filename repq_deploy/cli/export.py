@@ -36,8 +36,8 @@ from repq_deploy.cli.entry import entry_point
 from repq_deploy.cli.export_float import write_float
 from repq_deploy.cli.export_report import plan_of, print_float, print_plan, print_result
 from repq_deploy.errors import BadInput
-from repq_deploy.outputs import check_outputs
 from repq_deploy.recipes import Recipe, load_recipe
+from repq_deploy.system.outputs import check_outputs
 
 if TYPE_CHECKING:
     pass
@@ -142,13 +142,13 @@ def export(
     said = Recipe() if recipe is None else load_recipe(recipe)
     widths = BitWidths.parse(bits or said.bits or "w8a8", preset=preset or said.preset or "deploy")
     # Torch takes seconds to import; a typing error should not.
-    from repq_deploy import models
     from repq_deploy.calib_data import open_images
     from repq_deploy.calib_data.classes import read_classes
     from repq_deploy.cli.export_run import run_export
     from repq_deploy.cli.method_choice import choose_method
     from repq_deploy.devices import find_device
     from repq_deploy.export.opsets import check_opset
+    from repq_deploy.models import zoo
 
     try:
         chosen = choose_method(said, method, high=effort is Effort.high)
@@ -157,7 +157,7 @@ def export(
     where = find_device(device)
     weights = checkpoint_file(checkpoint, ema, checkpoint_prefix)
     size = image_size(img_size)
-    spec = models.resolve(model, checkpoint=weights, num_classes=num_classes, img_size=size, pretrained=pretrained)
+    spec = zoo.resolve(model, checkpoint=weights, num_classes=num_classes, img_size=size, pretrained=pretrained)
     names = () if classes is None else read_classes(classes)
     check_opset(opset, 32 if float_model else widths.narrowest_weight)
     if float_model:

@@ -9,7 +9,7 @@ from repq_deploy.cli.common import console, say_note
 from repq_deploy.errors import BadInput
 
 if TYPE_CHECKING:
-    from repq_deploy.checkpoints import CheckpointFile
+    from repq_deploy.models.checkpoints import CheckpointFile
 
 __all__ = ["check_count", "write_float"]
 
@@ -31,13 +31,13 @@ def write_float(
     dry_run: bool,
 ) -> dict[str, Any]:
     """Write the float model of ``spec`` unless it is a ``dry_run``; what the command answers."""
-    from repq_deploy import models
     from repq_deploy.calib_data import Preprocess
     from repq_deploy.export import float_onnx, write_canonical
     from repq_deploy.export.opsets import at_opset
+    from repq_deploy.models import zoo
 
     if not dry_run:
-        network = models.create(spec, weights, seed, note=say_note)
+        network = zoo.create(spec, weights, seed, note=say_note)
         check_count(names, network)
         preprocess = Preprocess.from_model(network)
         with console.status("exporting to ONNX"):

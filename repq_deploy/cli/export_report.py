@@ -33,8 +33,8 @@ def print_result(result: dict[str, Any]) -> None:
 
 def plan_of(spec: Any, widths: BitWidths, method: str, output: Path) -> dict[str, Any]:
     """The bits of every site, without weights or images."""
-    from repq_deploy.models import build_architecture
-    from repq_deploy.quantized import wrap
+    from repq_deploy.models.zoo import build_architecture
+    from repq_deploy.quant.model import wrap
 
     quantized = wrap(build_architecture(spec), spec, widths, softmax="uniform")
     sites = {site.name: str(widths.of(site.name, site.role)) for site, _, _ in quantized.linears()}

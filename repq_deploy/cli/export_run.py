@@ -13,10 +13,10 @@ from repq_deploy.cli.common import console, progress_bar, say_calibration, say_n
 from repq_deploy.cli.efforts import Attention
 from repq_deploy.cli.export_float import check_count
 from repq_deploy.errors import ValidationFailed
-from repq_deploy.files import atomic_output
+from repq_deploy.system.files import atomic_output
 
 if TYPE_CHECKING:
-    from repq_deploy.checkpoints import CheckpointFile
+    from repq_deploy.models.checkpoints import CheckpointFile
 
 __all__ = ["run_export"]
 
@@ -43,21 +43,21 @@ def run_export(
     """Write the files of one export; what the command answers."""
     import torch
 
-    from repq_deploy import models
-    from repq_deploy import quantized as quantized_file
-    from repq_deploy.allocator import keep_freed_memory
     from repq_deploy.calib_data import Preprocess, load_sample, open_images
     from repq_deploy.calibrate import quantize
+    from repq_deploy.calibration.resume import WorkFolder
     from repq_deploy.export import canonical_onnx, compare_export, write_canonical
     from repq_deploy.export.opsets import at_opset, oldest_onnxruntime
-    from repq_deploy.work import WorkFolder
+    from repq_deploy.models import zoo
+    from repq_deploy.quant import model as quantized_file
+    from repq_deploy.system.allocator import keep_freed_memory
 
     say_weights(spec.name, spec.weights)
     started = time.monotonic()
     work = WorkFolder(work_dir)
     keep_freed_memory()
     with console.status("getting the weights"):
-        network = models.create(spec, weights, seed, note=say_note)
+        network = zoo.create(spec, weights, seed, note=say_note)
     check_count(names, network)
     float_bytes = 4 * sum(parameter.numel() for parameter in network.parameters())
     preprocess = Preprocess.from_model(network)

@@ -54,7 +54,7 @@ def _model(file: Path, passes: str | None, compute: str, allow_rounding: bool) -
     from repq_deploy.engines.compute import check_compute
     from repq_deploy.engines.source import read_source
     from repq_deploy.export.lowering import lower
-    from repq_deploy.export.sites import site_table
+    from repq_deploy.export.table import site_table
 
     source = read_source(file)
     result: dict[str, Any] = {
@@ -91,7 +91,7 @@ def _model(file: Path, passes: str | None, compute: str, allow_rounding: bool) -
 
 def _engine(file: Path, passes: str | None) -> dict[str, Any]:
     from repq_deploy.engines.manifest import read_manifest
-    from repq_deploy.files import existing_file
+    from repq_deploy.system.files import existing_file
 
     manifest = read_manifest(existing_file(file, "engine"))
     if passes not in (None, manifest.backend):
@@ -108,7 +108,7 @@ def _kernels(file: Path, manifest: Manifest) -> dict[str, int] | None:
     """Which type each product runs in here, where the runtime tells it."""
     if manifest.backend != "openvino":
         return None
-    from repq_deploy.engines.openvino import product_kernels
+    from repq_deploy.engines.backends.openvino import product_kernels
     from repq_deploy.engines.runner import read_engine
 
     try:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from repq_deploy.errors import BadInput
 from repq_deploy.methods import Method, find_method
+from repq_deploy.quant.softmax import SOFTMAX_KINDS
 from repq_deploy.recipes import Recipe
-from repq_deploy.softmax import SOFTMAX_KINDS
 from repq_deploy.steps import Step
 
 __all__ = ["choose_method"]

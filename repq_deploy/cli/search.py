@@ -38,12 +38,12 @@ from repq_deploy.cli.common import (
 from repq_deploy.cli.entry import entry_point
 from repq_deploy.cli.streams import say
 from repq_deploy.errors import BadInput
-from repq_deploy.outputs import check_outputs
-from repq_deploy.stopping import when_stopped
+from repq_deploy.system.outputs import check_outputs
+from repq_deploy.system.stopping import when_stopped
 
 if TYPE_CHECKING:
     from repq_deploy.methods import Method
-    from repq_deploy.search import Search
+    from repq_deploy.search.search import Search
 
 __all__ = ["main"]
 
@@ -111,14 +111,14 @@ def search(
     if plot_data is not None and plot is None:
         raise BadInput("--plot-data is for --plot FILE; give both")
     # Torch takes seconds to import; a typing error should not.
-    from repq_deploy import models
     from repq_deploy.devices import find_device
     from repq_deploy.methods import find_method
+    from repq_deploy.models import zoo
     from repq_deploy.plots import check_plot
-    from repq_deploy.search import Limits, open_search
-    from repq_deploy.search_space import parse_choices
-    from repq_deploy.spread import check_cluster
-    from repq_deploy.trade_off import check_plot_data
+    from repq_deploy.search.pool import check_cluster
+    from repq_deploy.search.search import Limits, open_search
+    from repq_deploy.search.space import parse_choices
+    from repq_deploy.search.trade_off import check_plot_data
 
     chosen_method = find_method(method)
     where = find_device(device)
@@ -129,7 +129,7 @@ def search(
         check_cluster(ray)
     weights = checkpoint_file(checkpoint, ema, checkpoint_prefix)
     size = image_size(img_size)
-    spec = models.resolve(model, checkpoint=weights, num_classes=num_classes, img_size=size, pretrained=pretrained)
+    spec = zoo.resolve(model, checkpoint=weights, num_classes=num_classes, img_size=size, pretrained=pretrained)
     say_weights(spec.name, spec.weights)
     opened = open_search(
         spec,
@@ -168,11 +168,11 @@ def _run(
     plot: Path | None,
     plot_data: str | None,
 ) -> dict[str, Any]:
-    from repq_deploy.allocation import allocate, objective
     from repq_deploy.recipes import Recipe, save_recipe
-    from repq_deploy.search import RELEVANCE_IMAGES
-    from repq_deploy.search_space import bit_widths
-    from repq_deploy.trade_off import plot_trade_off
+    from repq_deploy.search.allocation import allocate, objective
+    from repq_deploy.search.search import RELEVANCE_IMAGES
+    from repq_deploy.search.space import bit_widths
+    from repq_deploy.search.trade_off import plot_trade_off
 
     with progress_bar() as progress:
         shares = {site.name: 1 / len(opened.sites) for site in opened.sites}

@@ -13,20 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from repq_deploy import models, quantized
 from repq_deploy.calib_data import Preprocess
 from repq_deploy.calib_data.classes import check_names
-from repq_deploy.checkpoints import CheckpointFile
 from repq_deploy.cli.common import console, say_note
 from repq_deploy.devices import CPU, float32_products
+from repq_deploy.engines.backends.onnxruntime import open_reference
+from repq_deploy.engines.foreign import open_plain
 from repq_deploy.engines.manifest import read_manifest
-from repq_deploy.engines.ort import open_reference
-from repq_deploy.engines.plain import open_plain
+from repq_deploy.engines.prove_engine import PASSED
 from repq_deploy.engines.runner import open_engine
 from repq_deploy.engines.source import read_source
-from repq_deploy.engines.validate import PASSED
 from repq_deploy.errors import BadInput
 from repq_deploy.evaluation import Target
+from repq_deploy.models import zoo
+from repq_deploy.models.checkpoints import CheckpointFile
+from repq_deploy.quant import model as quantized
 from repq_deploy.records import decode, parse_json
 
 __all__ = ["ModelOptions", "is_model_name", "open_target", "predictor", "recorded_preprocess", "runs_in_torch"]
@@ -36,7 +37,7 @@ _FILES = (".onnx", ".xml", ".engine", ".safetensors")
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """The options that only a model's name takes, as for ``models.resolve``; a file says all this itself."""
+    """The options that only a model's name takes, as for ``zoo.resolve``; a file says all this itself."""
 
     checkpoint: CheckpointFile | None = None
     num_classes: int | None = None
@@ -100,7 +101,7 @@ def open_target(
         )
     if Path(name).is_file():
         raise BadInput(f"{name}: expected a file ending in {', '.join(_FILES)}, or a model's name")
-    spec = models.resolve(
+    spec = zoo.resolve(
         name,
         checkpoint=options.checkpoint,
         num_classes=options.num_classes,
@@ -109,7 +110,7 @@ def open_target(
     )
     if spec.weights == "random":
         console.print(f"[bold red]RANDOM WEIGHTS[/]: {spec.name} is untrained")
-    model = models.create(spec, options.checkpoint, seed, note=say_note)
+    model = zoo.create(spec, options.checkpoint, seed, note=say_note)
     return Target(
         name, f"float model ({where})", predictor(model, device), Preprocess.from_model(model), _classes(model)
     )

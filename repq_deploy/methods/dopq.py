@@ -1,6 +1,6 @@
 """DopQ-ViT (arXiv 2408.03291): a tangent quantizer of probabilities, and the median as the folded scale.
 
-TanQ (``repq_deploy.softmax.TanQuantizer``) is our reconstruction, as its formula could not be read; by itself it
+TanQ (``repq_deploy.quant.softmax.TanQuantizer``) is our reconstruction, as its formula could not be read; by itself it
 measures below log-sqrt2 at w4a4 (``benchmarks/ablation.py``), and what the method gains comes from its training. MOSF,
 the scale with the least mean absolute deviation from the channels' scales, is their median; behind an exact fold and
 weights quantized after it, it is a gauge and changes nothing (tests show that, and what it does without). The paper

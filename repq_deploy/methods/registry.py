@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from repq_deploy.errors import BadInput
-from repq_deploy.softmax import SoftmaxQuantizer
+from repq_deploy.quant.softmax import SoftmaxQuantizer
 from repq_deploy.steps import Step
 
 __all__ = ["METHODS", "Method", "find_method", "register"]

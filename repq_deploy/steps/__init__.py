@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from repq_deploy.calibration import Calibration
+from repq_deploy.calibration.run import Calibration
 from repq_deploy.errors import BadInput
 from repq_deploy.steps.bias_correction import bias_correction
 from repq_deploy.steps.center import center

@@ -11,8 +11,8 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from repq_deploy.calibration import Calibration, require_scales, walk
-from repq_deploy.statistics import Prefix, rows_of
+from repq_deploy.calibration.run import Calibration, require_scales, walk
+from repq_deploy.calibration.statistics import Prefix, rows_of
 
 __all__ = ["bias_correction"]
 

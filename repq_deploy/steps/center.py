@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from repq_deploy.calibration import BATCH, Calibration, refuse_scales
-from repq_deploy.centering import center_keys_and_values, qkv_means
+from repq_deploy.calibration.run import BATCH, Calibration, refuse_scales
+from repq_deploy.rewrites.centering import center_keys_and_values, qkv_means
 
 __all__ = ["center"]
 
 
 def center(run: Calibration, *, images: int = BATCH) -> None:
-    """Center k and v on the mean over (at most so many) ``images``; see ``repq_deploy.centering``."""
+    """Center k and v on the mean over (at most so many) ``images``; see ``repq_deploy.rewrites.centering``."""
     refuse_scales(run, "center")
     means = qkv_means(run.reference, run.model.sites, run.images[:images], batch=BATCH)
     for model in (run.model.model, run.reference):

@@ -13,11 +13,11 @@ import zlib
 import torch
 from torch import Tensor, nn
 
-from repq_deploy.calibration import Calibration, captured_inputs, channel_wise, require_scales, walk
+from repq_deploy.calibration.run import Calibration, captured_inputs, channel_wise, require_scales, walk
 from repq_deploy.errors import BadInput
-from repq_deploy.folds import uniform_input
-from repq_deploy.layers import QuantLinear
-from repq_deploy.quantizers import UniformParameters
+from repq_deploy.quant.layers import QuantLinear
+from repq_deploy.quant.quantizers import UniformParameters
+from repq_deploy.rewrites.folds import uniform_input
 
 __all__ = ["dual_clip"]
 

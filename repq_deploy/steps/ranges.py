@@ -7,16 +7,16 @@ from typing import Literal
 
 import torch
 
-from repq_deploy.calibration import BATCH, Calibration, channel_wise, require_scales
-from repq_deploy.clipped import clipped_channel_search
+from repq_deploy.calibration.run import BATCH, Calibration, channel_wise, require_scales
 from repq_deploy.errors import BadInput
-from repq_deploy.folds import center_zero_point, fold_post_norm, uniform_input
-from repq_deploy.gelu import use_adalog
-from repq_deploy.heads import HEADS, fold_value_heads, foldable, proj_search
-from repq_deploy.layers import QuantAttention, QuantLinear
-from repq_deploy.quantizers import Search
-from repq_deploy.ranges import RANGES
-from repq_deploy.softmax import softmax_search
+from repq_deploy.quant.clipped import clipped_channel_search
+from repq_deploy.quant.layers import QuantAttention, QuantLinear
+from repq_deploy.quant.quantizers import Search
+from repq_deploy.quant.ranges import RANGES
+from repq_deploy.quant.softmax import softmax_search
+from repq_deploy.rewrites.folds import center_zero_point, fold_post_norm, uniform_input
+from repq_deploy.rewrites.gelu import use_adalog
+from repq_deploy.rewrites.heads import HEADS, fold_value_heads, foldable, proj_search
 
 __all__ = ["fold", "ranges"]
 
@@ -35,13 +35,13 @@ def ranges(
     """Calibrate every activation, and weights, in one forward pass, each behind quantized ones.
 
     Args:
-        search: how a range is found; see ``repq_deploy.ranges``.
+        search: how a range is found; see ``repq_deploy.quant.ranges``.
         post_norm: one scale per channel, which ``fold`` moves into the layer norm, the same with the widest channels
             clipped as Mix-QViT does (by percentiles, whatever ``search`` is), or one for the tensor.
-        attention: one scale for each of q, k and v, or one for each of their heads (see ``repq_deploy.heads``): v's
-            are moved by ``fold``, those of q and k at the end of the calibration.
+        attention: one scale for each of q, k and v, or one for each of their heads (see ``rewrites.heads``): v's are
+            moved by ``fold``, those of q and k at the end of the calibration.
         gelu: how the input of fc2 is quantized: uniformly, or shifted on a logarithmic grid, as AdaLog does, which
-            makes fc2 a product of floats (see ``repq_deploy.gelu``).
+            makes fc2 a product of floats (see ``repq_deploy.rewrites.gelu``).
         images: how many are used, all at once.
         weights: quantize weights too; otherwise they stay float until the step ``weights``.
     """

@@ -17,13 +17,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from repq_deploy.adapter import Stage, forward_through, stages
 from repq_deploy.bits import MAX_BITS
-from repq_deploy.calibration import BATCH, Calibration, require_folded, require_scales
+from repq_deploy.calibration.losses import LOSSES, Loss
+from repq_deploy.calibration.run import BATCH, Calibration, require_folded, require_scales
 from repq_deploy.errors import BadInput
-from repq_deploy.layers import QuantConv2d, QuantLinear
-from repq_deploy.losses import LOSSES, Loss
-from repq_deploy.quantizers import Quantizer, UniformQuantizer
+from repq_deploy.models.adapter import Stage, forward_through, stages
+from repq_deploy.quant.layers import QuantConv2d, QuantLinear
+from repq_deploy.quant.quantizers import Quantizer, UniformQuantizer
 
 __all__ = ["reconstruct"]
 
@@ -50,7 +50,7 @@ def reconstruct(
 
     Args:
         unit: what is trained at once: a stage of the model, or all of it.
-        loss: see ``repq_deploy.losses``.
+        loss: see ``repq_deploy.calibration.losses``.
         epochs: passes over the images, for each unit.
         batch: images a step of the optimizer (Adam, cosine decay).
         micro_batch: images that go through the unit at once; bounds the memory (with 8, DeiT-B and 1,024 images

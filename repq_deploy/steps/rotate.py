@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from repq_deploy.calibration import Calibration, refuse_scales
-from repq_deploy.rotations import rotate_heads, rotate_residual_stream
+from repq_deploy.calibration.run import Calibration, refuse_scales
+from repq_deploy.rewrites.rotations import rotate_heads, rotate_residual_stream
 
 __all__ = ["rotate"]
 
 
 def rotate(run: Calibration, *, what: Literal["stream", "heads", "both"] = "both") -> None:
-    """Rotate the residual stream (where the model's form allows it), q and k, and v; see ``repq_deploy.rotations``."""
+    """Rotate the residual stream (where the model's form allows it), q and k, and v; see ``rewrites.rotations``."""
     refuse_scales(run, "rotate")
     for model in (run.model.model, run.reference):
         if what in ("stream", "both"):

@@ -8,15 +8,15 @@ from typing import Literal
 import torch
 from torch import nn
 
-from repq_deploy.adaround import adaround
-from repq_deploy.calibration import Calibration, require_folded, require_scales, walk
-from repq_deploy.layers import QuantConv2d, QuantLinear
-from repq_deploy.quantizers import UniformParameters
-from repq_deploy.ranges import RANGES
-from repq_deploy.refinement import refined
-from repq_deploy.ridge import ridge_update
-from repq_deploy.rounding import Rounding, gptq, nearest
-from repq_deploy.statistics import Prefix, Statistics, gather
+from repq_deploy.calibration.run import Calibration, require_folded, require_scales, walk
+from repq_deploy.calibration.statistics import Prefix, Statistics, gather
+from repq_deploy.quant.layers import QuantConv2d, QuantLinear
+from repq_deploy.quant.quantizers import UniformParameters
+from repq_deploy.quant.ranges import RANGES
+from repq_deploy.rounding.adaround import adaround
+from repq_deploy.rounding.gptq import Rounding, gptq, nearest
+from repq_deploy.rounding.refinement import refined
+from repq_deploy.rounding.ridge import ridge_update
 
 __all__ = ["weights"]
 
@@ -37,7 +37,7 @@ def weights(
 
     Args:
         ridge: strength of the ridge regression that goes before the rounding; 0 for none.
-        rounding: ``nearest``, GPTQ, ERQ's refinement, or AdaRound, which takes longest (see ``repq_deploy.adaround``).
+        rounding: ``nearest``, GPTQ, ERQ's refinement, or AdaRound, which takes longest (see ``rounding.adaround``).
         prefix: whether a layer sees the error of the layers before it.
         images: how many are looked at, at most; ERQ's authors see no gain beyond 256.
     """

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repq_deploy.engines import ort
+from repq_deploy.engines.backends import onnxruntime as ort
 from repq_deploy.engines.batching import Profile
 from repq_deploy.engines.build import build_engine, plan_build
 from repq_deploy.engines.reference import make_reference

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from repq_deploy.cli import build_engine
-from repq_deploy.engines import select, trt_runner
-from repq_deploy.engines.gpu import gpu_target
+from repq_deploy.engines.backends import registry as select
+from repq_deploy.engines.backends.trt import runner as trt_runner
+from repq_deploy.engines.backends.trt.gpu import gpu_target
 from repq_deploy.errors import BuildFailed
 from tests.engines.graphs import SIDE, write_tiny
 

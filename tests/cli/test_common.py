@@ -10,7 +10,7 @@ from repq_deploy import __version__
 from repq_deploy.cli.common import Verbose, hardware_note, image_size, progress_bar, set_up
 from repq_deploy.cli.entry import entry_point
 from repq_deploy.errors import BackendMissing, BadInput, RepqError, ValidationFailed
-from repq_deploy.files import existing_file
+from repq_deploy.system.files import existing_file
 
 
 @pytest.mark.parametrize(("error", "code"), [(BadInput, 2), (ValidationFailed, 1), (BackendMissing, 3)])
@@ -97,7 +97,7 @@ def test_streams_that_take_nothing(tmp_path, redirection, code, words):
     script = (
         "import sys\nfrom pathlib import Path\nfrom repq_deploy.cli.common import console\n"
         "from repq_deploy.cli.entry import entry_point\nfrom repq_deploy.cli.streams import say\n"
-        "from repq_deploy.files import write_atomically\n"
+        "from repq_deploy.system.files import write_atomically\n"
         "def verb(output: Path) -> None:\n    console.print('a note')\n    write_atomically(output, b'all')\n"
         "    say(*['x' * 99] * 999)\n"
         "entry_point(verb, 'repq-verb')()\n"
@@ -113,7 +113,8 @@ def test_what_a_killed_command_left_is_swept_by_the_next(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     waiting = WAIT.replace("with atomic", "with temporary_folder(), atomic").replace(
-        "from repq_deploy.files", "from repq_deploy.leftovers import temporary_folder\nfrom repq_deploy.files"
+        "from repq_deploy.system.files",
+        "from repq_deploy.system.leftovers import temporary_folder\nfrom repq_deploy.system.files",
     )
     command = [sys.executable, "-c", waiting, str(tmp_path / "m.onnx")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -158,7 +159,7 @@ WAIT = """
 import sys, time
 from pathlib import Path
 from repq_deploy.cli.entry import entry_point
-from repq_deploy.files import atomic_output
+from repq_deploy.system.files import atomic_output
 
 def verb(output: Path) -> None:
     with atomic_output(output) as temporary:

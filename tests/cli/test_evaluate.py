@@ -13,11 +13,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from repq_deploy import quantized
 from repq_deploy.bits import BitWidths
 from repq_deploy.calib_data import Preprocess, load_images, open_images
 from repq_deploy.calibrate import quantize
 from repq_deploy.cli import evaluate, targets
+from repq_deploy.quant import model as quantized
 from tests.conftest import SPECS, float_model, images_for
 
 PREPROCESS = Preprocess((8, 8), 1.0, "center", "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

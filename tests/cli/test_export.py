@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from repq_deploy import quantized
 from repq_deploy.calib_data.demo import DEMO_WEIGHTS
 from repq_deploy.cli import export
 from repq_deploy.errors import BadInput
-from repq_deploy.export import agreement, reference_session
+from repq_deploy.export import prove_export as agreement
+from repq_deploy.export import reference_session
+from repq_deploy.quant import model as quantized
 
 
 @pytest.fixture

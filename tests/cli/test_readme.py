@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 from repq_deploy.cli import evaluate
-from repq_deploy.softmax import SOFTMAX_KINDS
+from repq_deploy.quant.softmax import SOFTMAX_KINDS
 from repq_deploy.steps import STEPS
 
 README = Path(__file__).resolve().parents[2] / "README.md"

@@ -12,9 +12,9 @@ import onnxruntime
 import pytest
 
 from repq_deploy.cli import build_engine, export
-from repq_deploy.engines.openvino import BACKEND as OPENVINO
+from repq_deploy.engines.backends.openvino import BACKEND as OPENVINO
 from repq_deploy.engines.reference import read_reference
-from repq_deploy.export.code_equivalence import compare_codes
+from repq_deploy.export.prove_kernels import compare_codes
 
 pytestmark = pytest.mark.release
 

@@ -74,7 +74,9 @@ def test_top1_of_a_plot_is_kept_for_a_plot_that_was_killed(run, tmp_path, monkey
     assert kept
     assert all(top1 in range(0, 101, 10) for top1 in kept)
     plot.unlink()
-    monkeypatch.setattr("repq_deploy.trade_off.quantize", mock.Mock(side_effect=AssertionError("measured again")))
+    monkeypatch.setattr(
+        "repq_deploy.search.trade_off.quantize", mock.Mock(side_effect=AssertionError("measured again"))
+    )
     done = run(*QUICK, *options, "--plot", plot, "--plot-data", classes)
     assert done.code == 0, done.err
     assert plot.exists()
@@ -138,7 +140,7 @@ def test_bad_input_is_one_line(run, tmp_path, arguments, message):
 
 def test_sensitivity_alone_needs_no_relevance(run, tmp_path, monkeypatch):
     """Which not every model has: LRP lacks a rule for QuickGELU, for instance."""
-    monkeypatch.setattr("repq_deploy.search.relevance_shares", mock.Mock(side_effect=AssertionError("computed")))
+    monkeypatch.setattr("repq_deploy.search.search.relevance_shares", mock.Mock(side_effect=AssertionError("computed")))
     done = run(*QUICK, "--avg-bits", 4, "--recipe", tmp_path / "r.yaml", "--tau", 0, "--json")
     assert done.code == 0, done.err
     assert {site["relevance"] for site in json.loads(done.out)["sites"]} == {None}
@@ -146,7 +148,7 @@ def test_sensitivity_alone_needs_no_relevance(run, tmp_path, monkeypatch):
 
 def test_a_model_without_rules_is_told_of_sensitivity_alone(run, tmp_path, monkeypatch):
     no_rule = BadInput("relevance: the model calls sigmoid, which has no propagation rule")
-    monkeypatch.setattr("repq_deploy.search.relevance_shares", mock.Mock(side_effect=no_rule))
+    monkeypatch.setattr("repq_deploy.search.search.relevance_shares", mock.Mock(side_effect=no_rule))
     done = run(*QUICK, "--avg-bits", 4, "--recipe", tmp_path / "r.yaml")
     assert done.code == 2
     assert "no propagation rule; --tau 0 allocates" in done.err
@@ -154,7 +156,7 @@ def test_a_model_without_rules_is_told_of_sensitivity_alone(run, tmp_path, monke
 
 def test_a_cluster_is_checked_before_the_sweep(run, tmp_path, monkeypatch):
     pytest.importorskip("ray")
-    monkeypatch.setattr("repq_deploy.search.Search.relevance", mock.Mock(side_effect=AssertionError("computed")))
+    monkeypatch.setattr("repq_deploy.search.search.Search.relevance", mock.Mock(side_effect=AssertionError("computed")))
     done = run(*QUICK, "--avg-bits", 4, "--recipe", tmp_path / "r.yaml", "--ray", "127.0.0.1:1")
     assert done.code == 2
     assert "no cluster there" in done.err
@@ -162,7 +164,9 @@ def test_a_cluster_is_checked_before_the_sweep(run, tmp_path, monkeypatch):
 
 def test_images_for_the_plot_are_checked_before_the_sweep(run, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr("repq_deploy.search.Search.sensitivities", mock.Mock(side_effect=AssertionError("measured")))
+    monkeypatch.setattr(
+        "repq_deploy.search.search.Search.sensitivities", mock.Mock(side_effect=AssertionError("measured"))
+    )
     plot = ("--plot", tmp_path / "plot.svg", "--plot-data", tmp_path / "nowhere")
     done = run(*QUICK, "--avg-bits", 4, "--recipe", tmp_path / "r.yaml", *plot)
     assert done.code == 2

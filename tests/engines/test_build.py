@@ -10,17 +10,19 @@ import numpy as np
 import onnx
 import pytest
 
-from repq_deploy.engines import build, ort, tensorrt, tensorrt_rtx
+from repq_deploy.engines import build
+from repq_deploy.engines.backends import onnxruntime as ort
+from repq_deploy.engines.backends import tensorrt, tensorrt_rtx
+from repq_deploy.engines.backends.onnxruntime import OnnxRuntimeBackend
+from repq_deploy.engines.backends.trt.backend import TrtBackend
+from repq_deploy.engines.backends.trt.gpu import gpu_target
 from repq_deploy.engines.batching import GraphRunner, Profile
 from repq_deploy.engines.build import build_engine, output_stem, plan_build, validate_engine
 from repq_deploy.engines.cpu import CpuForm
-from repq_deploy.engines.gpu import gpu_target
 from repq_deploy.engines.manifest import KernelCodes, Manifest, PassCount, manifest_path, read_manifest
-from repq_deploy.engines.ort import OnnxRuntimeBackend
 from repq_deploy.engines.reference import make_reference, read_reference
 from repq_deploy.engines.runner import open_engine
 from repq_deploy.engines.source import SourceModel
-from repq_deploy.engines.trt_backend import TrtBackend
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
 from tests.engines.graphs import CLASSES, oracle, write_tiny
 

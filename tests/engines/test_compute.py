@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from repq_deploy.engines import ort, tensorrt_rtx
+from repq_deploy.engines.backends import onnxruntime as ort
+from repq_deploy.engines.backends import tensorrt_rtx
 from repq_deploy.engines.build import build_engine, plan_build
 from repq_deploy.engines.compute import check_compute
 from repq_deploy.engines.reference import make_reference

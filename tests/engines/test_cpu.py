@@ -9,15 +9,15 @@ import onnx
 import onnxruntime
 import pytest
 
-from repq_deploy.engines import ort
+from repq_deploy.engines.backends import onnxruntime as ort
+from repq_deploy.engines.backends.onnxruntime import OnnxRuntimeBackend
+from repq_deploy.engines.backends.tensorrt_rtx import BACKEND as RTX
 from repq_deploy.engines.batching import GraphRunner
 from repq_deploy.engines.build import BuiltEngine, build_engine, plan_build
 from repq_deploy.engines.cpu import CpuForm, can_run, choose_form, kind_here
-from repq_deploy.engines.ort import OnnxRuntimeBackend
 from repq_deploy.engines.reference import make_reference
 from repq_deploy.engines.runner import open_engine
 from repq_deploy.engines.source import SourceModel
-from repq_deploy.engines.tensorrt_rtx import BACKEND as RTX
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
 from repq_deploy.export.lowering import saturation_of
 from tests.engines.graphs import oracle, write_tiny

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from repq_deploy.engines.backends.registry import BACKENDS
 from repq_deploy.engines.batching import Profile
 from repq_deploy.engines.manifest import (
     BACKEND_NAMES,
@@ -20,8 +21,7 @@ from repq_deploy.engines.manifest import (
     manifest_path,
     read_manifest,
 )
-from repq_deploy.engines.select import BACKENDS
-from repq_deploy.engines.validate import PASSED, Figures, Tolerance, Validation
+from repq_deploy.engines.prove_engine import PASSED, Figures, Tolerance, Validation
 from repq_deploy.errors import BadInput
 
 MANIFEST = Manifest(

@@ -10,11 +10,11 @@ import onnxsim
 import onnxslim
 import pytest
 
+from repq_deploy.engines.backends.registry import backend_named
 from repq_deploy.engines.build import build_engine, make_reference, plan_build
+from repq_deploy.engines.prove_engine import PASSED
 from repq_deploy.engines.runner import open_engine
-from repq_deploy.engines.select import backend_named
 from repq_deploy.engines.source import read_source
-from repq_deploy.engines.validate import PASSED
 from repq_deploy.errors import BadInput
 from tests.conftest import exported
 

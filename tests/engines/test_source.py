@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from repq_deploy.engines.source import read_source
 from repq_deploy.errors import BadInput
-from repq_deploy.quantizer_digest import DIGEST_KEY, quantizers_digest
+from repq_deploy.export.digest import DIGEST_KEY, quantizers_digest
 from tests.engines.graphs import CLASSES, SIDE, tiny
 
 

@@ -7,13 +7,13 @@ import onnxruntime
 import pytest
 import torch
 
-from repq_deploy.engines.ort import BACKEND
+from repq_deploy.engines.backends.onnxruntime import BACKEND
 from repq_deploy.export import canonical_onnx, compare_export, reference_session, write_canonical
-from repq_deploy.export.agreement import SiteAgreement, unexplained
 from repq_deploy.export.default_session import exact_by_default
 from repq_deploy.export.domain import DEQUANTIZE_LOG2, DOMAIN, QUANTIZE_LOG2, functions
-from repq_deploy.ops import log2_codes, log2_values
-from repq_deploy.quantizers import Log2Quantizer, UniformQuantizer
+from repq_deploy.export.prove_export import SiteAgreement, unexplained
+from repq_deploy.quant.ops import log2_codes, log2_values
+from repq_deploy.quant.quantizers import Log2Quantizer, UniformQuantizer
 from tests.conftest import exported, images_for, quantized_model
 
 

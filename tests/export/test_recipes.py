@@ -8,9 +8,9 @@ from repq_deploy.bits import BitWidths
 from repq_deploy.calibrate import quantize
 from repq_deploy.export import canonical_onnx, compare_export, reference_session
 from repq_deploy.export.lowering import exact_anywhere, lower
-from repq_deploy.export.sites import site_table
+from repq_deploy.export.table import site_table
 from repq_deploy.methods import Method
-from repq_deploy.quantized import load, save
+from repq_deploy.quant.model import load, save
 from repq_deploy.recipes import load_recipe
 from repq_deploy.steps import Step
 from tests.conftest import SPECS, float_model, images_for

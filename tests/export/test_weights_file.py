@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-from repq_deploy.engines.bench import BenchPlan, measure
+from repq_deploy.engines.backends.onnxruntime import BACKEND, open_onnx, open_reference
+from repq_deploy.engines.bench.measure import BenchPlan, measure
 from repq_deploy.engines.build import plan_build
-from repq_deploy.engines.ort import BACKEND, open_onnx, open_reference
 from repq_deploy.engines.source import SourceModel, read_source
 from repq_deploy.errors import BadInput
 from repq_deploy.export import float_onnx, write_canonical

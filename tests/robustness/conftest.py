@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from repq_deploy import models
+from repq_deploy.models import zoo
 
 #: What one command may take beyond a right one's.
 SECONDS, BYTES = 60.0, 8 * 10**9
@@ -86,7 +86,7 @@ def warm() -> Iterator[Run]:
 def inputs(warm: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one of every kind of input, all of the demo model."""
     folder = tmp_path_factory.mktemp("inputs")
-    save_file(models.create(models.resolve("demo")).state_dict(), folder / "w.safetensors")
+    save_file(zoo.create(zoo.resolve("demo")).state_dict(), folder / "w.safetensors")
     rng = np.random.default_rng(0)
     for number in range(4):
         for parent in (folder / "flat", folder / "classes" / str(number % 2)):

@@ -35,8 +35,8 @@ _HEAVY = (
     "repq_deploy.cli.targets",
     "repq_deploy.export",
     "repq_deploy.engines.build",
-    "repq_deploy.search",
-    "repq_deploy.trade_off",
+    "repq_deploy.search.search",
+    "repq_deploy.search.trade_off",
     "scipy.optimize",
 )
 

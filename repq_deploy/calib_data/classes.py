@@ -1,0 +1,93 @@
+"""Which output of a model each class is: a list of names in the order of the outputs.
+
+Without one, class folders are numbered in the order of their names as text, as torchvision does it. A model that was
+trained with another order (timm sorts numbers as numbers), or on more classes than there are folders, needs the list.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from repq_deploy.calib_data.sources import ImageSource
+from repq_deploy.errors import BadInput
+from repq_deploy.system.files import existing_file
+
+__all__ = ["check_names", "in_order_of", "read_classes", "warn_of_numbers"]
+
+logger = logging.getLogger(__name__)
+
+_MOST_BYTES = 10**7
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """The names in a text file, one a line, in the order of a model's outputs.
+
+    Raises:
+        BadInput: no such file, not such a text, a line that is empty, or a name that is there twice.
+    """
+    existing_file(path, "classes")
+    if path.stat().st_size > _MOST_BYTES:
+        raise BadInput(f"classes {path}: {path.stat().st_size} bytes; expected a text with one name a line")
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError) as error:
+        raise BadInput(f"classes {path}: not a readable text: {error}") from error
+    return check_names(names, f"classes {path}")
+
+
+def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
+    """``names``, if each is there once and none is empty; ``where`` is for the error.
+
+    Raises:
+        BadInput: they are not.
+    """
+    seen: set[str] = set()
+    for line, name in enumerate(names, 1):
+        if not name or not name.isprintable():
+            raise BadInput(f"{where}: line {line} is {'empty' if not name else 'not printable'}; expected a name")
+        if name in seen:
+            raise BadInput(f"{where}: {name[:60]!r} is there twice")
+        seen.add(name)
+    if not names:
+        raise BadInput(f"{where}: no names; expected one a line, in the order of the model's outputs")
+    return tuple(names)
+
+
+def in_order_of(source: ImageSource, classes: Sequence[str], where: str) -> ImageSource:
+    """``source`` with each folder's images labelled by the place of the folder's name in ``classes``.
+
+    Folders may be missing. ``where`` says, for errors, where ``classes`` are from.
+
+    Raises:
+        BadInput: the images are in no class folders, or a folder's name is not in the list.
+    """
+    if source.labels is None or not source.class_names:
+        raise BadInput(f"images {source.origin}: in no class folders, which {where} could number")
+    numbers = {name: number for number, name in enumerate(classes)}
+    if unknown := [name for name in source.class_names if name not in numbers]:
+        raise BadInput(f"images {source.origin}: folder {unknown[0]} is no class of {where} ({len(classes)} names)")
+    order = np.array([numbers[name] for name in source.class_names], dtype=np.int64)
+    return replace(source, labels=order[source.labels], class_names=tuple(classes))
+
+
+def warn_of_numbers(source: ImageSource) -> None:
+    """Say so where folders' names are numbers that text puts into another order: which one is right is not known."""
+    names = source.class_names
+    if names != tuple(sorted(names, key=_natural)):
+        logger.warning(
+            "images %s: class folders are taken in the order of text (%s, %s, ...), not in that of their numbers; a "
+            "model that timm trained on such folders has its outputs in the order of numbers: use --classes FILE",
+            source.origin,
+            *names[:2],
+        )
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts numbers in names as numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

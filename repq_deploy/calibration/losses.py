@@ -1,0 +1,106 @@
+"""What a reconstruction minimizes: the distance of a unit's outputs from the float model's, in three measures.
+
+A unit is some consecutive stages. Its tokens are the output of its last stage before the head; the head's output are
+logits, or the features of a model without classes. Every loss is relative to the size of what it compares, and needs no
+labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from repq_deploy.calibration.run import BATCH
+from repq_deploy.errors import BadInput
+from repq_deploy.models.adapter import Stage, forward_through
+
+__all__ = ["LOSSES", "Loss", "LossFactory"]
+
+#: (outputs of every stage of the unit for some images, the indices of those images) -> a scalar.
+Loss = Callable[[list[Tensor], Tensor], Tensor]
+
+#: (the float model's stages of the unit, those after the unit, the unit's float inputs of all images, the device of the
+#: models) -> its loss.
+LossFactory = Callable[[Sequence[Stage], Sequence[Stage], Tensor, torch.device], Loss]
+
+
+def _outputs(unit: Sequence[Stage], inputs: Tensor, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    """Tokens and the model's outputs of all images; None where the unit has none."""
+    body, head = (unit[:-1], unit[-1:]) if unit[-1].is_head else (unit, [])
+    with torch.no_grad():
+        tokens = torch.cat([forward_through(body, x.to(device)) for x in inputs.split(BATCH)])
+        logits = torch.cat([forward_through(head, x) for x in tokens.split(BATCH)]) if head else None
+    return tokens if body else None, logits
+
+
+def _relative(found: Tensor, expected: Tensor) -> Tensor:
+    return (found - expected).square().mean() / expected.square().mean()
+
+
+def _divergence(found: Tensor, expected: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the classes' probabilities, from logits."""
+    return functional.kl_div(found.log_softmax(-1), expected.log_softmax(-1), log_target=True, reduction="batchmean")
+
+
+def mse(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor, device: torch.device) -> Loss:
+    """Squared error of the unit's last output (BRECQ without its Fisher weights, QDrop)."""
+    del suffix
+    tokens, logits = _outputs(unit, inputs, device)
+    targets = tokens if logits is None else logits
+    assert targets is not None  # noqa: S101 - a unit ends in one of them
+    return lambda outputs, chosen: _relative(outputs[-1], targets[chosen])
+
+
+def feature(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor, device: torch.device) -> Loss:
+    """Squared error of the unit's tokens, plus the divergence of the logits behind the float rest of the model.
+
+    After GLF-Q (2026), which compares the penultimate feature in place of the logits; so does this where there are no
+    classes.
+    """
+    tokens, final = _outputs(unit, inputs, device)
+    if final is None:
+        assert tokens is not None  # noqa: S101 - a unit ends in one of them
+        with torch.no_grad():
+            final = torch.cat([forward_through(suffix, x) for x in tokens.split(BATCH)])
+    distance = _divergence if (*unit, *suffix)[-1].gives_logits else _relative
+
+    def measure(outputs: list[Tensor], chosen: Tensor) -> Tensor:
+        total = distance(forward_through(suffix, outputs[-1]), final[chosen])
+        if tokens is not None:
+            total = total + _relative(outputs[-2] if unit[-1].is_head else outputs[-1], tokens[chosen])
+        return total
+
+    return measure
+
+
+def fisher(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor, device: torch.device) -> Loss:
+    """Squared error of the unit's tokens, weighted by the diagonal of the Fisher information (BRECQ).
+
+    The Fisher information's labels are drawn from the float model's own probabilities. A head is compared by ``mse``.
+
+    Raises:
+        BadInput: the model has no classes.
+    """
+    if not (*unit, *suffix)[-1].gives_logits:
+        raise BadInput("loss fisher: this model ends in features, expected classes; choose the loss mse or feature")
+    tokens, _ = _outputs(unit, inputs, device)
+    if tokens is None or unit[-1].is_head:
+        return mse(unit, suffix, inputs, device)
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.zeros_like(tokens[0])
+    with torch.enable_grad():
+        for x in tokens.split(BATCH):
+            leaf = x.clone().requires_grad_()
+            scores = forward_through(suffix, leaf).log_softmax(-1)
+            labels = torch.multinomial(scores.detach().exp().cpu(), 1, generator=generator).to(leaf.device)
+            (gradient,) = torch.autograd.grad(scores.gather(1, labels).sum(), leaf)
+            weights += gradient.square().sum(0)
+    weights /= weights.mean()
+    size = (tokens.square() * weights).mean()
+    return lambda outputs, chosen: ((outputs[-1] - tokens[chosen]).square() * weights).mean() / size
+
+
+LOSSES: dict[str, LossFactory] = {"mse": mse, "fisher": fisher, "feature": feature}

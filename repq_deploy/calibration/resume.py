@@ -1,0 +1,158 @@
+"""A folder in which a calibration leaves its state now and then, so that one that was killed goes on where it was.
+
+One safetensors file for each calibration, named by a hash of all that decides its result; it is removed once the
+result has been used.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from repq_deploy.devices import device_of
+from repq_deploy.errors import BadInput
+from repq_deploy.quant.model import QuantizedModel, assign
+from repq_deploy.quant.quantizers import UniformQuantizer
+from repq_deploy.records import parse_json
+from repq_deploy.system.files import atomic_output, check_writable
+
+__all__ = ["Mark", "WorkFolder"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two saves within a step.
+INTERVAL = 30.0
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How far a calibration is: ``step`` of its method, how much of it is done, and what the step needs to go on."""
+
+    step: int = 0
+    done: int = 0
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class WorkFolder:
+    """The state of one calibration in ``folder``, made where it is missing; None: nothing is kept.
+
+    Whoever makes one calls ``finish`` when what was calibrated is safe; until then even a calibration that was complete
+    is taken up from here.
+    """
+
+    model: QuantizedModel
+    reference: nn.Module
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.file: Path | None = None
+        self.step = 0
+        self._resumed = Mark()
+        self._saved = time.monotonic()
+
+    def open(self, key: str, model: QuantizedModel, reference: nn.Module) -> None:
+        """Keep the calibration of ``model`` and its float ``reference``; ``key``: hash of all that decides the result.
+
+        Raises:
+            BadInput: the folder cannot be made or written to.
+        """
+        self.model, self.reference = model, reference
+        if self.folder is None:
+            return
+        self.file = self.folder / f"calibration-{key[:24]}.safetensors"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"work folder {self.folder}: cannot be made ({error.strerror or error})") from error
+        check_writable(self.file)
+
+    def resume(self) -> int:
+        """Take up what is there; the step to go on with. What is damaged is done again."""
+        if self.file is None or not self.file.exists():
+            return 0
+        try:
+            with safe_open(self.file, framework="pt") as opened:
+                state = parse_json((opened.metadata() or {})["state"])
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            logger.warning("work folder: %s is damaged (%s); the calibration begins again", self.file, error)
+            return 0
+        device = device_of(self.reference)
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "reference": {}, "extra": {}}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition("/")
+            parts[kind][rest] = tensor
+        assign(self.model.model, self.model.sites, parts["model"])
+        assign(self.reference, self.model.sites, parts["reference"])
+        for name, quantizer in self.model.quantizers().items():
+            quantizer.enabled = name not in state["disabled"]
+            if isinstance(quantizer, UniformQuantizer):
+                quantizer.axis = state["axes"][name]
+                quantizer.range_kind = state.get("range_kinds", {}).get(name, quantizer.range_kind)
+        self.model.model.to(device)
+        self.reference.to(device)
+        self.step = state["step"]
+        self._resumed = Mark(state["step"], state["done"], parts["extra"])
+        return self.step
+
+    def begin(self, step: int) -> None:
+        """``step`` of the method begins; all before it are done."""
+        if step != self.step:
+            self.step = step
+            self.save(0)
+
+    def complete(self, steps: int) -> None:
+        """All ``steps`` are done: save that, and let go of both models."""
+        self.begin(steps)
+        del self.model, self.reference
+
+    def resumed(self) -> Mark:
+        """Where the current step goes on; ``done`` is 0 where it begins. Only the first to ask is told."""
+        mark, self._resumed = self._resumed, Mark()
+        return mark if mark.step == self.step else Mark(self.step)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save again."""
+        return self.file is not None and time.monotonic() - self._saved > INTERVAL
+
+    def save(self, done: int, extra: Mapping[str, Tensor] | None = None) -> None:
+        """Save the state, with ``done`` of the current step done, in one step."""
+        if self.file is None:
+            return
+        quantizers = self.model.quantizers()
+        uniform = {name: q for name, q in quantizers.items() if isinstance(q, UniformQuantizer)}
+        state = {
+            "step": self.step,
+            "done": done,
+            "disabled": [name for name, quantizer in quantizers.items() if not quantizer.enabled],
+            "axes": {name: quantizer.axis for name, quantizer in uniform.items()},
+            "range_kinds": {name: quantizer.range_kind for name, quantizer in uniform.items()},
+        }
+        parts = {
+            "model": self.model.model.state_dict(),
+            "reference": self.reference.state_dict(),
+            "extra": dict(extra or {}),
+        }
+        tensors = {
+            f"{kind}/{name}": tensor.detach().clone(memory_format=torch.contiguous_format)
+            for kind, named in parts.items()
+            for name, tensor in named.items()
+        }
+        with atomic_output(self.file) as temporary:
+            save_file(tensors, temporary, metadata={"state": json.dumps(state)})
+        self._saved = time.monotonic()
+
+    def finish(self) -> None:
+        """Remove the state: nothing of the calibration is needed any more."""
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)

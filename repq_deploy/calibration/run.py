@@ -1,0 +1,166 @@
+"""What the steps of a method work on: the model, its float reference, the images, and a walk through both models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from repq_deploy.calibration.resume import WorkFolder
+from repq_deploy.devices import device_of
+from repq_deploy.errors import BadInput
+from repq_deploy.models.adapter import LinearSite, Stage, stages
+from repq_deploy.quant.layers import QuantConv2d, QuantLinear
+from repq_deploy.quant.model import QuantizedModel
+
+__all__ = [
+    "BATCH",
+    "Calibration",
+    "Position",
+    "Report",
+    "captured_inputs",
+    "channel_wise",
+    "refuse_scales",
+    "require_folded",
+    "require_scales",
+    "walk",
+]
+
+#: Images that go through a model at once.
+BATCH = 32
+
+#: Called with what is being done, how much of it is done, and how much there is.
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A calibration under way.
+
+    Attributes:
+        model: being quantized, in place.
+        reference: the float model it started from, with the same module names; rotated like ``model``, never quantized.
+        images: normalized, [N, 3, H, W], float32, on the CPU; batches of them go to the models' device.
+        seed: of everything random.
+        report: for the progress bar.
+        work: where the state is kept, for a calibration that was killed to go on.
+    """
+
+    model: QuantizedModel
+    reference: nn.Module
+    images: Tensor
+    seed: int
+    report: Report
+    work: WorkFolder
+
+    @property
+    def device(self) -> torch.device:
+        """Where both models are."""
+        return device_of(self.reference)
+
+
+def require_scales(run: Calibration, step: str, *, weights: bool) -> None:
+    """Refuse to do a ``step`` of a recipe before the steps that give activations, and ``weights``, their scales.
+
+    Raises:
+        BadInput: naming a quantizer without a scale.
+    """
+    for name, quantizer in run.model.quantizers().items():
+        if not quantizer.calibrated and (weights or not name.endswith(".weight")):
+            raise BadInput(f"step {step}: {name} has no scale yet; list ranges{' and weights' * weights} before {step}")
+
+
+def channel_wise(layer: QuantLinear | QuantConv2d) -> bool:
+    """Whether the layer's input has a scale for each channel, which ``fold`` has not moved yet."""
+    return getattr(layer.input_quantizer, "axis", None) is not None
+
+
+def require_folded(run: Calibration, step: str) -> None:
+    """Refuse a ``step`` that fits weights to their inputs while ``fold`` would still change both.
+
+    Raises:
+        BadInput: naming a layer whose input has a scale for each channel.
+    """
+    if name := next((site.name for site, layer, _ in run.model.linears() if channel_wise(layer)), None):
+        raise BadInput(f"step {step}: {name} has a scale for each channel, which fold moves; list fold before {step}")
+
+
+def refuse_scales(run: Calibration, step: str) -> None:
+    """Refuse a ``step`` that changes what the scales were found for.
+
+    Raises:
+        BadInput: naming a quantizer that has its scale.
+    """
+    if name := next((name for name, quantizer in run.model.quantizers().items() if quantizer.calibrated), None):
+        raise BadInput(f"step {step}: {name} has its scale already, which {step} would spoil; list it before ranges")
+
+
+@dataclass(frozen=True)
+class Position:
+    """A stage of the walk: of both models, each with its inputs [N, ...], computed by the stages before it."""
+
+    stage: Stage
+    reference: Stage
+    inputs: Tensor
+    reference_inputs: Tensor
+    device: torch.device
+
+    def linears(self, model: QuantizedModel) -> list[tuple[LinearSite, QuantLinear | QuantConv2d]]:
+        """The linear sites of this stage, in the order of its forward pass, with their layers."""
+        return [(site, layer) for site, layer, _ in model.linears() if self.stage.holds(site.name)]
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Both inputs, a batch at a time, on the models' device."""
+        for ours, theirs in zip(self.inputs.split(BATCH), self.reference_inputs.split(BATCH), strict=True):
+            yield ours.to(self.device), theirs.to(self.device)
+
+
+@torch.no_grad()
+def walk(run: Calibration, doing: str) -> Iterator[Position]:
+    """The stages in order. The next one's inputs are computed with what the caller has made of the stages so far.
+
+    So a step that changes each stage in turn sees the error of all it changed before. Only the inputs of one stage are
+    held at a time, of all images. A walk that was killed begins where it was.
+    """
+    theirs = stages(run.reference)
+    inputs = reference_inputs = run.images
+    done = run.work.resumed().done
+    for index, (stage, reference) in enumerate(zip(stages(run.model.model), theirs, strict=True)):
+        run.report(doing, index, len(theirs))
+        if index >= done:
+            yield Position(stage, reference, inputs, reference_inputs, run.device)
+            if run.work.due:
+                run.work.save(index + 1)
+        inputs = _forward(stage, inputs, run.device)
+        reference_inputs = _forward(reference, reference_inputs, run.device)
+    run.report(doing, len(theirs), len(theirs))
+
+
+def _forward(stage: Stage, inputs: Tensor, device: torch.device) -> Tensor:
+    return torch.cat([stage.forward(batch.to(device)) for batch in inputs.split(BATCH)])
+
+
+class _Captured(Exception):
+    """Everything asked for was seen; the rest of the stage need not run."""
+
+
+def captured_inputs(stage: Stage, x: Tensor, modules: Sequence[nn.Module]) -> list[Tensor]:
+    """What the ``modules`` of a stage, in the order of its forward pass, get as input when it is given ``x``."""
+    captured: list[Tensor] = []
+
+    def capture(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        captured.append(inputs[0])
+        if module is modules[-1]:
+            raise _Captured
+
+    handles = [module.register_forward_pre_hook(capture) for module in modules]
+    try:
+        stage.forward(x)
+    except _Captured:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return captured

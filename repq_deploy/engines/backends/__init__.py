@@ -1,0 +1,1 @@
+"""One file a runtime: what it takes, how it is built for and run."""

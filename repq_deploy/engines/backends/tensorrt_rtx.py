@@ -1,0 +1,18 @@
+"""TensorRT-RTX: builds on any machine, without a GPU, for the RTX generations it is told; runs on those.
+
+https://docs.nvidia.com/deeplearning/tensorrt-rtx/
+"""
+
+from __future__ import annotations
+
+from repq_deploy.engines.backends.trt.backend import TrtBackend
+
+__all__ = ["BACKEND"]
+
+BACKEND = TrtBackend(
+    name="tensorrt-rtx",
+    modules=("tensorrt_rtx", "tensorrt_rtx_bindings"),
+    install="repq-deploy[tensorrt-rtx]",
+    builds_for_this_gpu=False,
+    default_targets=("sm80", "sm86", "sm89", "sm120", "sm121"),  # "8.0, 8.6, 8.9, 12.0 and later"
+)

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: building in a child process, running through CUDA."""

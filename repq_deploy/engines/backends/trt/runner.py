@@ -1,0 +1,103 @@
+"""Running a TensorRT or TensorRT-RTX engine through CUDA's runtime API (the ``cuda-bindings`` package).
+
+https://nvidia.github.io/cuda-python/cuda-bindings/latest/module/runtime.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repq_deploy.engines.backends.trt.build import make_logger
+from repq_deploy.engines.source import INPUT, OUTPUT
+from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
+
+__all__ = ["TrtSession"]
+
+
+class TrtSession:
+    """One engine on the first GPU. Calling it maps images [N, 3, H, W] to logits [N, classes], both float32."""
+
+    def __init__(self, trt: Any, engine: bytes, *, backend: str) -> None:
+        self._backend = backend
+        self._cuda = _cuda(backend)
+        self._logger = make_logger(trt)
+        self._runtime = trt.Runtime(self._logger)  # has to outlive the engine
+        self._engine = self._runtime.deserialize_cuda_engine(engine)
+        if self._engine is None:  # content and version were checked before: what does not fit is the device
+            raise BackendMissing(f"backend {backend}: this GPU or driver cannot load the engine: {self._errors()}")
+        found = {self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)}
+        if found != {INPUT, OUTPUT}:
+            raise BadInput(f"engine: has the tensors {', '.join(sorted(found))}, expected {INPUT} and {OUTPUT}")
+        if any(self._engine.get_tensor_dtype(name) != trt.float32 for name in (INPUT, OUTPUT)):
+            raise BadInput(f"engine: {INPUT} and {OUTPUT} must be float32; build it with repq-build-engine")
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise BackendMissing(f"backend {backend}: no memory for the engine on this GPU: {self._errors()}")
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        cuda, context = self._cuda, self._context
+        if not context.set_input_shape(INPUT, tuple(images.shape)):
+            raise BadInput(f"images of shape {list(images.shape)}: outside the engine's profile: {self._errors()}")
+        logits = np.empty(tuple(context.get_tensor_shape(OUTPUT)), np.float32)
+        copy = cuda.cudaMemcpyKind
+        with ExitStack() as resources:
+            stream = resources.enter_context(self._stream())
+            image_memory = resources.enter_context(self._memory(images.nbytes))
+            logit_memory = resources.enter_context(self._memory(logits.nbytes))
+            context.set_tensor_address(INPUT, image_memory)
+            context.set_tensor_address(OUTPUT, logit_memory)
+            self._call("cudaMemcpy", image_memory, images.ctypes.data, images.nbytes, copy.cudaMemcpyHostToDevice)
+            if not context.execute_async_v3(stream):
+                raise BuildFailed(f"backend {self._backend}: the engine fails to run: {self._errors()}")
+            self._call("cudaStreamSynchronize", stream)
+            self._call("cudaMemcpy", logits.ctypes.data, logit_memory, logits.nbytes, copy.cudaMemcpyDeviceToHost)
+        return logits
+
+    @contextmanager
+    def _memory(self, size: int) -> Iterator[int]:
+        address = self._call("cudaMalloc", size)
+        try:
+            yield int(address)
+        finally:
+            self._cuda.cudaFree(address)
+
+    @contextmanager
+    def _stream(self) -> Iterator[int]:
+        """A stream of its own: TensorRT synchronizes more on CUDA's default stream."""
+        stream = self._call("cudaStreamCreate")
+        try:
+            yield int(stream)
+        finally:
+            self._cuda.cudaStreamDestroy(stream)
+
+    def _call(self, function: str, *arguments: Any) -> Any:
+        """Call the CUDA runtime; its functions return (status, value) or (status,)."""
+        status, *values = getattr(self._cuda, function)(*arguments)
+        if status != self._cuda.cudaError_t.cudaSuccess:
+            raise BuildFailed(f"backend {self._backend}: {function} failed: {status.name}")
+        return values[0] if values else None
+
+    def _errors(self) -> str:
+        return "; ".join(self._logger.errors) or "no reason given"
+
+
+def _cuda(backend: str) -> Any:
+    """The CUDA runtime's module, where there is a GPU it can use."""
+    try:
+        from cuda.bindings import runtime  # noqa: PLC0415 (only where an engine runs)
+    except (ImportError, OSError) as error:
+        raise BackendMissing(
+            f"backend {backend}: cuda.bindings cannot be imported ({error}); run: pip install cuda-bindings"
+        ) from error
+    status, count = runtime.cudaGetDeviceCount()
+    if status != runtime.cudaError_t.cudaSuccess or not count:
+        raise BackendMissing(
+            f"backend {backend}: no usable GPU here ({status.name}); run the engine on a machine with one, with its "
+            ".json and .reference.npz beside it"
+        )
+    return runtime

@@ -1,0 +1,1 @@
+"""Measuring engines and other models side by side, each in its own process."""

@@ -1,0 +1,90 @@
+"""The process that measures one model: ``python -m repq_deploy.engines.bench.worker REQUEST`` with a JSON request.
+
+It prints one JSON object a line: the shape of an image; then for each batch size, in rising order, the milliseconds of
+every run and the megabytes that the model has added to the process so far at their peak; or an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repq_deploy.engines.batching import THREADS
+from repq_deploy.engines.foreign import open_plain
+from repq_deploy.engines.runner import open_engine
+from repq_deploy.errors import BadInput, RepqError
+from repq_deploy.system.children import end_with_parent
+
+__all__ = ["main", "timed"]
+
+Run = Callable[[NDArray[np.float32]], Any]
+
+
+def main(argv: list[str]) -> int:
+    """Measure as ``argv[0]`` says; exit status 1 after an error line."""
+    request = json.loads(argv[0])
+    os.sched_setaffinity(0, request["cpus"])
+    try:
+        before = _memory_mb("VmRSS")
+        run, shape, only_batch = _open(Path(request["path"]), len(request["cpus"]))
+        _say(image_shape=shape)
+        for batch in request["batches"]:
+            if only_batch not in (None, batch):
+                raise BadInput(f"model {request['path']}: takes batches of {only_batch} only; use --batch {only_batch}")
+            images = np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32)
+            milliseconds = timed(run, images, warmup=request["warmup"], seconds=request["seconds"])
+            _say(batch=batch, milliseconds=milliseconds, memory_mb=_memory_mb("VmHWM") - before)
+    except RepqError as error:
+        _say(error=str(error), exit_code=error.exit_code)
+        return 1
+    return 0
+
+
+def timed(run: Run, images: NDArray[np.float32], *, warmup: int, seconds: float) -> list[float]:
+    """Milliseconds of single runs, after ``warmup`` ones that are not counted: for ``seconds``, but at least five."""
+    for _ in range(warmup):
+        run(images)
+    found: list[float] = []
+    started = time.perf_counter()
+    while len(found) < 5 or time.perf_counter() - started < seconds:
+        before = time.perf_counter()
+        run(images)
+        found.append(1e3 * (time.perf_counter() - before))
+    return found
+
+
+def _open(path: Path, threads: int) -> tuple[Run, tuple[int, ...], int | None]:
+    """What runs the model, the shape of an image, and the one batch size it takes, if it is only one."""
+    if path.suffix == ".engine":
+        runner, manifest = open_engine(path, session={THREADS: str(threads)})
+        return runner, manifest.image_shape, None
+    model = open_plain(path, threads=threads)
+    return model.run, model.image_shape, model.batch
+
+
+def _memory_mb(kind: str) -> float:
+    """Resident memory of this process, at present ("VmRSS") or at its peak ("VmHWM"); see proc_pid_status(5).
+
+    getrusage's peak begins at that of the process that started this one.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    return int(re.search(rf"{kind}:\s+(\d+) kB", status)[1]) * 1024 / 1e6  # type: ignore[index]
+
+
+def _say(**message: Any) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    sys.exit(main(sys.argv[1:]))

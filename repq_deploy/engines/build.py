@@ -1,0 +1,293 @@
+"""From a canonical ONNX file to an engine, its manifest and its reference I/O; and validating one again later."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repq_deploy import __version__
+from repq_deploy.engines.backends.registry import Backend
+from repq_deploy.engines.batching import Profile, Runner
+from repq_deploy.engines.compute import check_compute
+from repq_deploy.engines.cpu import CpuForm, can_run, check_cpu, choose_form, kind_here
+from repq_deploy.engines.manifest import FileRecord, Manifest, PassCount, manifest_path
+from repq_deploy.engines.proofs import Proofs, prove
+from repq_deploy.engines.prove_engine import Tolerance, Validation, compare, not_run, tolerance
+from repq_deploy.engines.reference import Reference, make_reference, read_reference, run_batches
+from repq_deploy.engines.runner import load_engine, open_engine
+from repq_deploy.engines.source import SourceModel
+from repq_deploy.errors import BackendMissing, BadInput
+from repq_deploy.system.files import atomic_output, check_writable, write_atomically
+from repq_deploy.system.outputs import check_outputs
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = [
+    "BuildPlan",
+    "BuiltEngine",
+    "build_engine",
+    "cpu_form",
+    "make_reference",
+    "output_stem",
+    "plan_build",
+    "validate_engine",
+]
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """One engine to build, checked as far as it can be without building."""
+
+    source: SourceModel
+    backend: Backend
+    version: str
+    precision: str
+    targets: tuple[str, ...]
+    target: str | None
+    profile: Profile
+    engine: Path
+    reference: Path
+    compute: str = "int8"
+    allow_rounding: bool = False
+    cpu: str | None = None
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine file, its manifest, the seconds the build took without validation, and for which CPUs it is and why,
+    None for GPUs."""
+
+    engine: Path
+    manifest: Manifest
+    seconds: float
+    form: CpuForm | None
+
+
+def output_stem(source: Path, output: Path | None) -> Path:
+    """The path without suffixes: ``output`` itself, in ``output`` if that is a folder, or beside ``source``."""
+    if output is None:
+        return source.with_suffix("")
+    if output.is_dir():
+        return output / source.stem
+    if output.suffix in (".engine", ".json", ".npz", ".onnx"):
+        raise BadInput(f"output {output}: give a name without suffix; the backend and .engine are appended")
+    return output
+
+
+def plan_build(
+    source: SourceModel,
+    backend: Backend,
+    *,
+    stem: Path,
+    precision: str | None = None,
+    targets: Sequence[str] = (),
+    profile: Profile | None = None,
+    compute: str = "int8",
+    allow_rounding: bool = False,
+    cpu: str | None = None,
+    reference_data: str | None = None,
+    force: bool = False,
+) -> BuildPlan:
+    """Check that ``backend`` is here, can do what is asked with ``source``, and that its files can be written.
+
+    ``precision`` None is the backend's default; ``compute`` and ``allow_rounding`` are those of ``lower``; ``cpu`` is
+    one of ``CPU_OPTIONS``, and None lets the model decide (``cpu_form``); ``reference_data``, which ``make_reference``
+    will read, is not to be overwritten; ``force`` replaces files of others. Nothing is written.
+    """
+    source.check_one_file()
+    version = backend.version()
+    if precision is None:
+        precision = backend.precisions[0]
+    elif precision not in backend.precisions:
+        raise BadInput(
+            f"precision {precision!r}: backend {backend.name} computes in {' or '.join(backend.precisions)} around Q/DQ"
+        )
+    target = backend.target(targets)
+    check_compute(compute, backend=backend.name, precision=precision, target=target, allow_rounding=allow_rounding)
+    check_cpu(cpu, backend=backend.name, portable=backend.portable)
+    parts = [compute] * (compute != "int8") + [part for part in (target, cpu) if part is not None]
+    suffix = "".join(f"-{part}" for part in parts).replace("+", "-")
+    engine = stem.with_name(f"{stem.name}.{backend.name}{suffix}.engine")
+    plan = BuildPlan(
+        source=source,
+        backend=backend,
+        version=version,
+        precision=precision,
+        targets=tuple(targets),
+        target=target,
+        profile=profile or Profile(),
+        engine=engine,
+        reference=stem.with_name(f"{stem.name}.reference.npz"),
+        compute=compute,
+        allow_rounding=allow_rounding,
+        cpu=cpu,
+    )
+    check_outputs(
+        [("engine", plan.engine), ("manifest", manifest_path(plan.engine)), ("reference", plan.reference)],
+        [("model", source.path), ("--reference-data", reference_data)],
+        force=force,
+    )
+    return plan
+
+
+def build_engine(
+    plan: BuildPlan, reference: Reference, *, progress: Progress = lambda fraction, phase: None
+) -> BuiltEngine:
+    """Lower, build and validate. The engine, its manifest and the reference appear together, or none of them does.
+
+    An engine that fails validation is kept, with a manifest that says so.
+
+    Raises:
+        BuildFailed: the builder refused the graph or crashed.
+    """
+    with contextlib.ExitStack() as outputs:
+        # Left in reverse order: the manifest, which vouches for the other two, comes last.
+        manifest_file = outputs.enter_context(atomic_output(manifest_path(plan.engine)))
+        reference_file = outputs.enter_context(atomic_output(plan.reference))
+        engine_file = outputs.enter_context(atomic_output(plan.engine))
+        started = time.perf_counter()
+        half, form = plan.precision == "fp16", cpu_form(plan)
+        lowered, passes = _lower(plan, half=half, form=form)
+        single = _lower(plan, half=False, form=form)[0] if half else lowered
+        runs_here = form is not None and can_run(form.kind, saturates=plan.backend.saturates())
+        proofs = prove(
+            plan.source, plan.backend, single, reference, allow_rounding=plan.allow_rounding, runs_here=runs_here
+        )
+        plan.backend.build(lowered, engine_file, profile=plan.profile, targets=plan.targets, progress=progress)
+        seconds = time.perf_counter() - started
+        engine = engine_file.read_bytes()
+        progress(1.0, "validating")
+        manifest = _manifest(plan, reference, engine, passes, proofs, form, _oldest_runtime(plan, lowered))
+        manifest = dataclasses.replace(manifest, validation=_validate(engine, manifest, reference))
+        reference_file.write_bytes(reference.to_bytes())
+        manifest_file.write_text(manifest.to_json(), encoding="utf-8")
+    return BuiltEngine(plan.engine, manifest, seconds, form)
+
+
+def validate_engine(path: Path) -> Manifest:
+    """Run an engine on its reference I/O and put the verdict into its manifest, which is also returned.
+
+    Needs the engine, its ``.json`` and its ``.reference.npz`` in one folder.
+
+    Raises:
+        BadInput: one of the three is missing, altered, or belongs to another model.
+        BackendMissing: the engine's runtime or GPU is not here; the manifest stays as it is.
+    """
+    check_writable(manifest_path(path))
+    runner, manifest = open_engine(path)
+    reference_path = path.with_name(manifest.reference)
+    reference = read_reference(reference_path)
+    if reference.source_sha256 != manifest.source.sha256:
+        raise BadInput(
+            f"reference {reference_path}: belongs to another model than engine {path.name}; "
+            f"rebuild with: repq-build-engine {manifest.source.name} --backend {manifest.backend}"
+        )
+    manifest = dataclasses.replace(
+        manifest, reference_inputs=reference.inputs, validation=_judge(runner, manifest, reference)
+    )
+    write_atomically(manifest_path(path), manifest.to_json().encode())
+    return manifest
+
+
+def cpu_form(plan: BuildPlan) -> CpuForm | None:
+    """In which form the model is lowered, and for which CPUs that is; None for a GPU."""
+    if not plan.backend.portable:
+        return None
+    from repq_deploy.export.lowering import lower, saturation_of  # noqa: PLC0415
+
+    found = saturation_of(lower(plan.source.model, backend=plan.backend.name, half=False)[0])
+    here = kind_here(saturates=plan.backend.saturates())
+    return choose_form(plan.cpu, here=here, products=found.products, weight_share=found.weight_share)
+
+
+def _lower(plan: BuildPlan, *, half: bool, form: CpuForm | None) -> tuple[onnx.ModelProto, tuple[PassCount, ...]]:
+    from repq_deploy.export.lowering import lower  # noqa: PLC0415 (only a build needs the exporter's dependencies)
+
+    lowered, reports = lower(
+        plan.source.model,
+        backend=plan.backend.name,
+        half=half,
+        compute=plan.compute,
+        allow_rounding=plan.allow_rounding,
+        sums_in_16_bits=form is not None and form.sums_in_16_bits,
+    )
+    if form is not None:
+        needs = plan.backend.session_options()
+        for key, value in {"cpu": form.kind, "backend": plan.backend.name, **needs}.items():
+            lowered.metadata_props.add(key=f"repq.engine.{key.lower()}", value=value)
+    return lowered, tuple(PassCount(report.name, report.changed) for report in reports)
+
+
+def _oldest_runtime(plan: BuildPlan, lowered: onnx.ModelProto) -> str | None:
+    if plan.backend.name != "onnxruntime":
+        return None
+    from repq_deploy.export.opsets import oldest_onnxruntime  # noqa: PLC0415
+
+    return oldest_onnxruntime(lowered)
+
+
+def _manifest(
+    plan: BuildPlan,
+    reference: Reference,
+    engine: bytes,
+    passes: tuple[PassCount, ...],
+    proofs: Proofs,
+    form: CpuForm | None,
+    oldest_runtime: str | None,
+) -> Manifest:
+    return Manifest(
+        backend=plan.backend.name,
+        target=plan.target,
+        precision=plan.precision,
+        engine=FileRecord(plan.engine.name, hashlib.sha256(engine).hexdigest()),
+        source=FileRecord(plan.source.path.name, plan.source.sha256),
+        reference=plan.reference.name,
+        reference_inputs=reference.inputs,
+        image_shape=plan.source.image_shape,
+        classes=plan.source.classes,
+        profile=plan.profile,
+        versions={"repq-deploy": __version__, plan.backend.name: plan.version},
+        session=plan.backend.session_options(),
+        passes=passes,
+        lowering_sqnr_db=proofs.lowering_sqnr_db,
+        rounded_sqnr_db=proofs.rounded_sqnr_db,
+        kernel_codes=proofs.kernel_codes,
+        cpu=None if form is None else form.kind,
+        oldest_runtime=oldest_runtime,
+        metadata=plan.source.metadata,
+        compute=plan.compute,
+        allow_rounding=plan.allow_rounding,
+        validation=not_run(
+            "not validated yet",
+            _tolerance(plan.source.bits, plan.precision, reference, proofs.rounded_sqnr_db),
+        ),
+    )
+
+
+def _validate(engine: bytes, manifest: Manifest, reference: Reference) -> Validation:
+    try:
+        runner = load_engine(engine, manifest)
+    except BackendMissing as error:
+        return not_run(str(error), manifest.validation.tolerance)
+    return _judge(runner, manifest, reference)
+
+
+def _judge(runner: Runner, manifest: Manifest, reference: Reference) -> Validation:
+    logits = run_batches(runner, reference.images)
+    allowed = _tolerance(manifest.bits, manifest.precision, reference, manifest.rounded_sqnr_db)
+    return compare(reference.logits, logits, allowed)
+
+
+def _tolerance(bits: str, precision: str, reference: Reference, rounded_db: float | None) -> Tolerance:
+    """``rounded_db`` is given where the lowering was allowed to round: the engine cannot be nearer than that."""
+    rounding = reference.rounding_sqnr_db[precision]
+    return tolerance(bits, precision, rounding_sqnr_db=rounding if rounded_db is None else min(rounding, rounded_db))

@@ -1,0 +1,65 @@
+"""Any model of one image input, ours or not: an ONNX file in ONNX Runtime, or an IR in OpenVINO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repq_deploy.engines.backends.onnxruntime import open_onnx
+from repq_deploy.engines.backends.openvino import open_ir
+from repq_deploy.engines.batching import BatchedRunner, Profile, Runner
+from repq_deploy.errors import BadInput
+from repq_deploy.system.files import existing_file
+
+__all__ = ["SUFFIXES", "PlainModel", "open_plain"]
+
+#: What ``open_plain`` reads, by the runtime it opens it in.
+SUFFIXES = {".onnx": "onnxruntime", ".xml": "openvino"}
+
+
+@dataclass(frozen=True)
+class PlainModel:
+    """``run`` computes the first output of images float32 [N, *image_shape], where N is ``batch`` if that is a number.
+
+    ``classes`` is the size of the output's last axis, None where the file does not fix it.
+    """
+
+    run: Callable[[NDArray[np.float32]], Any]
+    runtime: str
+    batch: int | None
+    image_shape: tuple[int, ...]
+    classes: int | None
+
+    def runner(self) -> Runner:
+        """The same for any number of images."""
+        profile = Profile() if self.batch is None else Profile(self.batch, self.batch, self.batch)
+        return BatchedRunner(self.run, profile, self.image_shape)
+
+
+def open_plain(path: Path, *, threads: int | None = None) -> PlainModel:
+    """Open ``path`` with its runtime's own optimizations; ``threads`` None leaves their number to the runtime.
+
+    Raises:
+        BadInput: no such file, another suffix, or inputs other than one of images in float32, of a fixed size.
+        BackendMissing: its runtime is not installed.
+        BuildFailed: its runtime refuses it.
+    """
+    existing_file(path, "model")
+    if path.suffix not in SUFFIXES:
+        raise BadInput(f"model {path}: expected a file ending in {' or '.join(SUFFIXES)}")
+    run, shape, output = (open_onnx if path.suffix == ".onnx" else open_ir)(path, threads=threads)
+    if len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
+        raise BadInput(f"model {path}: input of shape {list(shape)}; expected images [batch, C, H, W] of a fixed size")
+    batch, *image = shape
+    return PlainModel(
+        run,
+        SUFFIXES[path.suffix],
+        batch if isinstance(batch, int) else None,
+        tuple(size for size in image if isinstance(size, int)),
+        output[-1] if output and isinstance(output[-1], int) else None,
+    )

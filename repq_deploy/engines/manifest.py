@@ -1,0 +1,182 @@
+"""The manifest beside an engine: what it was made from, for what, with what, and what validation found.
+
+It is JSON, read strictly: a field that is missing, unknown or of another type is an error that names it, so that an
+engine is never run under wrong assumptions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repq_deploy.bounds import largest
+from repq_deploy.engines.batching import Profile
+from repq_deploy.engines.compute import COMPUTES
+from repq_deploy.engines.cpu import KIND_WORDS as CPU_KINDS
+from repq_deploy.engines.prove_engine import FAILED, NOT_RUN, PASSED, Validation
+from repq_deploy.errors import BadInput
+from repq_deploy.records import decode, parse_json
+
+__all__ = ["FORMAT", "FileRecord", "KernelCodes", "Manifest", "PassCount", "manifest_path", "read_manifest"]
+
+FORMAT = 2
+
+BACKEND_NAMES = ("onnxruntime", "openvino", "tensorrt-rtx", "tensorrt")
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file by its name (without a folder) and content."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class PassCount:
+    """A lowering pass and the number of places it changed."""
+
+    name: str
+    changed: int
+
+
+@dataclass(frozen=True)
+class KernelCodes:
+    """How many activation ``codes`` of how many ``sites`` were compared between the canonical graph and the kernels,
+    how many are ``different``, and how many of those are not rounding ties (``unexplained``)."""
+
+    sites: int
+    codes: int
+    different: int
+    unexplained: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """All that is known of an engine.
+
+    ``target`` is the GPU generation or generations it is for (``sm80+sm89``), None for the builder's own default.
+    ``precision`` is what computes around the Q/DQ pairs, ``compute`` what multiplies the quantized operands.
+    ``reference_inputs`` says where the images of the reference come from. ``versions`` holds this package's and the
+    runtime's. ``metadata`` is the ``repq.*`` of the ONNX file. ``lowering_sqnr_db`` is how near the weakest stretch of
+    the lowered graph (see ``export.equivalence``), in float32, stays to the canonical one's, both on ONNX Runtime with
+    all optimizations off; 200 is equal. ``rounded_sqnr_db`` is how near its logits stay, where rounding was allowed.
+    ``kernel_codes`` compares the codes of the engine's own kernels, None where they could not be run. ``cpu`` is the
+    kind of CPU that a CPU backend's engine is exact on ("any", or see ``engines.cpu``), None for GPUs; ``session`` what
+    the runtime needs beyond its defaults to compute as validated. ``latency_ms`` is by batch size, None until measured.
+    ``oldest_runtime`` is the first version of ONNX Runtime that opens the engine, None for other backends.
+    """
+
+    backend: str
+    target: str | None
+    precision: str
+    engine: FileRecord
+    source: FileRecord
+    reference: str
+    reference_inputs: str
+    image_shape: tuple[int, ...]
+    classes: int
+    profile: Profile
+    versions: dict[str, str]
+    session: dict[str, str]
+    passes: tuple[PassCount, ...]
+    lowering_sqnr_db: float
+    metadata: dict[str, str]
+    validation: Validation
+    latency_ms: dict[str, float] | None = None
+    compute: str = "int8"
+    allow_rounding: bool = False
+    rounded_sqnr_db: float | None = None
+    kernel_codes: KernelCodes | None = None
+    cpu: str | None = None
+    oldest_runtime: str | None = None
+
+    @property
+    def bits(self) -> str:
+        """Bit-widths, for example ``w4a4,head=w8a8``."""
+        return self.metadata.get("repq.bits", "")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, name: str) -> Manifest:
+        """Read what ``to_json`` wrote; ``name`` is for errors.
+
+        Raises:
+            BadInput: not JSON, another format version, or a field missing, unknown or of another type.
+        """
+        try:
+            data = parse_json(text)
+        except ValueError as error:
+            raise BadInput(f"manifest {name}: not JSON ({error}); rebuild the engine with repq-build-engine") from error
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            found = data.get("format") if isinstance(data, dict) else None
+            raise BadInput(
+                f"manifest {name}: format {found!r}, expected {FORMAT}; rebuild the engine with this repq-build-engine"
+            )
+        del data["format"]
+        try:
+            manifest = decode(cls, data, "manifest")
+            manifest._check()
+        except (ValueError, BadInput) as error:  # BadInput: of batch sizes
+            raise BadInput(f"manifest {name}: {error}; rebuild the engine with repq-build-engine") from error
+        return manifest
+
+    def _check(self) -> None:
+        """Refuse values that no build writes.
+
+        Raises:
+            ValueError: it names the field.
+        """
+        known = {
+            "backend": (self.backend, BACKEND_NAMES),
+            "precision": (self.precision, ("fp16", "fp32")),
+            "compute": (self.compute, COMPUTES),
+            "cpu": (self.cpu, (None, *CPU_KINDS)),
+            "verdict": (self.validation.verdict, (PASSED, FAILED, NOT_RUN)),
+        }
+        for field, (value, allowed) in known.items():
+            if value not in allowed:
+                raise ValueError(f"{field} is {str(value)[:40]!r}, expected one of {', '.join(map(str, allowed))}")
+        largest_side, largest_output = largest("img_size"), largest("num_classes")
+        channels, *sides = self.image_shape
+        if channels != 3 or len(sides) != 2 or not all(1 <= side <= largest_side for side in sides):
+            raise ValueError(
+                f"image_shape is {list(self.image_shape)[:4]}, expected [3, H, W] of at most {largest_side}"
+            )
+        if not 1 <= self.classes <= largest_output:
+            raise ValueError(f"classes is {self.classes}, expected 1 to {largest_output}")
+        if any(Path(file).name != file or not file for file in (self.engine.name, self.reference)):
+            raise ValueError("it names a file in another folder")
+
+
+def manifest_path(engine: Path) -> Path:
+    """``vit.onnxruntime.json`` of ``vit.onnxruntime.engine``."""
+    return engine.with_suffix(".json")
+
+
+def read_manifest(engine: Path) -> Manifest:
+    """The manifest beside ``engine``.
+
+    Raises:
+        BadInput: there is none, or it is not one.
+    """
+    path = manifest_path(engine)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise BadInput(
+            f"manifest {path}: no such file; copy it beside the engine, or rebuild with repq-build-engine"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"manifest {path}: cannot be read: {error}; rebuild the engine with repq-build-engine"
+        ) from error
+    return Manifest.from_json(text, name=str(path))

@@ -1,0 +1,143 @@
+"""The reference I/O of a canonical ONNX file: images and what ONNX Runtime makes of them with all optimizations off.
+
+``<name>.reference.npz`` holds ``images`` float32 [6, 3, H, W] and ``logits`` float32 [6, classes], the model's own SQNR
+under rounding (see ``rounding.py``), the SHA-256 of the ONNX file, and in words where the images come from. A machine
+with the GPU validates an engine from it alone. Six images, so that a batch of one and a batch of five are both checked.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repq_deploy.engines.backends.onnxruntime import open_reference
+from repq_deploy.engines.batching import Runner
+from repq_deploy.engines.prove_engine import sqnr_db
+from repq_deploy.engines.rounding import MANTISSA_BITS, round_constants, round_mantissa
+from repq_deploy.engines.source import SourceModel
+from repq_deploy.errors import BadInput
+from repq_deploy.system.files import read_arrays
+
+__all__ = ["IMAGES", "Reference", "make_reference", "read_reference", "run_batches"]
+
+IMAGES = 6
+_FIELDS = ("images", "logits", "rounding_sqnr_db", "source_sha256", "inputs")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Images [6, 3, H, W], their logits [6, classes], both float32, and what they belong to.
+
+    ``rounding_sqnr_db`` says, by precision, how near the logits stay when constants are rounded to it.
+    """
+
+    images: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    rounding_sqnr_db: dict[str, float]
+    source_sha256: str
+    inputs: str
+
+    def to_bytes(self) -> bytes:
+        """The npz file; equal references give equal bytes."""
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            images=self.images,
+            logits=self.logits,
+            rounding_sqnr_db=np.array([self.rounding_sqnr_db[precision] for precision in MANTISSA_BITS]),
+            source_sha256=np.array(self.source_sha256),
+            inputs=np.array(self.inputs),
+        )
+        return buffer.getvalue()
+
+
+def make_reference(source: SourceModel, *, data: str | None, seed: int) -> Reference:
+    """Run ``source`` on six images.
+
+    ``data`` is an npz or npy file of preprocessed images, or what ``calib_data`` takes: an image folder. None means
+    seeded noise with the spectrum of photographs.
+    """
+    if data is None:
+        images, inputs = _noise(source.image_shape, seed), f"noise with a 1/f spectrum, seed {seed}"
+    elif data.endswith((".npz", ".npy")):
+        images, inputs = _images_of_file(Path(data), source.image_shape), f"file {Path(data).name}"
+    else:
+        images, inputs = _images_of_folder(data, source, seed), f"images of {Path(data).name}, seed {seed}"
+    logits = run_batches(open_reference(source), images)
+    if not np.isfinite(logits).all():
+        raise BadInput(f"model {source.path}: gives NaN or infinite logits on {inputs}; export it again")
+    rounding = {name: sqnr_db(logits, _rounded_logits(source, images, bits)) for name, bits in MANTISSA_BITS.items()}
+    return Reference(images, logits, rounding, source.sha256, inputs)
+
+
+def run_batches(runner: Runner, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits of the first image alone, then of the rest as one batch."""
+    return np.concatenate([runner(images[:1]), runner(images[1:])])
+
+
+def read_reference(path: Path) -> Reference:
+    """Read what ``Reference.to_bytes`` gave.
+
+    Raises:
+        BadInput: no such file, or not such a file.
+    """
+    arrays = read_arrays(path, "reference", advice="rebuild the engine")
+    if missing := [field for field in _FIELDS if field not in arrays]:
+        raise BadInput(f"reference {path}: holds no {missing[0]}, so it is no engine's reference; rebuild the engine")
+    images, logits, rounding, source_sha256, inputs = (arrays[field] for field in _FIELDS)
+    shapes_fit = images.ndim == 4 and logits.ndim == 2 and len(images) == len(logits) == IMAGES
+    shapes_fit = shapes_fit and rounding.shape == (len(MANTISSA_BITS),) and rounding.dtype == np.float64
+    if not shapes_fit or images.dtype != np.float32 or logits.dtype != np.float32:
+        raise BadInput(
+            f"reference {path}: holds other arrays than {IMAGES} float32 images and logits; rebuild the engine"
+        )
+    if not (np.isfinite(images).all() and np.isfinite(logits).all() and not np.isnan(rounding).any()):
+        raise BadInput(f"reference {path}: holds NaN or infinite values; rebuild the engine")
+    by_precision = dict(zip(MANTISSA_BITS, rounding.tolist(), strict=True))
+    return Reference(images, logits, by_precision, str(source_sha256), str(inputs))
+
+
+def _rounded_logits(source: SourceModel, images: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
+    data = round_constants(source.model, bits).SerializeToString()
+    return run_batches(open_reference(source, data=data), round_mantissa(images, bits))
+
+
+def _noise(image_shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
+    """Images of zero mean and unit variance whose amplitude falls with frequency, as in photographs.
+
+    White noise would average out within a patch and leave every token alike.
+    """
+    channels, height, width = image_shape
+    white = np.random.default_rng(seed).standard_normal((IMAGES, channels, height, width))
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    frequency[0, 0] = np.inf
+    images = np.fft.irfft2(np.fft.rfft2(white) / frequency, s=(height, width))
+    return (images / images.std(axis=(1, 2, 3), keepdims=True)).astype(np.float32)
+
+
+def _images_of_file(path: Path, image_shape: tuple[int, ...]) -> NDArray[np.float32]:
+    arrays = read_arrays(path, "reference data")
+    images = arrays.get("images", next(iter(arrays.values()), np.empty(0)))
+    if images.dtype.kind != "f" or images.shape[1:] != image_shape or len(images) < IMAGES:
+        raise BadInput(
+            f"reference data {path}: {images.dtype} {list(images.shape)}, expected preprocessed float images "
+            f"[at least {IMAGES}, {', '.join(map(str, image_shape))}]"
+        )
+    images = images[:IMAGES].astype(np.float32)
+    if not np.isfinite(images).all():
+        raise BadInput(f"reference data {path}: holds NaN or infinite values")
+    return images
+
+
+def _images_of_folder(data: str, source: SourceModel, seed: int) -> NDArray[np.float32]:
+    from repq_deploy.calib_data.images import load_images  # noqa: PLC0415 (pillow only where images are decoded)
+    from repq_deploy.calib_data.preprocess import Preprocess  # noqa: PLC0415
+
+    if "repq.preprocess" not in source.metadata:
+        raise BadInput(f"model {source.path}: says no preprocessing (repq.preprocess); give --reference-data as an npz")
+    preprocess = Preprocess.from_json(source.metadata["repq.preprocess"])
+    return np.asarray(load_images(data, preprocess, IMAGES, seed), dtype=np.float32)

@@ -1,0 +1,65 @@
+"""Opening an engine: check that it is the one its manifest describes, then load it with its backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from repq_deploy.engines.backends.registry import backend_named
+from repq_deploy.engines.batching import Runner
+from repq_deploy.engines.cpu import KIND_WORDS, can_run
+from repq_deploy.engines.manifest import Manifest, manifest_path, read_manifest
+from repq_deploy.errors import BackendMissing, BadInput
+from repq_deploy.system.files import existing_file, sha256_of
+
+__all__ = ["Runner", "load_engine", "open_engine", "read_engine"]
+
+
+def open_engine(path: Path, *, session: Mapping[str, str] | None = None) -> tuple[Runner, Manifest]:
+    """The engine file ``path``, ready to run, and its manifest.
+
+    ``session`` holds options beside those of the manifest, such as the number of threads.
+
+    Raises:
+        BadInput: the engine or its manifest is missing, altered, truncated, or of another runtime version.
+        BackendMissing: its runtime is not installed, or the GPU it needs is not there.
+    """
+    existing_file(path, "engine")
+    manifest = read_manifest(path)
+    return load_engine(read_engine(path, manifest), manifest, session=session), manifest
+
+
+def read_engine(path: Path, manifest: Manifest) -> bytes | Path:
+    """The engine file ``path``, which must be what its manifest describes, in the form ``load_engine`` takes."""
+    try:
+        content = sha256_of(path)
+    except OSError as error:
+        raise BadInput(f"engine {path}: cannot be read: {error.strerror or error}") from error
+    if content != manifest.engine.sha256:
+        raise BadInput(
+            f"engine {path}: its content ({path.stat().st_size} bytes) is not what {manifest_path(path).name} "
+            "describes: "
+            "truncated, altered or of another build; copy both again, or rebuild with repq-build-engine"
+        )
+    # A runtime that reads the file itself need not keep bytes that it was given for as long as the session lives.
+    return path if backend_named(manifest.backend).portable else path.read_bytes()
+
+
+def load_engine(engine: bytes | Path, manifest: Manifest, *, session: Mapping[str, str] | None = None) -> Runner:
+    """Load an engine that is known to be the manifest's, from its bytes, or from its file."""
+    backend = backend_named(manifest.backend)
+    built, found = manifest.versions.get(backend.name), backend.version()
+    if not backend.portable and built != found:
+        raise BadInput(
+            f"engine {manifest.engine.name}: built with {backend.name} {built}, found {found}, which cannot load it; "
+            f"rebuild with: repq-build-engine {manifest.source.name} --backend {backend.name}"
+        )
+    if manifest.cpu is not None and not can_run(manifest.cpu, saturates=backend.saturates()):
+        raise BackendMissing(
+            f"engine {manifest.engine.name}: is for {KIND_WORDS.get(manifest.cpu, manifest.cpu)}; on this CPU "
+            f"{backend.name} saturates its products of bytes; build it for any CPU: repq-build-engine "
+            f"{manifest.source.name} --backend {backend.name} --cpu any; or export --bits w7a8, which is exact and "
+            "fast on every CPU"
+        )
+    options = {**manifest.session, **(session or {})}
+    return backend.open(engine, profile=manifest.profile, image_shape=manifest.image_shape, session=options)

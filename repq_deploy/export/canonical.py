@@ -1,0 +1,100 @@
+"""The canonical ONNX: one file that says exactly what was calibrated, for every backend to lower.
+
+Standard Q/DQ with zero point 0, integer weights, non-uniform quantizers as nodes of the domain ``repq`` with function
+bodies, and ``repq.*`` metadata. Plain ONNX Runtime runs it: exactly without optimizations, and with them on the CPUs
+that ``repq.default_session`` names (see ``default_session``). Two runs give identical bytes: no time, no path, no
+address goes in.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+
+from repq_deploy import __version__
+from repq_deploy.export.default_session import exact_by_default
+from repq_deploy.export.digest import DIGEST_KEY, quantizers_digest
+from repq_deploy.export.domain import DOMAIN, DOMAIN_VERSION, functions
+from repq_deploy.export.passes.activation_qdq import ActivationQDQ
+from repq_deploy.export.passes.base import run_passes
+from repq_deploy.export.passes.integer_weights import IntegerWeights
+from repq_deploy.export.passes.log2_nodes import Log2Nodes
+from repq_deploy.export.passes.table_nodes import TableNodes
+from repq_deploy.export.trace import OPSET, trace
+from repq_deploy.export.weights_file import write_with_weights_file
+from repq_deploy.quant.model import QuantizedModel
+from repq_deploy.system.files import write_atomically
+
+__all__ = ["METADATA_PREFIX", "canonical_onnx", "write_canonical"]
+
+METADATA_PREFIX = "repq."
+FORMAT = "1"
+
+
+def canonical_onnx(quantized: QuantizedModel, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
+    """Export ``quantized`` for images [batch, *input_shape] named ``images``; output ``logits`` [batch, classes]."""
+    traced = trace(quantized, input_shape)
+    _strip(traced)
+    model, _ = run_passes(traced, [IntegerWeights(), ActivationQDQ(), Log2Nodes(), TableNodes()])
+    operators = {(node.domain, node.op_type) for node in model.graph.node}
+    del model.opset_import[:]
+    model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
+    if DOMAIN in {domain for domain, _ in operators}:
+        model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+        model.functions.extend(f for f in functions(OPSET) if (DOMAIN, f.name) in operators)
+    model.graph.name = "repq"
+    model.producer_name, model.producer_version = "repq-deploy", __version__
+    of_graph = {f"{METADATA_PREFIX}default_session": exact_by_default(model), DIGEST_KEY: quantizers_digest(model)}
+    onnx.helper.set_model_props(model, _metadata(quantized) | of_graph)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def write_canonical(model: onnx.ModelProto, path: Path) -> None:
+    """Write ``model`` to ``path`` in one step; over protobuf's limit of 2 GiB, which only a float model reaches here,
+    with its weights in a second file (see ``weights_file``), which takes them out of ``model``.
+
+    Raises:
+        BadInput: it cannot be written.
+    """
+    # Above the limit protobuf cannot even count; a tenth is left for all that is not weights.
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < 0.9 * onnx.checker.MAXIMUM_PROTOBUF:
+        write_atomically(path, model.SerializeToString(deterministic=True))
+    else:
+        write_with_weights_file(model, path)
+
+
+def _metadata(quantized: QuantizedModel) -> dict[str, str]:
+    provenance = quantized.provenance
+    entries = {
+        "format": FORMAT,
+        "model": quantized.spec.name,
+        "spec": json.dumps(quantized.spec.to_dict(), sort_keys=True),
+        "bits": str(quantized.bits),
+        "preset": quantized.bits.preset,
+        "method": provenance.method,
+        "softmax": quantized.softmax,
+        "seed": str(provenance.seed),
+        "preprocess": provenance.preprocess,
+        **({"classes": json.dumps(provenance.classes)} if provenance.classes else {}),
+        "calib.images": str(provenance.calibration_images),
+        "calib.sha256": provenance.calibration_sha256,
+        "versions": json.dumps(provenance.versions, sort_keys=True),
+        "version": __version__,
+    }
+    return {METADATA_PREFIX + key: value for key, value in sorted(entries.items())}
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop what names this machine: the exporter leaves stack traces with paths in every node."""
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer]:
+        value.ClearField("metadata_props")
+        value.ClearField("doc_string")
+    model.graph.ClearField("metadata_props")
+    model.ClearField("metadata_props")
+    model.graph.doc_string = model.doc_string = ""

@@ -1,0 +1,122 @@
+"""The proof of the export step: the same images give the same integer codes in PyTorch and in ONNX Runtime.
+
+Two float implementations differ in the last bit, and where a value lies on a rounding tie one code flips. One flipped
+code moves all codes computed from it, so after a dozen layers two correct implementations share only a part of their
+codes. The comparison therefore goes quantizer by quantizer: PyTorch computes everything between two quantizers itself,
+but each quantizer then passes on the codes that ONNX Runtime had there. A wrong scale, fold, weight or operator shows
+as many unequal codes at the next site; a tie shows as one, or as many where many values are the same, as with uniform
+attention. So an unequal code counts only where the value is not next to the border of the two codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from repq_deploy.export.onnx_session import open_session
+from repq_deploy.quant.model import QuantizedModel
+from repq_deploy.quant.quantizers import Quantizer
+
+__all__ = ["ExportAgreement", "SiteAgreement", "compare_export", "reference_session", "unexplained"]
+
+#: A value is on a tie if its code changes within this share of the largest value, the error of a float32 product.
+TIE = 1e-5
+#: How many codes of a site may differ otherwise: this share, or this many.
+OTHERS_SHARE, OTHERS_COUNT = 1e-4, 4
+
+
+@dataclass(frozen=True)
+class SiteAgreement:
+    """One activation quantizer: how many ``codes`` were compared, the share of equal ones, how many are unequal without
+    being on a tie, and the levels used."""
+
+    site: str
+    codes: int
+    equal: float
+    unexplained: int
+    levels: int
+    bits: int
+
+    @property
+    def holds(self) -> bool:
+        """All codes are equal save for ties; one in ten thousand, or a few of a small tensor, are let pass."""
+        return self.unexplained <= max(OTHERS_SHARE * self.codes, OTHERS_COUNT)
+
+
+@dataclass(frozen=True)
+class ExportAgreement:
+    """All sites, and the logits: relative error from equal codes and running freely; share of equal top-1 classes."""
+
+    sites: tuple[SiteAgreement, ...]
+    relative_error: float
+    free_relative_error: float
+    top1_equal: float
+
+    @property
+    def worst(self) -> SiteAgreement:
+        return min(self.sites, key=lambda site: site.equal)
+
+    @property
+    def failing(self) -> tuple[SiteAgreement, ...]:
+        """The sites where more than ties differs."""
+        return tuple(site for site in self.sites if not site.holds)
+
+    @property
+    def mean_equal(self) -> float:
+        return float(np.mean([site.equal for site in self.sites]))
+
+
+def reference_session(model: onnx.ModelProto | str) -> Any:
+    """The reference: ONNX Runtime on the CPU with every graph optimization off: nothing is fused or reordered."""
+    return open_session(model if isinstance(model, str) else model.SerializeToString(), optimize=False)
+
+
+@torch.no_grad()
+def compare_export(quantized: QuantizedModel, model: onnx.ModelProto, images: Tensor) -> ExportAgreement:
+    """Run ``images`` [N, 3, H, W] through both and compare the codes of every activation site, and the logits."""
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    produced = {name for node in model.graph.node for name in node.output}
+    quantizers = {name: q for name, q in quantized.quantizers().items() if f"{name}/codes" in produced}
+    exposed.graph.output.extend(onnx.ValueInfoProto(name=f"{name}/codes") for name in quantizers)
+    logits, *codes = reference_session(exposed).run(None, {"images": images.numpy()})
+    theirs = dict(zip(quantizers, codes, strict=True))
+
+    sites = []
+
+    def compare(quantizer: Quantizer, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
+        given = torch.from_numpy(theirs[quantizer.site])
+        equal = float((quantizer.codes(inputs[0]) == given).double().mean())
+        others, levels = unexplained(quantizer, inputs[0], given), len(given.unique())
+        sites.append(SiteAgreement(quantizer.site, given.numel(), equal, others, levels, quantizer.bits))
+        return quantizer.values(given)
+
+    free = quantized(images).numpy()
+    handles = [quantizer.register_forward_hook(compare) for quantizer in quantizers.values()]
+    try:
+        forced = quantized(images).numpy()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ExportAgreement(
+        tuple(sites),
+        relative_error=float(np.linalg.norm(logits - forced) / np.linalg.norm(forced)),
+        free_relative_error=float(np.linalg.norm(logits - free) / np.linalg.norm(free)),
+        top1_equal=float(np.mean(logits.argmax(-1) == free.argmax(-1))),
+    )
+
+
+def unexplained(quantizer: Quantizer, x: Tensor, given: Tensor) -> int:
+    """How many codes of ``x`` are not those ``given``, even if x is moved by what float32 may be wrong by."""
+    error = TIE * float(x.abs().max())
+    differ = quantizer.codes(x) != given
+    x, given = x[differ], given[differ]
+    # Probabilities stay positive, for their logarithm.
+    below = torch.where(x > 0, (x - error).clamp_min(torch.finfo(x.dtype).tiny), x - error)
+    tie = (quantizer.codes(x + error) == given) | (quantizer.codes(below) == given)
+    return int((~tie).sum())

@@ -1,0 +1,150 @@
+"""The proof of a lowering: stretch by stretch, the lowered graph computes what the canonical one does.
+
+Run freely, two correct graphs drift apart: a value on a rounding tie flips one code, and that moves all codes after it.
+So both are cut where the residual stream enters a LayerNorm, and each stretch between two cuts gets the canonical
+graph's own values. Within a stretch, half a block, a tie costs little, and a wrong rewrite has nowhere to hide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from repq_deploy.export.prove_export import reference_session
+
+__all__ = [
+    "LEAST_SQNR_DB",
+    "GraphLoader",
+    "Stretch",
+    "compare_lowering",
+    "load_reference",
+]
+
+#: Loads a graph; what it gives computes all outputs from the inputs, both by name.
+GraphLoader = Callable[[onnx.ModelProto], Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]]
+
+#: What a stretch of a correct lowering reaches. Ties of single codes leave 50 dB and more (DeiT-T, Swin-T at 3, 4 and 8
+#: bits); a lost clip that matters leaves 4 to 40, one scale wrong by 5 % 4 to 36.
+LEAST_SQNR_DB = 40.0
+
+#: An exact match has an infinite ratio, which JSON cannot hold.
+_MAX_SQNR_DB = 200.0
+
+#: How much less than its ties leave a stretch may reach: other ties may fall the other way.
+_TIES_MARGIN_DB = 10.0
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The part of a graph that computes the tensor ``end`` from the cuts before it.
+
+    ``sqnr_db`` is the power of what the canonical graph adds to the stream there, over that of the other one's error;
+    ``ties_sqnr_db`` that of the canonical graph itself with its scales moved by their last bit.
+    """
+
+    end: str
+    sqnr_db: float
+    ties_sqnr_db: float
+
+    def holds(self) -> bool:
+        """Whether it reaches ``LEAST_SQNR_DB``, or what its ties leave."""
+        return self.sqnr_db >= min(LEAST_SQNR_DB, self.ties_sqnr_db - _TIES_MARGIN_DB)
+
+
+def compare_lowering(
+    canonical: onnx.ModelProto, lowered: onnx.ModelProto, images: NDArray[np.float32]
+) -> tuple[Stretch, ...]:
+    """Every stretch of the ``lowered`` graph on ``images`` [N, 3, H, W]; the last one ends in the logits.
+
+    Both graphs are run on ONNX Runtime, node by node, and cut where both compute what a LayerNormalization reads.
+    """
+    cuts = _shared_norm_inputs(canonical, lowered)
+    values = load_reference(_exposed(canonical, cuts))({"images": images})
+    inputs = _given_inputs(images, values, cuts)
+    ties = _ratios(values, load_reference(_cut(_nudged(canonical), cuts, values))(inputs))
+    ratios = _ratios(values, load_reference(_cut(lowered, cuts, values))(inputs))
+    return tuple(Stretch(name, ratio, ties[name]) for name, ratio in ratios.items())
+
+
+def _ratios(expected: Mapping[str, NDArray[np.float32]], found: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
+    ratios, before = {}, np.empty(0, np.float32)
+    for name, values in expected.items():
+        # Where the stream changes its width there is nothing to subtract but its mean.
+        added = values - (before.reshape(values.shape) if before.size == values.size else values.mean())
+        ratios[name] = _ratio_db(added, found[name] - values)
+        before = values
+    return ratios
+
+
+def _nudged(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Every scale one float32 larger: codes that lie on ties, and only those, may change.
+
+    At few bits ties are no accident: probabilities times v are whole multiples of a number, and their largest defines
+    the scale of what comes next.
+    """
+    scales = {node.input[1] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
+    nudged = onnx.ModelProto()
+    nudged.CopyFrom(model)
+    for tensor in nudged.graph.initializer:
+        if tensor.name in scales:
+            values = onnx.numpy_helper.to_array(tensor)
+            larger = np.nextafter(values, np.float32(np.inf), dtype=np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.asarray(larger), tensor.name))
+    return nudged
+
+
+def _shared_norm_inputs(canonical: onnx.ModelProto, lowered: onnx.ModelProto) -> list[str]:
+    """What LayerNormalizations read, in the order of the canonical graph, if a node of the lowered one gives it too."""
+    made = {name for node in lowered.graph.node for name in node.output}
+    read = [node.input[0] for node in canonical.graph.node if node.op_type == "LayerNormalization"]
+    return [name for name in dict.fromkeys(read) if name in made]
+
+
+def _exposed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    logits = exposed.graph.output.pop()
+    exposed.graph.output.extend([*(onnx.ValueInfoProto(name=name) for name in names), logits])
+    return exposed
+
+
+def _cut(model: onnx.ModelProto, names: Sequence[str], values: Mapping[str, NDArray[np.float32]]) -> onnx.ModelProto:
+    """What reads one of ``names`` reads an input of the graph instead; what computes it becomes an output."""
+    cut = _exposed(model, names)
+    for node in cut.graph.node:
+        node.input[:] = [_given(name) if name in names else name for name in node.input]
+    cut.graph.input.extend(
+        onnx.helper.make_tensor_value_info(_given(name), onnx.TensorProto.FLOAT, [None] * values[name].ndim)
+        for name in names
+    )
+    return cut
+
+
+def _given_inputs(
+    images: NDArray[np.float32], values: Mapping[str, NDArray[np.float32]], cuts: Sequence[str]
+) -> dict[str, NDArray[np.float32]]:
+    return {"images": images, **{_given(name): values[name] for name in cuts}}
+
+
+def _given(name: str) -> str:
+    return f"{name}/given"
+
+
+def load_reference(model: onnx.ModelProto) -> Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]:
+    """A graph in ONNX Runtime, node by node."""
+    session, names = reference_session(model), [output.name for output in model.graph.output]
+    return lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+def _ratio_db(signal: NDArray[np.float32], noise: NDArray[np.float32]) -> float:
+    power = np.square(noise, dtype=np.float64).sum()
+    if power == 0:
+        return _MAX_SQNR_DB
+    if not np.isfinite(power):
+        return -_MAX_SQNR_DB
+    return float(np.clip(10 * np.log10(np.square(signal, dtype=np.float64).sum() / power), -_MAX_SQNR_DB, _MAX_SQNR_DB))

@@ -1,0 +1,108 @@
+"""Torch's exporter: a quantized model becomes an ONNX graph whose quantizers are still single nodes of our domain.
+
+``repq.FakeQuantize``, ``repq.FakeQuantizeLog2`` and their like stand for the operators of ``repq_deploy.quant.ops``,
+with the site's name as an attribute. They exist only between this file and the passes that replace them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+import torch
+from onnx.defs import OpSchema
+from onnxscript.values import Op, Opset
+
+from repq_deploy.export.domain import DOMAIN
+from repq_deploy.quant.model import QuantizedModel
+
+__all__ = ["OPSET", "quiet", "trace"]
+
+#: The first opset with INT4 tensors.
+OPSET = 21
+
+
+def trace(quantized: QuantizedModel, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
+    """Trace ``quantized`` for images [batch, *input_shape] with a dynamic ``batch``; output ``logits``."""
+    # A batch of one would be specialized to a constant.
+    images = torch.zeros(2, *input_shape)
+    with quiet():
+        program = torch.onnx.export(
+            quantized.eval(),
+            (images,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            custom_translation_table={
+                torch.ops.repq.fake_quantize.default: _fake_quantize,
+                torch.ops.repq.fake_quantize_log2.default: _fake_quantize_log2,
+                torch.ops.repq.fake_quantize_tan.default: _fake_quantize_tan,
+                torch.ops.repq.fake_quantize_adalog.default: _fake_quantize_adalog,
+            },
+            verbose=False,
+        )
+    assert program is not None  # noqa: S101 - for the type checker: dynamo always returns a program
+    return program.model_proto
+
+
+def _operator(name: str, inputs: tuple[str, ...], attributes: dict[str, OpSchema.AttrType]) -> Op:
+    schema = OpSchema(
+        name,
+        DOMAIN,
+        1,
+        inputs=[OpSchema.FormalParameter(parameter, "T") for parameter in inputs],
+        outputs=[OpSchema.FormalParameter("y", "T")],
+        type_constraints=[("T", ["tensor(float)"], "")],
+        attributes=[OpSchema.Attribute(key, kind, required=False) for key, kind in attributes.items()],
+    )
+    return Op(Opset(DOMAIN, 1), name, schema)
+
+
+_INT, _STRING = OpSchema.AttrType.INT, OpSchema.AttrType.STRING
+_FAKE_QUANTIZE = _operator("FakeQuantize", ("x", "scale", "zero_point"), {"bits": _INT, "axis": _INT, "site": _STRING})
+_FAKE_QUANTIZE_LOG2 = _operator(
+    "FakeQuantizeLog2", ("x", "scale"), {"bits": _INT, "steps_per_octave": _INT, "site": _STRING}
+)
+_FAKE_QUANTIZE_TAN, _FAKE_QUANTIZE_ADALOG = (
+    _operator(name, ("x", "scale", "shape", "table"), {"bits": _INT, "site": _STRING})
+    for name in ("FakeQuantizeTan", "FakeQuantizeAdaLog")
+)
+
+
+def _fake_quantize(x: Any, scale: Any, zero_point: Any, bits: int, axis: int | None = None, site: str = "") -> Any:
+    attributes = {"bits": bits, "site": site} | ({} if axis is None else {"axis": axis})
+    return _FAKE_QUANTIZE(x, scale, zero_point, **attributes)
+
+
+def _fake_quantize_log2(x: Any, scale: Any, bits: int, steps_per_octave: int, site: str) -> Any:
+    return _FAKE_QUANTIZE_LOG2(x, scale, bits=bits, steps_per_octave=steps_per_octave, site=site)
+
+
+def _fake_quantize_tan(x: Any, scale: Any, angle: Any, table: Any, bits: int, site: str) -> Any:
+    return _FAKE_QUANTIZE_TAN(x, scale, angle, table, bits=bits, site=site)
+
+
+def _fake_quantize_adalog(x: Any, scale: Any, steps: Any, table: Any, bits: int, site: str) -> Any:
+    return _FAKE_QUANTIZE_ADALOG(x, scale, steps, table, bits=bits, site=site)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporter's advice to its own developers off our users' screens."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

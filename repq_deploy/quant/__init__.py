@@ -1,0 +1,1 @@
+"""What a quantizer is, how it finds its range, and the layers and the model that hold quantizers."""

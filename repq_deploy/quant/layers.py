@@ -1,0 +1,143 @@
+"""Quantized forms of the layers a Vision Transformer multiplies with: linear, patch embedding, attention.
+
+Each keeps its float parameters, named as in timm, and quantizes them and its inputs in ``forward``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from repq_deploy.quant.quantizers import Quantizer, UniformQuantizer
+from repq_deploy.quant.softmax import SoftmaxQuantizer, softmax_quantizer
+
+__all__ = ["QuantAttention", "QuantConv2d", "QuantLinear", "add_to_bias"]
+
+
+class _QuantLayer(nn.Module):
+    """What a linear and a convolution share: float parameters, an optional ``shift`` of the input, two quantizers.
+
+    The input's is a ``UniformQuantizer``, or after a GELU an ``AdaLogQuantizer`` (see ``repq_deploy.rewrites.gelu``).
+    """
+
+    shift: Tensor | None
+    input_quantizer: Quantizer
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, *, name: str, weight_bits: int, activation_bits: int) -> None:
+        super().__init__()
+        self.weight = layer.weight
+        self.bias = layer.bias
+        self.register_buffer("shift", None)
+        self.input_quantizer = UniformQuantizer(f"{name}.input", activation_bits)
+        self.weight_quantizer = UniformQuantizer(f"{name}.weight", weight_bits, axis=0)
+
+
+class QuantLinear(_QuantLayer):
+    """``y = Q(x + shift) Q(W)^T + bias``, for ``x`` of shape [..., in].
+
+    ``shift`` (shape []) centres an asymmetric 8-bit input on zero point 128, or makes it positive for a logarithm;
+    ``bias`` has it taken out again. It is None where the range needs no shift, or where the layer norm before it
+    carries the shift.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.shift is not None:
+            x = x + self.shift
+        # Written as a product and a sum, which every runtime's integer kernels match, whatever the rank of x.
+        y = torch.matmul(self.input_quantizer(x), self.weight_quantizer(self.weight).t())
+        return y if self.bias is None else y + self.bias
+
+
+class QuantConv2d(_QuantLayer):
+    """A patch embedding's convolution with quantized input [N, C, H, W] and weight [out, C, kh, kw]; no padding."""
+
+    def __init__(self, conv: nn.Conv2d, *, name: str, weight_bits: int, activation_bits: int) -> None:
+        super().__init__(conv, name=name, weight_bits=weight_bits, activation_bits=activation_bits)
+        self.stride = conv.stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.shift is not None:
+            x = x + self.shift
+        return nn.functional.conv2d(
+            self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias, stride=self.stride
+        )
+
+
+@torch.no_grad()
+def add_to_bias(layer: nn.Linear | nn.Conv2d | QuantLinear | QuantConv2d, offset: Tensor) -> None:
+    """Add ``offset`` [out] to a layer's bias, in float64; a layer without a bias gets one."""
+    bias = offset.double() if layer.bias is None else layer.bias.double() + offset
+    layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=False)
+
+
+class QuantAttention(nn.Module):
+    """Multi-head self-attention with quantized products: ``softmax(Q(q) Q(k)^T * scale + bias) -> Q(p) Q(v)``.
+
+    Serves timm's ``Attention`` (``x`` [B, N, C]) and Swin's ``WindowAttention`` (``x`` [windows * B, N, C], a relative
+    position bias, and a mask [windows, N, N] of 0 and -100 for shifted windows).
+
+    Args:
+        attention: the timm module, whose parts are taken over.
+        qkv, proj: its projections, already quantized.
+        name: its path in the model.
+        bits: activation bits of q, k, the probabilities p, and v.
+        softmax: kind of the quantizer of p; "float" leaves q, k, p and v as they are.
+    """
+
+    position_bias: Tensor | None
+    logit_scale: Tensor | None
+
+    def __init__(
+        self,
+        attention: nn.Module,
+        qkv: QuantLinear,
+        proj: QuantLinear,
+        *,
+        name: str,
+        bits: int,
+        softmax: SoftmaxQuantizer,
+    ) -> None:
+        super().__init__()
+        self.num_heads: int = attention.num_heads  # type: ignore[assignment]
+        self.head_dim: int = qkv.weight.shape[0] // (3 * self.num_heads)
+        self.scale: float = attention.scale  # type: ignore[assignment]
+        self.qkv, self.proj = qkv, proj
+        identity = nn.Identity()
+        self.q_norm = getattr(attention, "q_norm", identity)
+        self.k_norm = getattr(attention, "k_norm", identity)
+        self.norm = getattr(attention, "norm", identity)
+        relative = getattr(attention, "_get_rel_pos_bias", None)
+        # Swin looks its bias up in a table through an index; the looked-up [1, heads, N, N] is what inference needs.
+        self.register_buffer("position_bias", None if relative is None else relative().detach().clone())
+        # [heads, 1, 1], in place of ``scale``, where q and k of each head were given scales of their own.
+        self.register_buffer("logit_scale", None)
+        self.quantized = softmax != "float"
+        if self.quantized:
+            self.q_quantizer = UniformQuantizer(f"{name}.q", bits)
+            self.k_quantizer = UniformQuantizer(f"{name}.k", bits)
+            self.v_quantizer = UniformQuantizer(f"{name}.v", bits)
+            self.p_quantizer = softmax_quantizer(softmax, f"{name}.p", bits)
+        else:
+            self.q_quantizer = self.k_quantizer = self.v_quantizer = self.p_quantizer = identity  # type: ignore[assignment]
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        if attn_mask is not None or is_causal:
+            raise ValueError("attention masks are quantized for Swin's windows only")
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = self.q_norm(q), self.k_norm(k)
+        # k is transposed before its quantizer, so that Q/DQ stands right before the product.
+        scale = self.scale if self.logit_scale is None else self.logit_scale
+        logits = self.q_quantizer(q) @ self.k_quantizer(k.transpose(-2, -1)) * scale
+        if self.position_bias is not None:
+            logits = logits + self.position_bias
+        if mask is not None:
+            windows = mask.shape[0]
+            logits = logits.view(-1, windows, self.num_heads, tokens, tokens) + mask[None, :, None]
+            logits = logits.view(-1, self.num_heads, tokens, tokens)
+        y = self.p_quantizer(logits.softmax(dim=-1)) @ self.v_quantizer(v)
+        y = y.transpose(1, 2).reshape(batch, tokens, self.num_heads * self.head_dim)
+        return self.proj(self.norm(y))

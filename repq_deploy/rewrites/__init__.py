@@ -1,0 +1,1 @@
+"""What is exact: rewrites of a model that change its numbers and not what it computes."""

@@ -1,0 +1,131 @@
+"""One scale for each head of q, k and v, and the exact rewrites to one scale for the tensor.
+
+Heads differ in range, and a scale for the tensor is the widest head's. With a scale of its own for each head (AdaLog,
+APHQ-ViT), a step of q, k and v is as fine as the head allows. No engine has such a scale, so it is folded; h is a head,
+t any scale for the tensor, ``r_h = s_h / t``:
+
+* v: ``W_v,h / r_h``, ``b_v,h / r_h``, and ``r_h`` times the columns of proj's weight that read head h. Between the two
+  stands proj's input quantizer, whose scales therefore keep the proportions of v's (``proj_search``).
+* q and k: ``W_h / r_h``, ``b_h / r_h``, and ``r_h`` of both times attention's scale, which becomes one number a head:
+  the multiplication of the logits that was there before.
+* k's zero points: a constant added to all of k is the same for every logit of a row and leaves the softmax; so k has
+  one for each head, centred by its bias. q and v have no such freedom and are symmetric.
+
+Codes stay equal, outputs to rounding. The fold of v changes columns of a weight and so goes before weights are rounded,
+in the float reference too. That of q and k multiplies rows, and with them the scales of their weight quantizer; it goes
+last, as the reference's logits could not follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from repq_deploy.quant.layers import QuantAttention, add_to_bias
+from repq_deploy.quant.quantizers import Search, UniformParameters, UniformQuantizer
+
+__all__ = ["HEADS", "fold_query_key_heads", "fold_value_heads", "foldable", "proj_search"]
+
+#: The axis of heads in q and v [B, heads, N, d] and in k transposed [B, heads, d, N].
+HEADS = -3
+
+
+def foldable(attention: QuantAttention) -> tuple[bool, bool]:
+    """Whether q and k, and whether v, may have scales for each head: where no norm stands in the way of the fold."""
+    plain = [isinstance(norm, nn.Identity) for norm in (attention.q_norm, attention.k_norm, attention.norm)]
+    return plain[0] and plain[1], plain[2]
+
+
+def proj_search(attention: QuantAttention, find: Callable[..., Search]) -> Search:
+    """The search for proj's input [..., channels]: one scale, times each head's share of v's scales, which are found.
+
+    ``find(bits)`` searches for a tensor.
+    """
+    inner = find(attention.proj.input_quantizer.bits)
+
+    def search(x: Tensor) -> UniformParameters:
+        ratio = attention.v_quantizer.scale / attention.v_quantizer.scale.mean()
+        channels = ratio.repeat_interleave(attention.head_dim)
+        found = inner(x / channels)
+        assert isinstance(found, UniformParameters)  # noqa: S101 - for the type checker
+        return UniformParameters(found.scale * channels, found.zero_point.expand(channels.shape))
+
+    return search
+
+
+@torch.no_grad()
+def fold_value_heads(attention: QuantAttention, reference: nn.Module | None = None) -> None:
+    """Give v and proj's input one scale for the tensor; ``reference``, timm's float attention, is scaled alike.
+
+    The weight quantizer of proj has to be calibrated again afterwards.
+    """
+    ratio = _ratio(attention.v_quantizer)
+    channels = ratio.repeat_interleave(attention.head_dim)
+    _divide_rows(attention.qkv, 2, channels)
+    attention.proj.weight = _like(attention.proj.weight, attention.proj.weight.double() * channels)
+    if reference is not None:
+        theirs: Any = reference
+        _divide_rows(theirs.qkv, 2, channels)
+        theirs.proj.weight = _like(theirs.proj.weight, theirs.proj.weight.double() * channels)
+    of_input = attention.proj.input_quantizer
+    assert isinstance(of_input, UniformQuantizer)  # noqa: S101 - for the type checker
+    _adopt(of_input, (of_input.scale.double() / channels).mean(), of_input.zero_point[0])
+    _adopt(attention.v_quantizer, (attention.v_quantizer.scale.double() / ratio).mean(), _centre(attention.v_quantizer))
+
+
+@torch.no_grad()
+def fold_query_key_heads(attention: QuantAttention) -> None:
+    """Give q and k one scale for the tensor, and attention's scale one number for each head."""
+    factor = attention.qkv.weight.new_full((), attention.scale, dtype=torch.float64)
+    for part, quantizer in enumerate((attention.q_quantizer, attention.k_quantizer)):
+        ratio = _ratio(quantizer)
+        scale = (quantizer.scale.double() / ratio).mean()
+        _divide_rows(attention.qkv, part, ratio.repeat_interleave(attention.head_dim))
+        shift = scale * (quantizer.zero_point.double() - _centre(quantizer))
+        if shift.any():
+            _add_to_rows(attention.qkv, part, shift.repeat_interleave(attention.head_dim))
+        factor = factor * ratio
+        _adopt(quantizer, scale, _centre(quantizer))
+    attention.logit_scale = factor[:, None, None].to(attention.qkv.weight.dtype)
+
+
+def _ratio(quantizer: UniformQuantizer) -> Tensor:
+    """Each head's scale over the mean of all, [heads], float64."""
+    scale = quantizer.scale.double()
+    return scale / scale.mean()
+
+
+def _centre(quantizer: UniformQuantizer) -> Tensor:
+    return quantizer.scale.new_full((), 2.0 ** (quantizer.bits - 1))
+
+
+def _adopt(quantizer: UniformQuantizer, scale: Tensor, zero_point: Tensor) -> None:
+    dtype, quantizer.axis = quantizer.scale.dtype, None
+    quantizer.adopt(UniformParameters(scale.to(dtype), zero_point.to(dtype)))
+
+
+def _divide_rows(qkv: Any, part: int, channels: Tensor) -> None:
+    """Divide the outputs of ``part`` (0: q, 1: k, 2: v) of a projection; its weight keeps its codes."""
+    divisor = torch.ones(3, len(channels), dtype=torch.float64, device=channels.device)
+    divisor[part] = channels
+    divisor = divisor.flatten()
+    qkv.weight = _like(qkv.weight, qkv.weight.double() / divisor[:, None])
+    if qkv.bias is not None:
+        qkv.bias = _like(qkv.bias, qkv.bias.double() / divisor)
+    quantizer = getattr(qkv, "weight_quantizer", None)
+    if quantizer is not None and quantizer.calibrated:
+        quantizer.scale = (quantizer.scale.double() / divisor).to(quantizer.scale.dtype)
+
+
+def _add_to_rows(qkv: Any, part: int, channels: Tensor) -> None:
+    """Add to the outputs of ``part`` of a projection."""
+    offset = torch.zeros(3, len(channels), dtype=torch.float64, device=channels.device)
+    offset[part] = channels
+    add_to_bias(qkv, offset.flatten())
+
+
+def _like(parameter: Tensor, value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.to(parameter.dtype), requires_grad=False)

@@ -1,0 +1,118 @@
+"""Exact rewrites of the float model that make it easier to quantize: they spread outliers over channels.
+
+A rotation is absorbed by the weights on both sides of it, so the model computes the same and costs nothing more. The
+idea is QuaRot's and, for Vision Transformers, GLF-Q's (both by way of RMS norms and Hadamard matrices). Ours are random
+orthogonal matrices; the residual stream's keep the vector of ones, and so mean and variance: layer norms stay layer
+norms. All arithmetic is in float64. Every function serves the plain timm model and the wrapped one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from repq_deploy.models.adapter import Sites
+from repq_deploy.quant.layers import add_to_bias
+
+__all__ = ["fold_layer_scales", "random_rotation", "rotate_heads", "rotate_residual_stream"]
+
+
+def random_rotation(size: int, generator: torch.Generator, *, keeps_ones: bool = False) -> Tensor:
+    """A random orthogonal matrix R [size, size], float64, uniformly drawn; ``keeps_ones``: of those with R 1 = 1."""
+    if not keeps_ones:
+        q, r = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
+        return q * torch.sign(torch.diagonal(r))
+    # In a basis whose first vector is the normalized vector of ones (a Householder matrix), rotate all others.
+    direction = torch.full((size,), -1 / math.sqrt(size), dtype=torch.float64)
+    direction[0] += 1
+    direction /= direction.norm()
+    basis = torch.eye(size, dtype=torch.float64) - 2 * torch.outer(direction, direction)
+    inner = torch.eye(size, dtype=torch.float64)
+    inner[1:, 1:] = random_rotation(size - 1, generator)
+    return basis @ inner @ basis.T
+
+
+@torch.no_grad()
+def fold_layer_scales(model: nn.Module, sites: Sites) -> None:
+    """Multiply each LayerScale into the linear before it; the LayerScale becomes an identity."""
+    for site in sites.linears:
+        if site.layer_scale is None or isinstance(model.get_submodule(site.layer_scale), nn.Identity):
+            continue
+        gamma: Tensor = _module(model, site.layer_scale).gamma
+        layer = _module(model, site.name)
+        _multiply_output(layer, torch.diag(gamma.double()))
+        model.set_submodule(site.layer_scale, nn.Identity())
+
+
+@torch.no_grad()
+def rotate_residual_stream(model: nn.Module, sites: Sites, seed: int) -> bool:
+    """Rotate the residual stream: whatever is written to it is multiplied by R, whatever reads it by R transposed.
+
+    The layer norms' scales and biases move into the linears that read them, as they do not commute with R. Channels
+    with outliers, which low-bit quantization suffers from, become mixtures of all channels.
+
+    Returns:
+        False, and nothing is changed, where the model's stream has no single form (Swin's patch merging, a norm before
+        the blocks, no head).
+    """
+    stream = sites.stream
+    if stream is None:
+        return False
+    fold_layer_scales(model, sites)
+    size = _module(model, stream.readers[0][0]).weight.numel()
+    rotation = random_rotation(size, torch.Generator().manual_seed(seed), keeps_ones=True)
+    rotation = rotation.to(_module(model, stream.writers[0]).weight.device)
+    for name in stream.writers:
+        _multiply_output(_module(model, name), rotation.T)
+    for name in stream.embeddings:
+        embedding: Tensor = getattr(model, name)
+        embedding.copy_(embedding.double() @ rotation)
+    for norm_name, readers in stream.readers:
+        norm = _module(model, norm_name)
+        gamma, beta = norm.weight.double(), norm.bias.double()
+        for name in readers:
+            layer = _module(model, name)
+            add_to_bias(layer, layer.weight.double() @ beta)
+            layer.weight.copy_(layer.weight.double() * gamma @ rotation)
+        norm.weight.fill_(1)
+        norm.bias.zero_()
+    return True
+
+
+@torch.no_grad()
+def rotate_heads(model: nn.Module, sites: Sites, seed: int) -> None:
+    """Rotate, head by head, q and k alike (their products stay), and v against the projection after it."""
+    generator = torch.Generator().manual_seed(seed)
+    for site in sites.attentions:
+        attention = _module(model, site.name)
+        heads: int = attention.num_heads
+        qkv, proj = attention.qkv, attention.proj
+        channels = proj.weight.shape[1]
+        size = channels // heads
+        drawn = torch.stack([random_rotation(size, generator) for _ in range(2 * heads)])
+        rotations = drawn.view(2, heads, size, size).to(proj.weight.device)
+        plain = {
+            part: all(isinstance(getattr(attention, norm, nn.Identity()), nn.Identity) for norm in norms)
+            for part, norms in (("qk", ("q_norm", "k_norm")), ("v", ("norm",)))
+        }
+        identity = torch.eye(size, dtype=torch.float64, device=proj.weight.device).expand(heads, size, size)
+        of_qk = rotations[0] if plain["qk"] else identity
+        of_v = rotations[1] if plain["v"] else identity
+        _multiply_output(qkv, torch.block_diag(*of_qk.mT, *of_qk.mT, *of_v.mT))
+        proj.weight.copy_(proj.weight.double() @ torch.block_diag(*of_v))
+
+
+def _module(model: nn.Module, name: str) -> Any:
+    """The submodule called ``name``, whose type is known from its site."""
+    return model.get_submodule(name)
+
+
+def _multiply_output(layer: Any, matrix: Tensor) -> None:
+    """Multiply a linear's (or convolution's) output vectors by ``matrix`` [out, out]."""
+    weight: Tensor = layer.weight
+    weight.copy_((matrix @ weight.double().flatten(1)).view_as(weight))
+    if layer.bias is not None:
+        layer.bias.copy_(matrix @ layer.bias.double())

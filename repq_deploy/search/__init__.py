@@ -1,0 +1,1 @@
+"""Who chooses bits: sensitivities, budgets, and the programs that spend them."""

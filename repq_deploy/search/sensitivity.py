@@ -1,0 +1,300 @@
+"""Sensitivity of a model to the bits of each site: S[l, b], the squared error of the logits with only l at b bits.
+
+Logits are less their mean over the classes, which softmax ignores; the error is the mean over classes and images, and
+labels are not needed. The other sites stay in float. A site is quantized as RepQ-ViT does it (channel-wise post-norm
+inputs folded into the norm, weights searched after the fold, log-sqrt2 probabilities), because every method here starts
+from that. Mix-QViT does not publish its measure; this is our reconstruction. Errors of logits add up over sites, which
+is what an allocation assumes. The KL divergence, which rests on the few images near a border of two classes, does not:
+allocations by it were no better than the same bits everywhere (ViT-S/14 on CIFAR-10, four bits on average).
+
+All input ranges are searched once, on the first batch of images in a pass of the float model, as the step ``ranges``
+does; they travel with its weights, the images and the float logits in one bundle. A measurement then replaces one
+site's modules in the float model, runs it, and puts them back. So measurements are independent of each other; each is
+kept in a small file of its own as soon as it is known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from repq_deploy.bits import BitWidths, SiteBits
+from repq_deploy.devices import CPU, device_of, on_device
+from repq_deploy.errors import BadInput
+from repq_deploy.models.zoo import ModelSpec, build_architecture
+from repq_deploy.quant.layers import QuantAttention, QuantConv2d, QuantLinear
+from repq_deploy.quant.quantizers import Search, UniformParameters
+from repq_deploy.quant.ranges import log2_search, percentile_search
+from repq_deploy.rewrites.folds import fold_post_norm
+from repq_deploy.search.pool import one_thread, spread
+from repq_deploy.search.space import SearchSite
+from repq_deploy.system.files import read_kept, write_atomically
+from repq_deploy.system.leftovers import temporary_folder
+
+__all__ = ["Measurement", "Sweeper", "bundle", "result_folder", "sensitivities"]
+
+FORMAT = 3
+_BATCH = 32
+_LOG_SQRT2 = 2  # steps per octave
+_OPERANDS = ("q", "k", "v", "p")
+
+#: A site and its bits.
+Measurement = tuple[SearchSite, SiteBits]
+
+
+def sensitivities(
+    model: nn.Module,
+    spec: ModelSpec,
+    images: Tensor,
+    sites: Sequence[SearchSite],
+    *,
+    preset: str,
+    work_dir: Path | None = None,
+    workers: int = 1,
+    ray: str | None = None,
+    on_range: Callable[[int, int], None] = lambda done, total: None,
+    on_result: Callable[[int, int], None] = lambda done, total: None,
+    device: torch.device = CPU,
+) -> dict[tuple[str, SiteBits], float]:
+    """Measure every site at each of its choices, but for those that ``work_dir`` already holds.
+
+    The result does not depend on ``workers``, ``ray`` or interruptions, to the last bit on processors of one kind.
+
+    Args:
+        model: the float model; left as it was.
+        images: normalized [N, 3, H, W].
+        work_dir: where results are kept, under a hash of weights, images and settings; None: nowhere.
+        workers, ray: as for ``spread``.
+        on_range, on_result: called with (done, all) while ranges are searched, and after each measurement.
+        device: where to compute, the same in each worker.
+
+    Returns:
+        (site's name, bits) to S, in squared units of the logits.
+    """
+    items = [(site, bits) for site in sites for bits in site.choices]
+    with temporary_folder() as temporary:
+        folder = result_folder(temporary if work_dir is None else work_dir, model, images, preset, device)
+        found = {item: value for item in items if (value := _read(_file(folder, item))) is not None}
+        missing = [item for item in items if item not in found]
+        on_result(len(found), len(items))
+        if missing:
+            payload = folder / f"bundle-{_ranges_of(sites)}.safetensors"
+            if not _is_whole(payload):
+                with on_device(device, model):
+                    packed = bundle(model, spec, images, sites, preset=preset, on_site=on_range)
+                write_atomically(payload, packed)
+            for item, value in spread(Sweeper, payload, missing, workers=workers, ray=ray):
+                write_atomically(_file(folder, item), json.dumps({"error": value}).encode())
+                found[item] = value
+                on_result(len(found), len(items))
+            payload.unlink(missing_ok=True)  # another search of the same model may have ended first
+    return {(site.name, bits): found[site, bits] for site, bits in items}
+
+
+@torch.no_grad()
+def bundle(
+    model: nn.Module,
+    spec: ModelSpec,
+    images: Tensor,
+    sites: Sequence[SearchSite],
+    *,
+    preset: str,
+    on_site: Callable[[int, int], None] = lambda done, total: None,
+) -> bytes:
+    """Search the input ranges of every site at each of its widths; pack what a ``Sweeper`` needs, as safetensors."""
+    found: dict[str, Tensor] = {}
+    replaced: dict[str, nn.Module] = {}
+    handles: list[Any] = []
+    for site in sites:
+        widths = sorted({bits.activation for bits in site.choices})
+        if site.role == "attention":
+            attention = replaced[site.name] = _attention(model, site.name, widths[0])
+            for operand in _OPERANDS:
+                searches = {f"{site.name}.{operand}.{width}": _operand_search(operand, width) for width in widths}
+                setattr(attention, f"{operand}_quantizer", _Searching(searches, found))
+        else:
+            searching = _Searching({f"{site.name}.{width}": _input_search(site, width) for width in widths}, found)
+            layer = model.get_submodule(site.name)
+            handles.append(layer.register_forward_pre_hook(searching.before))
+    done = iter(range(1, len(sites) + 1))
+    handles += [
+        replaced.get(site.name, model.get_submodule(site.name)).register_forward_hook(
+            lambda *_: on_site(next(done), len(sites))
+        )
+        for site in sites
+    ]
+    device = device_of(model)
+    first, *others = images.split(_BATCH)
+    with one_thread():
+        with _swapped(model, replaced):
+            logits = [model(first.to(device))]
+        for handle in handles:
+            handle.remove()
+        logits += [model(batch.to(device)) for batch in others]
+    tensors = {f"model/{name}": tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors |= {f"range/{name}": tensor.cpu().contiguous() for name, tensor in found.items()}
+    text = json.dumps({"spec": spec.to_dict(), "preset": preset, "device": str(device)})
+    description = torch.tensor(list(text.encode()), dtype=torch.uint8)
+    tensors |= {"images": images, "logits": torch.cat(logits).cpu(), "description": description}
+    return save(tensors)
+
+
+class Sweeper:
+    """Measures one site at a time on the model of a bundle."""
+
+    def __init__(self, payload: bytes) -> None:
+        tensors = load(payload)
+        description = json.loads(bytes(tensors["description"].tolist()))
+        self.preset: str = description["preset"]
+        device = self.device = torch.device(description["device"])
+        self.images = tensors["images"]
+        self.reference = _centred(tensors["logits"].to(device))
+        self.ranges = {name: found.to(device) for name, found in _below("range/", tensors).items()}
+        self.model = build_architecture(ModelSpec.from_dict(description["spec"])).requires_grad_(False)
+        self.model.load_state_dict(_below("model/", tensors))
+        self.model.to(device)
+
+    @torch.no_grad()
+    def __call__(self, item: Measurement) -> float:
+        """S of one site at one width."""
+        total = 0.0
+        with _swapped(self.model, self._quantized(*item)):
+            for images, reference in zip(self.images.split(_BATCH), self.reference.split(_BATCH), strict=True):
+                total += float((_centred(self.model(images.to(self.device))) - reference).square().mean(dim=1).sum())
+        return total / len(self.images)
+
+    def _quantized(self, site: SearchSite, bits: SiteBits) -> dict[str, nn.Module]:
+        """The modules that take the site's place."""
+        if site.role == "attention":
+            attention = _attention(self.model, site.name, bits.activation)
+            for operand in _OPERANDS:
+                quantizer = attention.get_submodule(f"{operand}_quantizer")
+                quantizer.adopt(self._range(f"{site.name}.{operand}.{bits.activation}"))  # type: ignore[operator]
+            return {site.name: attention}
+        original: Any = self.model.get_submodule(site.name)
+        kind = QuantConv2d if site.role == "patch_embed" else QuantLinear
+        layer = kind(original, name=site.name, weight_bits=bits.weight, activation_bits=bits.activation)
+        layer.input_quantizer.adopt(self._range(f"{site.name}.{bits.activation}"))
+        replaced: dict[str, nn.Module] = {site.name: layer}
+        if site.norm is not None and isinstance(layer, QuantLinear):
+            norm = copy.deepcopy(self.model.get_submodule(site.norm))
+            fold_post_norm(norm, layer)  # type: ignore[arg-type]
+            replaced[site.norm] = norm
+        symmetric = BitWidths(bits, preset=self.preset).symmetric_weights(bits.weight)
+        layer.weight_quantizer.adopt(percentile_search(bits.weight, axis=0, symmetric=symmetric)(layer.weight))
+        return replaced
+
+    def _range(self, name: str) -> UniformParameters | Tensor:
+        scale, zero_point = self.ranges[f"{name}.scale"], self.ranges.get(f"{name}.zero_point")
+        return scale if zero_point is None else UniformParameters(scale, zero_point)
+
+
+def _centred(logits: Tensor) -> Tensor:
+    logits = logits.double()
+    return logits - logits.mean(dim=1, keepdim=True)
+
+
+class _Searching(nn.Module):
+    """Stands where a quantizer would: runs searches on its input and hands it on."""
+
+    def __init__(self, searches: Mapping[str, Search], found: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.searches = searches
+        self.found = found
+
+    def forward(self, x: Tensor) -> Tensor:
+        for name, search in self.searches.items():
+            parameters = search(x)
+            if isinstance(parameters, UniformParameters):
+                self.found[f"{name}.scale"], self.found[f"{name}.zero_point"] = parameters.scale, parameters.zero_point
+            elif isinstance(parameters, Tensor):
+                self.found[f"{name}.scale"] = parameters
+        return x
+
+    def before(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self(inputs[0])
+
+
+def _input_search(site: SearchSite, bits: int) -> Search:
+    if site.norm is None:
+        return percentile_search(bits)
+    return percentile_search(bits, axis=-1, spans_zero=False)
+
+
+def _operand_search(operand: str, bits: int) -> Search:
+    return log2_search(bits, _LOG_SQRT2) if operand == "p" else percentile_search(bits, symmetric=bits == 8)
+
+
+def _attention(model: nn.Module, name: str, bits: int) -> QuantAttention:
+    """The attention ``name`` with its own, float projections and quantizers that are not calibrated."""
+    original: Any = model.get_submodule(name)
+    return QuantAttention(original, original.qkv, original.proj, name=name, bits=bits, softmax="log_sqrt2").eval()
+
+
+@contextlib.contextmanager
+def _swapped(model: nn.Module, replacements: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Let ``replacements`` take the places of the modules of their names."""
+    originals = {name: model.get_submodule(name) for name in replacements}
+    for name, module in replacements.items():
+        model.set_submodule(name, module)
+    try:
+        yield
+    finally:
+        for name, module in originals.items():
+            model.set_submodule(name, module)
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def result_folder(work_dir: Path, model: nn.Module, images: Tensor, preset: str, device: torch.device = CPU) -> Path:
+    """The folder of ``work_dir`` for all results that depend on nothing else but the site and its bits.
+
+    Raises:
+        BadInput: it cannot be made.
+    """
+    digest = hashlib.sha256(f"{FORMAT} {preset} {torch.__version__} {_BATCH} {device.type}".encode())
+    for name, tensor in [*model.state_dict().items(), ("images", images)]:
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    folder = work_dir / digest.hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"work folder {work_dir}: {error.strerror or error}; name another") from error
+    return folder
+
+
+def _is_whole(payload: Path) -> bool:
+    """Whether an earlier run, which was killed, left a bundle that can be read."""
+    with contextlib.suppress(OSError, SafetensorError), safe_open(payload, framework="pt"):
+        return True
+    return False
+
+
+def _ranges_of(sites: Sequence[SearchSite]) -> str:
+    """A hash of the ranges that a bundle for ``sites`` holds."""
+    held = [(site.name, sorted({bits.activation for bits in site.choices})) for site in sites]
+    return hashlib.sha256(repr(held).encode()).hexdigest()[:16]
+
+
+def _file(folder: Path, item: Measurement) -> Path:
+    return folder / f"{item[0].name}@{item[1]}.json"
+
+
+def _read(path: Path) -> float | None:
+    """A measurement kept by an earlier run; None where there is none that can be read, to measure it again."""
+    kept = read_kept(path)
+    error = kept.get("error") if isinstance(kept, dict) else None
+    return error if isinstance(error, float) else None

@@ -1,0 +1,154 @@
+"""What a bit allocation chooses between: sites, the bit-widths each may have, and what each costs.
+
+Costs are exact counts for one image:
+
+* a linear site of P weights that runs on T tokens (positions, for the patch embedding) does P T multiply-accumulates
+  (MACs), each of which reads a weight and an activation;
+* an attention's two products do 2 N^2 C MACs a window of N tokens and C channels, each of two activations; it has no
+  weights.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from repq_deploy.bits import MAX_BITS, MIN_BITS, BitWidths, SiteBits
+from repq_deploy.errors import BadInput
+from repq_deploy.models.adapter import Role, Sites
+
+__all__ = ["SearchSite", "bit_widths", "parse_choices", "search_sites"]
+
+_INT4_BITS = 4
+
+
+@dataclass(frozen=True)
+class SearchSite:
+    """A site with its choices, cheapest first. ``norm`` as in ``adapter.LinearSite``; ``macs`` for one image."""
+
+    name: str
+    role: Role | Literal["attention"]
+    choices: tuple[SiteBits, ...]
+    parameters: int
+    macs: int
+    norm: str | None = None
+
+    @property
+    def activations_are_fixed(self) -> bool:
+        """The patch embedding's input has 8 bits under every preset."""
+        return self.role == "patch_embed"
+
+    def weight_bits(self, bits: SiteBits) -> int:
+        """Bits of all its weights at the stated width."""
+        return self.parameters * bits.weight
+
+    def stored_bytes(self, bits: SiteBits, *, symmetric: bool) -> float:
+        """Bytes of its weights in the exported file: INT4 holds symmetric codes of up to 4 bits, INT8 all others.
+
+        Asymmetric codes less their zero point need up to one bit more: 3 bits fit INT4, of 4 bits some do not.
+        """
+        fits = bits.weight + (not symmetric) <= _INT4_BITS
+        return self.parameters * (0.5 if fits else 1.0)
+
+    def activation_bits(self, bits: SiteBits) -> int:
+        """Bits of the activation that each MAC reads; 0 where they are fixed."""
+        return 0 if self.activations_are_fixed else self.macs * bits.activation
+
+    def bit_operations(self, bits: SiteBits) -> int:
+        """MACs times the bits of both factors."""
+        other = bits.activation if self.role == "attention" else bits.weight
+        return self.macs * other * bits.activation
+
+
+def parse_choices(text: str) -> tuple[SiteBits, ...]:
+    """Read ``3,4,5,6,8`` (weight and activation alike) or ``w4a4,w4a8,w8a8``.
+
+    Raises:
+        BadInput: fewer than two different choices, malformed text, or a width outside 2 to 8.
+    """
+    choices = []
+    for part in text.split(","):
+        word = part.strip().lower()
+        word = f"w{word}a{word}" if re.fullmatch(r"\d+", word) else word
+        choices.append(BitWidths.parse(word).default)
+    distinct = tuple(sorted(set(choices), key=lambda bits: (bits.weight * bits.activation, bits.weight)))
+    if len(distinct) < 2:
+        raise BadInput(f"choices {text!r}: expected at least two of {MIN_BITS} to {MAX_BITS}, for example 3,4,5,6,8")
+    return distinct
+
+
+def search_sites(
+    model: nn.Module, sites: Sites, image: Tensor, *, choices: tuple[SiteBits, ...], preset: str
+) -> tuple[SearchSite, ...]:
+    """The sites of a float model that an allocation decides about, in the order of the forward pass.
+
+    Under ``deploy`` patch embedding and head are not among them: they keep 8 bits. Under ``paper`` they are, the patch
+    embedding with its weights only.
+
+    Args:
+        image: one normalized image [1, 3, H, W]; it is run to count.
+    """
+    counted = _count(model, sites, image)
+    found = []
+    for site in sites.linears:
+        if preset == "deploy" and site.role in ("patch_embed", "head"):
+            continue
+        own = choices
+        if site.role == "patch_embed":
+            own = tuple(SiteBits(weight, MAX_BITS) for weight in sorted({bits.weight for bits in choices}))
+        weight = model.get_submodule(site.name).weight
+        found.append(SearchSite(site.name, site.role, own, weight.numel(), counted[site.name], site.norm))  # type: ignore[operator]
+    widths = sorted({bits.activation for bits in choices})
+    for attention in sites.attentions:
+        own = tuple(SiteBits(width, width) for width in widths)
+        found.append(SearchSite(attention.name, "attention", own, 0, counted[attention.name]))
+    return tuple(sorted(found, key=lambda site: list(counted).index(site.name)))
+
+
+@torch.no_grad()
+def _count(model: nn.Module, sites: Sites, image: Tensor) -> dict[str, int]:
+    """MACs of every site for one image, in the order in which the sites finish."""
+    macs: dict[str, int] = {}
+
+    def linear(name: str, layer: nn.Module, output: Tensor) -> None:
+        weight: Tensor = layer.weight  # type: ignore[assignment]
+        macs[name] = weight.numel() * (output.numel() // len(weight))
+
+    def products(name: str, output: Tensor) -> None:
+        windows, tokens, width = output.shape  # of qkv: [windows, tokens, 3 channels]
+        macs[name] = 2 * windows * tokens * tokens * (width // 3)
+
+    handles = [
+        model.get_submodule(site.name).register_forward_hook(lambda m, _, y, name=site.name: linear(name, m, y))
+        for site in sites.linears
+    ]
+    handles += [
+        model.get_submodule(f"{site.name}.qkv").register_forward_hook(
+            lambda _m, _, y, name=site.name: products(name, y)
+        )
+        for site in sites.attentions
+    ]
+    model(image)
+    for handle in handles:
+        handle.remove()
+    return macs
+
+
+def bit_widths(sites: tuple[SearchSite, ...], chosen: dict[str, SiteBits], *, preset: str) -> BitWidths:
+    """``chosen`` as ``BitWidths``: its commonest width is the default, and an override names each site that differs.
+
+    A site that is named as a role is (``head``) comes first: its override is one of all sites of that role, among them
+    a distilled DeiT's ``head_dist``, which then needs one of its own.
+    """
+    common = [chosen[site.name] for site in sites if not site.activations_are_fixed]
+    default = max(sorted(set(common), key=str), key=common.count)
+    widths = BitWidths(default, preset=preset)
+    for site in sorted(sites, key=lambda site: site.name != site.role):
+        found, wanted = widths.of(site.name, site.role), chosen[site.name]
+        if found.activation != wanted.activation or (site.parameters and found.weight != wanted.weight):
+            widths = replace(widths, overrides=(*widths.overrides, (site.name, wanted)))
+    return widths

@@ -1,0 +1,1 @@
+"""The operating system's side: files that are written whole, memory, child processes, signals."""

@@ -1,0 +1,119 @@
+"""Relevance is conserved, and each rule shares as its formula says."""
+
+import pytest
+import torch
+from torch import nn
+
+from repq_deploy.errors import BadInput
+from repq_deploy.models.adapter import find_sites
+from repq_deploy.models.zoo import create
+from repq_deploy.search.relevance import relevance, relevance_shares
+from tests.conftest import SPECS, float_model, images_for
+
+
+def blocks(model: nn.Module) -> list[str]:
+    names = [name for name, module in model.named_modules() if type(module).__name__.endswith("Block")]
+    assert names
+    return names
+
+
+def test_the_relevance_at_every_block_is_the_logit(family):
+    model, images = float_model(family), images_for(family)
+    before = [parameter.requires_grad for parameter in model.parameters()]
+    found, logits = relevance(model, images, [*blocks(model), "patch_embed"])
+    with torch.no_grad():
+        expected = model(images).max(dim=1).values
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    for name in blocks(model):
+        assert (found[name] / logits - 1).abs().max() < 1e-3, name
+    # The class token is no part of the image: it keeps a share; without one everything reaches the image.
+    share = found["patch_embed"] / logits
+    assert (share < 1.001).all()
+    assert (share > 0).all()
+    if family in ("average", "swin"):
+        assert (share - 1).abs().max() < 1e-3
+    assert [parameter.requires_grad for parameter in model.parameters()] == before
+
+
+def test_it_is_conserved_for_any_class_and_with_two_heads():
+    model, images = create(SPECS["distilled"], seed=1), images_for("distilled")
+    targets = torch.tensor([0, 1, 2, 3])
+    found, logits = relevance(model, images, ["blocks.0", "head", "head_dist"], targets=targets)
+    torch.testing.assert_close(logits, model(images).detach()[range(4), targets], rtol=1e-4, atol=1e-6)
+    for total in (found["blocks.0"], found["head"] + found["head_dist"]):
+        assert (total / logits - 1).abs().max() < 1e-3
+
+
+def test_the_rule_of_products_against_its_formula():
+    torch.manual_seed(0)
+    linear = nn.Linear(6, 3)
+    model = nn.Sequential(nn.Identity(), linear)
+    x = torch.randn(2, 6)
+    found, logits = relevance(model, x, ["0", "1"])
+    torch.testing.assert_close(found["1"], logits)
+
+    class Split(nn.Module):
+        """Two branches from disjoint halves, so that each half's relevance can be compared with the formula."""
+
+        def __init__(self):
+            super().__init__()
+            self.left, self.right, self.head = nn.Identity(), nn.Identity(), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.head(torch.cat([self.left(x[:, :2]), self.right(x[:, 2:])], dim=1))
+
+    split = Split()
+    kept, logits = relevance(split, x, ["left", "right"])
+    positive = (x[:, None] * split.head.weight).clamp_min(0)  # [N, out, in]
+    chosen = split.head(x).argmax(dim=1)
+    shares = positive[range(2), chosen] / positive[range(2), chosen].sum(dim=1, keepdim=True)
+    torch.testing.assert_close(kept["left"], (shares[:, :2].sum(dim=1) * logits).detach(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(kept["right"], (shares[:, 2:].sum(dim=1) * logits).detach(), rtol=1e-3, atol=1e-5)
+
+
+def test_the_rule_of_sums_is_by_magnitude():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.branch = nn.Identity()
+
+        def forward(self, x):
+            return x + self.branch(x) * -3.0
+
+    x = torch.tensor([[1.0, 2.0, -4.0]])
+    found, logits = relevance(Residual(), x, ["branch"])
+    torch.testing.assert_close(found["branch"], 0.75 * logits, rtol=1e-4, atol=1e-6)
+
+
+def test_shares_sum_to_one_and_are_positive(family):
+    model = float_model(family)
+    sites = find_sites(model)
+    shares = relevance_shares(model, sites, images_for(family))
+    assert set(shares) == {site.name for site in (*sites.linears, *sites.attentions)}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert min(shares.values()) > 0
+
+
+def test_a_function_without_a_rule_is_refused():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.cumsum(x, dim=1)
+
+    with pytest.raises(BadInput, match="cumsum"):
+        relevance(Odd(), torch.randn(2, 3), [])
+
+
+def test_logits_that_are_all_zero_have_none_to_share():
+    model = float_model("vit")
+    nn.init.zeros_(model.head.weight)
+    nn.init.zeros_(model.head.bias)
+    with pytest.raises(BadInput, match="all zero, expected a trained head"):
+        relevance_shares(model, find_sites(model), images_for("vit"))
+
+
+def test_images_done_are_reported():
+    model, images = float_model("vit"), images_for("vit").repeat(3, 1, 1, 1)[:10]
+    seen: list[tuple[int, int]] = []
+    together, _ = relevance(model, images, ["head"], on_images=lambda *done: seen.append(done))
+    assert seen == [(8, 10), (10, 10)]
+    assert together["head"].shape == (10,)
