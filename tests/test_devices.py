@@ -13,7 +13,7 @@ from repq_deploy.calibrate import quantize
 from repq_deploy.devices import CPU, find_device
 from repq_deploy.errors import BackendMissing, BadInput
 from repq_deploy.methods import Method, find_method
-from repq_deploy.models.adapter import find_sites
+from repq_deploy.models.families import find_sites
 from repq_deploy.search.relevance import relevance_shares
 from repq_deploy.search.sensitivity import sensitivities
 from repq_deploy.search.space import parse_choices, search_sites

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from repq_deploy.calibration.run import BATCH
 from repq_deploy.errors import BadInput
-from repq_deploy.models.adapter import Stage, forward_through
+from repq_deploy.models.sites import Stage, forward_through
 
 __all__ = ["LOSSES", "Loss", "LossFactory"]
 

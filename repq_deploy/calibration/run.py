@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from repq_deploy.calibration.resume import WorkFolder
 from repq_deploy.devices import device_of
 from repq_deploy.errors import BadInput
-from repq_deploy.models.adapter import LinearSite, Stage, stages
+from repq_deploy.models.families import stages
+from repq_deploy.models.sites import LinearSite, Stage
 from repq_deploy.quant.layers import QuantConv2d, QuantLinear
 from repq_deploy.quant.model import QuantizedModel
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from repq_deploy.calibration.run import Calibration, Position, captured_inputs
-from repq_deploy.models.adapter import LinearSite
+from repq_deploy.models.sites import LinearSite
 from repq_deploy.quant.layers import QuantConv2d, QuantLinear
 
 __all__ = ["Prefix", "Statistics", "gather", "rows_of"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import math
 import pickle
 import warnings
 import zipfile
@@ -21,10 +20,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from repq_deploy.errors import BadInput
+from repq_deploy.models.families import find_family, known_family
 from repq_deploy.system.files import existing_file, sha256_of
 
 __all__ = ["Checkpoint", "CheckpointFile", "check_fit", "load_into", "own_image_size", "read_checkpoint"]
@@ -93,13 +92,10 @@ def read_checkpoint(file: CheckpointFile) -> Checkpoint:
 
 
 def own_image_size(model: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
-    """Height and width in pixels of the images that position embeddings [1, prefix + patches, channels] are for; None
-    where they are those of ``model``, or not of a square."""
-    patches = _patches_of(model, tensors)
-    if patches is None:
-        return None
-    side = math.isqrt(max(patches, 0))
-    return side * int(model.patch_embed.patch_size[0]) if side * side == patches else None  # type: ignore[index,union-attr]
+    """Height and width in pixels of the images that a checkpoint's position embeddings are for; None where they are
+    those of ``model``, or cannot be resized."""
+    family = known_family(model)
+    return None if family is None else family.own_image_size(model, tensors)
 
 
 def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -141,11 +137,9 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> tu
     check_fit(model, tensors, path)
     notes: tuple[str, ...] = ()
     if (size := own_image_size(model, tensors)) is not None:
-        embed: Any = model.patch_embed
-        prefix = model.pos_embed.shape[1] - embed.num_patches  # type: ignore[index]
-        resized = resample_abs_pos_embed(tensors["pos_embed"], list(embed.grid_size), num_prefix_tokens=prefix)
-        tensors = {**tensors, "pos_embed": resized}
-        sides = "x".join(map(str, dict.fromkeys(embed.img_size)))
+        family = find_family(model)
+        tensors = family.resized(model, tensors)
+        sides = "x".join(map(str, dict.fromkeys(family.image_sides(model)[0])))
         notes = (f"position embeddings resized from {size} to {sides} pixels",)
     model.load_state_dict(dict(tensors))
     return notes
@@ -226,17 +220,6 @@ def _renamed(tensors: dict[str, Tensor], prefix: str, path: Path, notes: list[st
     while wrapper := next((one for one in _WRAPPERS if all(name.startswith(one) for name in tensors)), None):
         tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
     return tensors
-
-
-def _patches_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
-    """The patches of position embeddings that differ from the model's in their number only."""
-    ours, theirs = getattr(model, "pos_embed", None), tensors.get("pos_embed")
-    if ours is None or theirs is None or theirs.ndim != 3 or ours.shape[::2] != theirs.shape[::2]:
-        return None
-    if ours.shape[1] == theirs.shape[1]:
-        return None
-    embed: Any = model.patch_embed
-    return int(theirs.shape[1] - (ours.shape[1] - embed.num_patches))
 
 
 def _prefix_advice(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:

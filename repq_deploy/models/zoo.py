@@ -1,8 +1,8 @@
 """From a model's name to a timm model: aliases, checkpoints, and the record of what was built.
 
 A name is one of the papers' short names (``deit_s``), any timm id (``vit_small_patch14_dinov2``, with or without a
-``.tag``), or ``demo``, the model embedded in this package. Whether a model's family can be quantized is the adapter's
-question; this module only builds it.
+``.tag``), or ``demo``, the model embedded in this package. Whether a model's family can be quantized is
+``models.families``' question; this module only builds it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from repq_deploy.bounds import check_arguments, largest
 from repq_deploy.errors import BadInput
 from repq_deploy.models.checkpoints import CheckpointFile, check_fit, load_into, own_image_size, read_checkpoint
+from repq_deploy.models.families import known_family
 from repq_deploy.models.hub import offline_unless_reachable
 from repq_deploy.records import decode
 from repq_deploy.system.files import sha256_of
@@ -191,10 +192,10 @@ def _build(spec: ModelSpec, *, pretrained: bool) -> nn.Module:
         raise BadInput(
             f"model {spec.name}: timm cannot build it with {arguments or 'its defaults'}: {error}"
         ) from error
-    patches = getattr(model, "patch_embed", None)
-    for pixels, patch in zip(getattr(patches, "img_size", ()), getattr(patches, "patch_size", ()), strict=False):
-        if pixels % patch:
-            raise BadInput(f"model {spec.name}: --img-size {pixels} is not a multiple of its patch size {patch}")
+    if (family := known_family(model)) is not None:
+        for pixels, patch in zip(*family.image_sides(model), strict=True):
+            if pixels % patch:
+                raise BadInput(f"model {spec.name}: --img-size {pixels} is not a multiple of its patch size {patch}")
     return model.eval()
 
 

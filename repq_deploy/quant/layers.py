@@ -1,6 +1,6 @@
 """Quantized forms of the layers a Vision Transformer multiplies with: linear, patch embedding, attention.
 
-Each keeps its float parameters, named as in timm, and quantizes them and its inputs in ``forward``.
+Each keeps its float parameters, under the names they had, and quantizes them and its inputs in ``forward``.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from repq_deploy.models.sites import AttentionParts, AttentionSite
 from repq_deploy.quant.quantizers import Quantizer, UniformQuantizer
 from repq_deploy.quant.softmax import SoftmaxQuantizer, softmax_quantizer
 
@@ -73,13 +74,13 @@ def add_to_bias(layer: nn.Linear | nn.Conv2d | QuantLinear | QuantConv2d, offset
 class QuantAttention(nn.Module):
     """Multi-head self-attention with quantized products: ``softmax(Q(q) Q(k)^T * scale + bias) -> Q(p) Q(v)``.
 
-    Serves timm's ``Attention`` (``x`` [B, N, C]) and Swin's ``WindowAttention`` (``x`` [windows * B, N, C], a relative
-    position bias, and a mask [windows, N, N] of 0 and -100 for shifted windows).
+    ``x`` is [B, N, C]. With windows (Swin) it is [windows * B, N, C], and shifted ones have a mask [windows, N, N] of 0
+    and -100.
 
     Args:
-        attention: the timm module, whose parts are taken over.
+        site: what is known of the float module that this one replaces.
+        parts: what that module has beside its projections.
         qkv, proj: its projections, already quantized.
-        name: its path in the model.
         bits: activation bits of q, k, the probabilities p, and v.
         softmax: kind of the quantizer of p; "float" leaves q, k, p and v as they are.
     """
@@ -89,34 +90,33 @@ class QuantAttention(nn.Module):
 
     def __init__(
         self,
-        attention: nn.Module,
+        site: AttentionSite,
+        parts: AttentionParts,
         qkv: QuantLinear,
         proj: QuantLinear,
         *,
-        name: str,
         bits: int,
         softmax: SoftmaxQuantizer,
     ) -> None:
         super().__init__()
-        self.num_heads: int = attention.num_heads  # type: ignore[assignment]
-        self.head_dim: int = qkv.weight.shape[0] // (3 * self.num_heads)
-        self.scale: float = attention.scale  # type: ignore[assignment]
+        self.site = site
+        self.head_dim: int = qkv.weight.shape[0] // (3 * site.heads)
+        self.scale = parts.scale
         self.qkv, self.proj = qkv, proj
         identity = nn.Identity()
-        self.q_norm = getattr(attention, "q_norm", identity)
-        self.k_norm = getattr(attention, "k_norm", identity)
-        self.norm = getattr(attention, "norm", identity)
-        relative = getattr(attention, "_get_rel_pos_bias", None)
-        # Swin looks its bias up in a table through an index; the looked-up [1, heads, N, N] is what inference needs.
-        self.register_buffer("position_bias", None if relative is None else relative().detach().clone())
+        self.q_norm = parts.q_norm or identity
+        self.k_norm = parts.k_norm or identity
+        self.norm = parts.out_norm or identity
+        bias = parts.position_bias
+        self.register_buffer("position_bias", None if bias is None else bias.detach().clone())
         # [heads, 1, 1], in place of ``scale``, where q and k of each head were given scales of their own.
         self.register_buffer("logit_scale", None)
         self.quantized = softmax != "float"
         if self.quantized:
-            self.q_quantizer = UniformQuantizer(f"{name}.q", bits)
-            self.k_quantizer = UniformQuantizer(f"{name}.k", bits)
-            self.v_quantizer = UniformQuantizer(f"{name}.v", bits)
-            self.p_quantizer = softmax_quantizer(softmax, f"{name}.p", bits)
+            self.q_quantizer = UniformQuantizer(f"{site.name}.q", bits)
+            self.k_quantizer = UniformQuantizer(f"{site.name}.k", bits)
+            self.v_quantizer = UniformQuantizer(f"{site.name}.v", bits)
+            self.p_quantizer = softmax_quantizer(softmax, f"{site.name}.p", bits)
         else:
             self.q_quantizer = self.k_quantizer = self.v_quantizer = self.p_quantizer = identity  # type: ignore[assignment]
 
@@ -126,7 +126,8 @@ class QuantAttention(nn.Module):
         if attn_mask is not None or is_causal:
             raise ValueError("attention masks are quantized for Swin's windows only")
         batch, tokens, _ = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim)
+        heads = self.site.heads
+        qkv = self.qkv(x).reshape(batch, tokens, 3, heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
         # k is transposed before its quantizer, so that Q/DQ stands right before the product.
@@ -136,8 +137,8 @@ class QuantAttention(nn.Module):
             logits = logits + self.position_bias
         if mask is not None:
             windows = mask.shape[0]
-            logits = logits.view(-1, windows, self.num_heads, tokens, tokens) + mask[None, :, None]
-            logits = logits.view(-1, self.num_heads, tokens, tokens)
+            logits = logits.view(-1, windows, heads, tokens, tokens) + mask[None, :, None]
+            logits = logits.view(-1, heads, tokens, tokens)
         y = self.p_quantizer(logits.softmax(dim=-1)) @ self.v_quantizer(v)
-        y = y.transpose(1, 2).reshape(batch, tokens, self.num_heads * self.head_dim)
+        y = y.transpose(1, 2).reshape(batch, tokens, heads * self.head_dim)
         return self.proj(self.norm(y))

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from repq_deploy.bits import BitWidths
 from repq_deploy.errors import BadInput
-from repq_deploy.models.adapter import LinearSite, Sites, find_sites
+from repq_deploy.models.families import find_family
+from repq_deploy.models.sites import LinearSite, Sites
 from repq_deploy.models.zoo import ModelSpec, build_architecture
 from repq_deploy.quant.layers import QuantAttention, QuantConv2d, QuantLinear
 from repq_deploy.quant.quantizers import Quantizer
@@ -72,7 +73,7 @@ class QuantizedModel(nn.Module):
             yield site, layer, norm  # type: ignore[misc]
 
     def attentions(self) -> Iterator[QuantAttention]:
-        """The attention modules whose products are quantized: none with a "float" softmax."""
+        """The attention modules whose products are quantized: none with a "float" softmax; each has its ``site``."""
         for site in self.sites.attentions:
             attention = self.model.get_submodule(site.name)
             if attention.quantized:
@@ -84,12 +85,13 @@ class QuantizedModel(nn.Module):
 
 
 def wrap(model: nn.Module, spec: ModelSpec, bits: BitWidths, *, softmax: SoftmaxQuantizer) -> QuantizedModel:
-    """Replace a timm model's layers by quantized ones, in place; their quantizers are not calibrated yet.
+    """Replace a float model's layers by quantized ones, in place; their quantizers are not calibrated yet.
 
     Raises:
         BadInput: an unsupported model, or an override in ``bits`` that matches no site.
     """
-    sites = find_sites(model)
+    family = find_family(model)
+    sites = family.sites(model)
     named = [(site.name, site.role) for site in sites.linears] + [(s.name, "attention") for s in sites.attentions]
     if unmatched := bits.unmatched(named):
         roles = sorted({role for _, role in named})
@@ -97,17 +99,16 @@ def wrap(model: nn.Module, spec: ModelSpec, bits: BitWidths, *, softmax: Softmax
     model.requires_grad_(False)
     for site in sites.linears:
         widths = bits.of(site.name, site.role)
-        kind = QuantConv2d if site.role == "patch_embed" else QuantLinear
+        kind = QuantConv2d if site.is_convolution else QuantLinear
         original = model.get_submodule(site.name)
         layer = kind(original, name=site.name, weight_bits=widths.weight, activation_bits=widths.activation)  # type: ignore[arg-type]
         model.set_submodule(site.name, layer)
     for attention in sites.attentions:
-        original = model.get_submodule(attention.name)
         quantized = QuantAttention(
-            original,
-            original.qkv,  # type: ignore[arg-type]
-            original.proj,  # type: ignore[arg-type]
-            name=attention.name,
+            attention,
+            family.attention(model.get_submodule(attention.name)),
+            model.get_submodule(attention.qkv),  # type: ignore[arg-type]
+            model.get_submodule(attention.proj),  # type: ignore[arg-type]
             bits=bits.of(attention.name, "attention").activation,
             softmax=softmax,
         )

@@ -6,7 +6,7 @@
 * A row's probabilities sum to one, so a constant added to every value comes out of the product whole: the mean of v may
   move to the bias of proj. Quantized probabilities do not sum to one, and the mean of v would carry that error on.
 
-It costs nothing when the model runs. Arithmetic is in float64. Both functions serve the plain timm model and the
+It costs nothing when the model runs. Arithmetic is in float64. Both functions serve the float model and the
 wrapped one.
 """
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from repq_deploy.devices import device_of
-from repq_deploy.models.adapter import Sites
+from repq_deploy.models.sites import Sites
 from repq_deploy.quant.layers import add_to_bias
 
 __all__ = ["center_keys_and_values", "qkv_means"]
@@ -37,7 +37,7 @@ def qkv_means(model: nn.Module, sites: Sites, images: Tensor, *, batch: int) -> 
         counts[name] = counts.get(name, 0) + len(rows)
 
     handles = [
-        model.get_submodule(f"{site.name}.qkv").register_forward_hook(
+        model.get_submodule(site.qkv).register_forward_hook(
             lambda _module, _inputs, output, name=site.name: add(name, output)
         )
         for site in sites.attentions
@@ -55,14 +55,13 @@ def qkv_means(model: nn.Module, sites: Sites, images: Tensor, *, batch: int) -> 
 def center_keys_and_values(model: nn.Module, sites: Sites, means: Mapping[str, Tensor]) -> None:
     """Subtract the means of k and v, of the kind that ``qkv_means`` gives; the model computes the same.
 
-    k stays where a norm follows it, v where one stands before proj.
+    Both stay where a constant is not free (``AttentionSite.k_shift_is_free``, ``v_shift_is_free``).
     """
     for site in sites.attentions:
-        attention: Any = model.get_submodule(site.name)
+        qkv: Any = model.get_submodule(site.qkv)
+        proj: Any = model.get_submodule(site.proj)
         q, k, v = means[site.name].view(3, -1)
-        if not isinstance(getattr(attention, "k_norm", nn.Identity()), nn.Identity):
-            k = torch.zeros_like(k)
-        if not isinstance(getattr(attention, "norm", nn.Identity()), nn.Identity):
-            v = torch.zeros_like(v)
-        add_to_bias(attention.qkv, -torch.cat([torch.zeros_like(q), k, v]))
-        add_to_bias(attention.proj, attention.proj.weight.double() @ v)
+        k = k if site.k_shift_is_free else torch.zeros_like(k)
+        v = v if site.v_shift_is_free else torch.zeros_like(v)
+        add_to_bias(qkv, -torch.cat([torch.zeros_like(q), k, v]))
+        add_to_bias(proj, proj.weight.double() @ v)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import torch
 
-from repq_deploy.models.adapter import LinearSite
+from repq_deploy.models.sites import LinearSite
 from repq_deploy.quant.layers import QuantLinear
 from repq_deploy.quant.softmax import AdaLogQuantizer, adalog_search
 from repq_deploy.rewrites.folds import shift_input

@@ -27,16 +27,10 @@ from torch import Tensor, nn
 from repq_deploy.quant.layers import QuantAttention, add_to_bias
 from repq_deploy.quant.quantizers import Search, UniformParameters, UniformQuantizer
 
-__all__ = ["HEADS", "fold_query_key_heads", "fold_value_heads", "foldable", "proj_search"]
+__all__ = ["HEADS", "fold_query_key_heads", "fold_value_heads", "proj_search"]
 
 #: The axis of heads in q and v [B, heads, N, d] and in k transposed [B, heads, d, N].
 HEADS = -3
-
-
-def foldable(attention: QuantAttention) -> tuple[bool, bool]:
-    """Whether q and k, and whether v, may have scales for each head: where no norm stands in the way of the fold."""
-    plain = [isinstance(norm, nn.Identity) for norm in (attention.q_norm, attention.k_norm, attention.norm)]
-    return plain[0] and plain[1], plain[2]
 
 
 def proj_search(attention: QuantAttention, find: Callable[..., Search]) -> Search:
@@ -58,7 +52,7 @@ def proj_search(attention: QuantAttention, find: Callable[..., Search]) -> Searc
 
 @torch.no_grad()
 def fold_value_heads(attention: QuantAttention, reference: nn.Module | None = None) -> None:
-    """Give v and proj's input one scale for the tensor; ``reference``, timm's float attention, is scaled alike.
+    """Give v and proj's input one scale for the tensor; ``reference``, the float attention, is scaled alike.
 
     The weight quantizer of proj has to be calibrated again afterwards.
     """

@@ -3,7 +3,7 @@
 A rotation is absorbed by the weights on both sides of it, so the model computes the same and costs nothing more. The
 idea is QuaRot's and, for Vision Transformers, GLF-Q's (both by way of RMS norms and Hadamard matrices). Ours are random
 orthogonal matrices; the residual stream's keep the vector of ones, and so mean and variance: layer norms stay layer
-norms. All arithmetic is in float64. Every function serves the plain timm model and the wrapped one.
+norms. All arithmetic is in float64. Every function serves the float model and the wrapped one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repq_deploy.models.adapter import Sites
+from repq_deploy.models.sites import Sites
 from repq_deploy.quant.layers import add_to_bias
 
 __all__ = ["fold_layer_scales", "random_rotation", "rotate_heads", "rotate_residual_stream"]
@@ -84,23 +84,17 @@ def rotate_residual_stream(model: nn.Module, sites: Sites, seed: int) -> bool:
 
 @torch.no_grad()
 def rotate_heads(model: nn.Module, sites: Sites, seed: int) -> None:
-    """Rotate, head by head, q and k alike (their products stay), and v against the projection after it."""
+    """Rotate, head by head, q and k alike, and v against the projection after it, where the site leaves them free."""
     generator = torch.Generator().manual_seed(seed)
     for site in sites.attentions:
-        attention = _module(model, site.name)
-        heads: int = attention.num_heads
-        qkv, proj = attention.qkv, attention.proj
+        heads, qkv, proj = site.heads, _module(model, site.qkv), _module(model, site.proj)
         channels = proj.weight.shape[1]
         size = channels // heads
         drawn = torch.stack([random_rotation(size, generator) for _ in range(2 * heads)])
         rotations = drawn.view(2, heads, size, size).to(proj.weight.device)
-        plain = {
-            part: all(isinstance(getattr(attention, norm, nn.Identity()), nn.Identity) for norm in norms)
-            for part, norms in (("qk", ("q_norm", "k_norm")), ("v", ("norm",)))
-        }
         identity = torch.eye(size, dtype=torch.float64, device=proj.weight.device).expand(heads, size, size)
-        of_qk = rotations[0] if plain["qk"] else identity
-        of_v = rotations[1] if plain["v"] else identity
+        of_qk = rotations[0] if site.qk_rotation_is_free else identity
+        of_v = rotations[1] if site.v_rotation_is_free else identity
         _multiply_output(qkv, torch.block_diag(*of_qk.mT, *of_qk.mT, *of_v.mT))
         proj.weight.copy_(proj.weight.double() @ torch.block_diag(*of_v))
 

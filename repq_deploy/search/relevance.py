@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from repq_deploy.devices import device_of
 from repq_deploy.errors import BadInput
-from repq_deploy.models.adapter import Sites
+from repq_deploy.models.sites import Sites
 from repq_deploy.search.relevance_rules import Rules
 
 __all__ = ["relevance", "relevance_shares"]
@@ -50,7 +50,7 @@ def relevance(
     """The relevance that enters each of ``modules`` for one class of each image.
 
     Args:
-        model: a float timm model in evaluation mode; left as it was.
+        model: a float model in evaluation mode; left as it was.
         images: normalized [N, 3, H, W]; batches of them go to the model's device.
         modules: names of modules whose first input has the images along its first axis, or images times windows.
         targets: class indices [N]; default: the predicted ones.
@@ -101,7 +101,7 @@ def relevance_shares(
         BadInput: as ``relevance``, or all logits are zero.
     """
     entrances = {site.name: site.name for site in sites.linears}
-    entrances |= {site.name: f"{site.name}.proj" for site in sites.attentions}
+    entrances |= {site.name: site.proj for site in sites.attentions}
     found, logits = relevance(model, images, sorted(set(entrances.values())), targets=targets, on_images=on_images)
     # Every relevance of an image has the sign of its logit; a logit of zero has none to share.
     used = logits != 0

@@ -18,8 +18,9 @@ from repq_deploy.calib_data import Preprocess, load_sample
 from repq_deploy.devices import CPU, on_device
 from repq_deploy.errors import BadInput
 from repq_deploy.models import zoo
-from repq_deploy.models.adapter import Sites, find_sites
 from repq_deploy.models.checkpoints import CheckpointFile
+from repq_deploy.models.families import find_family, find_sites
+from repq_deploy.models.sites import Sites
 from repq_deploy.models.zoo import ModelSpec
 from repq_deploy.records import decode
 from repq_deploy.search.allocation import (
@@ -195,15 +196,8 @@ def _rows(layer: nn.Module) -> int:
 
 
 def _stored_numbers(model: nn.Module) -> int:
-    """How many numbers an export of ``model`` stores: Swin's position biases are written out, and its masks too."""
-    count = sum(parameter.numel() for parameter in model.parameters())
-    for module in model.modules():
-        if isinstance(table := getattr(module, "relative_position_bias_table", None), Tensor):
-            index: Tensor = module.relative_position_index  # type: ignore[assignment]
-            count += index.numel() * table.shape[1] - table.numel()
-        if isinstance(mask := getattr(module, "attn_mask", None), Tensor):
-            count += mask.numel()
-    return count
+    """How many numbers an export of ``model`` stores."""
+    return sum(parameter.numel() for parameter in model.parameters()) + find_family(model).derived_numbers(model)
 
 
 def _megabytes(text: str) -> float:

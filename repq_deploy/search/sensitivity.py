@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from repq_deploy.bits import BitWidths, SiteBits
 from repq_deploy.devices import CPU, device_of, on_device
 from repq_deploy.errors import BadInput
+from repq_deploy.models.families import find_family
 from repq_deploy.models.zoo import ModelSpec, build_architecture
 from repq_deploy.quant.layers import QuantAttention, QuantConv2d, QuantLinear
 from repq_deploy.quant.quantizers import Search, UniformParameters
@@ -182,7 +183,7 @@ class Sweeper:
                 quantizer.adopt(self._range(f"{site.name}.{operand}.{bits.activation}"))  # type: ignore[operator]
             return {site.name: attention}
         original: Any = self.model.get_submodule(site.name)
-        kind = QuantConv2d if site.role == "patch_embed" else QuantLinear
+        kind = QuantConv2d if site.activations_are_fixed else QuantLinear
         layer = kind(original, name=site.name, weight_bits=bits.weight, activation_bits=bits.activation)
         layer.input_quantizer.adopt(self._range(f"{site.name}.{bits.activation}"))
         replaced: dict[str, nn.Module] = {site.name: layer}
@@ -237,8 +238,11 @@ def _operand_search(operand: str, bits: int) -> Search:
 
 def _attention(model: nn.Module, name: str, bits: int) -> QuantAttention:
     """The attention ``name`` with its own, float projections and quantizers that are not calibrated."""
-    original: Any = model.get_submodule(name)
-    return QuantAttention(original, original.qkv, original.proj, name=name, bits=bits, softmax="log_sqrt2").eval()
+    family, original = find_family(model), model.get_submodule(name)
+    site = next(site for site in family.sites(model).attentions if site.name == name)
+    qkv: Any = model.get_submodule(site.qkv)
+    proj: Any = model.get_submodule(site.proj)
+    return QuantAttention(site, family.attention(original), qkv, proj, bits=bits, softmax="log_sqrt2").eval()
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from repq_deploy.bits import MAX_BITS, MIN_BITS, BitWidths, SiteBits
 from repq_deploy.errors import BadInput
-from repq_deploy.models.adapter import Role, Sites
+from repq_deploy.models.sites import Role, Sites
 
 __all__ = ["SearchSite", "bit_widths", "parse_choices", "search_sites"]
 
@@ -28,7 +28,7 @@ _INT4_BITS = 4
 
 @dataclass(frozen=True)
 class SearchSite:
-    """A site with its choices, cheapest first. ``norm`` as in ``adapter.LinearSite``; ``macs`` for one image."""
+    """A site with its choices, cheapest first. ``norm`` as in ``LinearSite``; ``macs`` for one image."""
 
     name: str
     role: Role | Literal["attention"]
@@ -127,9 +127,7 @@ def _count(model: nn.Module, sites: Sites, image: Tensor) -> dict[str, int]:
         for site in sites.linears
     ]
     handles += [
-        model.get_submodule(f"{site.name}.qkv").register_forward_hook(
-            lambda _m, _, y, name=site.name: products(name, y)
-        )
+        model.get_submodule(site.qkv).register_forward_hook(lambda _m, _, y, name=site.name: products(name, y))
         for site in sites.attentions
     ]
     model(image)

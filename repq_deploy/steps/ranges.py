@@ -16,7 +16,7 @@ from repq_deploy.quant.ranges import RANGES
 from repq_deploy.quant.softmax import softmax_search
 from repq_deploy.rewrites.folds import center_zero_point, fold_post_norm, uniform_input
 from repq_deploy.rewrites.gelu import use_adalog
-from repq_deploy.rewrites.heads import HEADS, fold_value_heads, foldable, proj_search
+from repq_deploy.rewrites.heads import HEADS, fold_value_heads, proj_search
 
 __all__ = ["fold", "ranges"]
 
@@ -104,13 +104,12 @@ def _check(run: Calibration, gelu: str) -> None:
 
 def _by_head(attention: QuantAttention, find: Callable[..., Search]) -> None:
     """Search for a scale for each head, where it can be folded."""
-    query_key, value = foldable(attention)
-    if query_key:
+    if attention.site.qk_head_scales_are_free:
         for quantizer, symmetric in ((attention.q_quantizer, True), (attention.k_quantizer, False)):
             quantizer.axis = HEADS
             # k's zero points go into its bias, so its ranges need not span zero.
             quantizer.search = find(quantizer.bits, axis=HEADS, symmetric=symmetric, spans_zero=symmetric)
-    if value:
+    if attention.site.v_head_scales_are_free:
         attention.v_quantizer.axis = HEADS
         attention.v_quantizer.search = find(attention.v_quantizer.bits, axis=HEADS, symmetric=True)
         uniform_input(attention.proj).axis = -1

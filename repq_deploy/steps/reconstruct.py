@@ -21,7 +21,8 @@ from repq_deploy.bits import MAX_BITS
 from repq_deploy.calibration.losses import LOSSES, Loss
 from repq_deploy.calibration.run import BATCH, Calibration, require_folded, require_scales
 from repq_deploy.errors import BadInput
-from repq_deploy.models.adapter import Stage, forward_through, stages
+from repq_deploy.models.families import stages
+from repq_deploy.models.sites import Stage, forward_through
 from repq_deploy.quant.layers import QuantConv2d, QuantLinear
 from repq_deploy.quant.quantizers import Quantizer, UniformQuantizer
 
@@ -100,7 +101,7 @@ def reconstruct(
                 drop=drop,
                 index=index,
                 saved=mark.extra if index == mark.done else {},
-                doing="reconstructing" if unit == "model" else f"reconstructing {ours_here[0].name.rstrip('.')}",
+                doing="reconstructing" if unit == "model" else f"reconstructing {ours_here[0].name}",
             )
         if group.stop < len(ours):
             inputs = _advance(ours_here, inputs, run.device)

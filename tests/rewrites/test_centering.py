@@ -3,7 +3,7 @@ import copy
 import torch
 from torch import nn
 
-from repq_deploy.models.adapter import find_sites
+from repq_deploy.models.families import find_sites
 from repq_deploy.quant.layers import add_to_bias
 from repq_deploy.rewrites.centering import center_keys_and_values, qkv_means
 from tests.conftest import float_model, images_for

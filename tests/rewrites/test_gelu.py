@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from repq_deploy.errors import BadInput
-from repq_deploy.models.adapter import LinearSite
+from repq_deploy.models.sites import LinearSite
 from repq_deploy.quant.layers import QuantLinear
 from repq_deploy.quant.ranges import minmax_search, percentile_search
 from repq_deploy.quant.softmax import AdaLogQuantizer
@@ -69,7 +69,7 @@ def test_a_model_without_gelu_is_refused():
     for block in run.model.model.blocks:
         block.mlp.act = nn.ReLU()
     run.model.sites = type(run.model.sites)(
-        "vit", tuple(LinearSite(s.name, s.role, s.norm) for s in run.model.sites.linears), run.model.sites.attentions
+        tuple(LinearSite(s.name, s.role, s.norm) for s in run.model.sites.linears), run.model.sites.attentions
     )
     with pytest.raises(BadInput, match="no linear of this model reads a GELU"):
         step("ranges", gelu="adalog")(run)

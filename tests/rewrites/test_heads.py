@@ -57,16 +57,16 @@ def test_both_folds_keep_every_code_and_the_output(family, bits):
     run, images = double(family, bits)
     before, reference = unsigned_codes(run, images), run.reference(images)
     for ours, theirs in attentions(run):
-        assert ours.q_quantizer.scale.shape == ours.v_quantizer.scale.shape == (ours.num_heads,)
+        assert ours.q_quantizer.scale.shape == ours.v_quantizer.scale.shape == (ours.site.heads,)
         spread = ours.k_quantizer.scale.max() / ours.k_quantizer.scale.min()
-        assert spread > 1.001 or ours.num_heads == 1
+        assert spread > 1.001 or ours.site.heads == 1
         fold_value_heads(ours, theirs)
         fold_query_key_heads(ours)
         for quantizer in (ours.q_quantizer, ours.k_quantizer, ours.v_quantizer):
             assert quantizer.scale.shape == ()
             assert quantizer.zero_point == 2 ** (int(bits[1]) - 1)
         assert ours.proj.input_quantizer.scale.shape == ours.proj.input_quantizer.zero_point.shape == ()
-        assert ours.logit_scale.shape == (ours.num_heads, 1, 1)
+        assert ours.logit_scale.shape == (ours.site.heads, 1, 1)
     after = unsigned_codes(run, images)
     for site in before.keys() - {"logits"}:
         assert torch.equal(before[site], after[site]), site

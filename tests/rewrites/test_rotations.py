@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from repq_deploy.models.adapter import find_sites
+from repq_deploy.models.families import find_sites
 from repq_deploy.rewrites.rotations import fold_layer_scales, random_rotation, rotate_heads, rotate_residual_stream
 from tests.conftest import SPECS, float_model
 

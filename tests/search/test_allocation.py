@@ -7,7 +7,7 @@ import pytest
 
 from repq_deploy.bits import BitWidths, SiteBits
 from repq_deploy.errors import BadInput
-from repq_deploy.models.adapter import find_sites
+from repq_deploy.models.families import find_sites
 from repq_deploy.search.allocation import (
     allocate,
     average_bits_budgets,

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from repq_deploy.errors import BadInput
-from repq_deploy.models.adapter import find_sites
+from repq_deploy.models.families import find_sites
 from repq_deploy.models.zoo import create
 from repq_deploy.search.relevance import relevance, relevance_shares
 from tests.conftest import SPECS, float_model, images_for

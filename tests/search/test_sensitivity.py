@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load
 
 from repq_deploy.bits import BitWidths, SiteBits
-from repq_deploy.models.adapter import find_sites
+from repq_deploy.models.families import find_sites
 from repq_deploy.quant.model import wrap
 from repq_deploy.quant.ranges import log2_search, percentile_search
 from repq_deploy.search import sensitivity

@@ -12,7 +12,7 @@ from repq_deploy.calibration.run import Calibration, captured_inputs, walk
 from repq_deploy.calibration.statistics import gather, rows_of
 from repq_deploy.devices import CPU
 from repq_deploy.errors import BadInput
-from repq_deploy.models.adapter import stages
+from repq_deploy.models.families import stages
 from repq_deploy.models.zoo import create
 from repq_deploy.quant import ops
 from repq_deploy.quant.model import wrap
@@ -81,7 +81,7 @@ def test_the_covariance_of_inputs_far_from_zero_is_exact():
     run = calibration("vit", "w8a8", count=16)
     step("ranges", weights=False)(run)
     step("fold")(run)
-    position = next(position for position in walk(run, "walking") if position.stage.name == "blocks.1.")
+    position = next(position for position in walk(run, "walking") if position.stage.name == "blocks.1")
     site, layer = position.linears(run.model)[-1]
     layer.shift = torch.tensor(1000.0)
     layer.input_quantizer.enabled = False
@@ -97,7 +97,7 @@ def layer_errors(**options) -> list[float]:
     step("ranges", weights=False)(run)
     step("fold")(run)
     step("weights", **options)(run)
-    position = next(position for position in walk(run, "walking") if position.stage.name == "blocks.0.")
+    position = next(position for position in walk(run, "walking") if position.stage.name == "blocks.0")
     errors = []
     for site, layer in position.linears(run.model):
         pairs = rows_of(run, position, site, layer)

@@ -1,16 +1,18 @@
+"""Families: what is read as which site, with which facts."""
+
 import pytest
 import timm
 import torch
 from timm.layers import GluMlp
 
 from repq_deploy.errors import BadInput
-from repq_deploy.models.adapter import find_sites, stages
+from repq_deploy.models.families import find_sites, stages
+from repq_deploy.models.sites import AttentionSite
 from tests.conftest import SPECS, float_model
 
 
 def test_vit_sites():
     sites = find_sites(float_model("vit"))
-    assert sites.family == "vit"
     assert [site.name for site in sites.linears] == [
         "patch_embed.proj",
         *(f"blocks.{i}.{name}" for i in range(2) for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")),
@@ -26,7 +28,6 @@ def test_vit_sites():
 
 def test_swin_sites_include_the_patch_merge():
     sites = find_sites(float_model("swin"))
-    assert sites.family == "swin"
     (merge,) = [site for site in sites.linears if site.role == "reduction"]
     assert (merge.name, merge.norm) == ("layers.1.downsample.reduction", "layers.1.downsample.norm")
     assert len(sites.attentions) == 4
@@ -61,6 +62,28 @@ def test_what_the_reading_does_not_fit_is_refused(name, kwargs, message):
 def test_a_model_without_a_final_norm_has_no_stream_to_rotate():
     model = timm.create_model("vit_tiny_patch16_224", depth=1, final_norm=False)
     assert find_sites(model).stream is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "between_qk", "between_v"),
+    [
+        ({}, "nothing", "nothing"),
+        ({"qk_norm": True}, "norm", "nothing"),
+        ({"scale_attn_norm": True}, "nothing", "norm"),
+    ],
+)
+def test_a_norm_in_attention_is_a_fact_of_its_site(arguments, between_qk, between_v):
+    model = timm.create_model("vit_tiny_patch16_224", depth=1, embed_dim=24, num_heads=2, **arguments)
+    (site,) = find_sites(model).attentions
+    assert (site.heads, site.between_qk, site.between_v) == (2, between_qk, between_v)
+    qk, v = between_qk == "nothing", between_v == "nothing"
+    assert (site.k_shift_is_free, site.qk_rotation_is_free, site.qk_head_scales_are_free) == (qk, qk, qk)
+    assert (site.v_shift_is_free, site.v_rotation_is_free, site.v_head_scales_are_free) == (v, v, v)
+
+
+def test_a_rotation_by_position_forbids_shifts_and_rotations_but_no_scales():
+    site = AttentionSite("attn", 2, between_qk="rope")
+    assert (site.k_shift_is_free, site.qk_rotation_is_free, site.qk_head_scales_are_free) == (False, False, True)
 
 
 def test_a_gated_mlp_does_not_end_in_a_gelu():

@@ -1,0 +1,51 @@
+"""Families of models, one file each: a new file with a ``FAMILY`` is a new family, nothing else names it."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from torch import nn
+
+from repq_deploy.errors import BadInput
+from repq_deploy.models.family import Family
+from repq_deploy.models.sites import Sites, Stage
+
+__all__ = ["FAMILIES", "find_family", "find_sites", "known_family", "stages"]
+
+FAMILIES: tuple[Family, ...] = tuple(
+    importlib.import_module(f"{__name__}.{module.name}").FAMILY for module in pkgutil.iter_modules(__path__)
+)
+
+
+def known_family(model: nn.Module) -> Family | None:
+    """The family of a model, wrapped or not; None where there is none for it."""
+    return next((family for family in FAMILIES if isinstance(model, family.model)), None)
+
+
+def find_family(model: nn.Module) -> Family:
+    """The family of a model, wrapped or not.
+
+    Raises:
+        BadInput: there is none for the model's class.
+    """
+    family = known_family(model)
+    if family is None:
+        *others, last = sorted((family.words for family in FAMILIES), reverse=True)
+        expected = f"{', '.join(others)} or {last}" if others else last
+        raise BadInput(f"model family {type(model).__name__} is not supported; expected {expected}")
+    return family
+
+
+def find_sites(model: nn.Module) -> Sites:
+    """The sites of a float model.
+
+    Raises:
+        BadInput: the model's class is of no supported family, or it has a block that the family's reading does not fit.
+    """
+    return find_family(model).sites(model)
+
+
+def stages(model: nn.Module) -> tuple[Stage, ...]:
+    """The stages of a model, wrapped or not, whose forward passes one after the other are the model's."""
+    return find_family(model).stages(model)

@@ -1,0 +1,72 @@
+"""timm's ``SwinTransformer``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock, WindowAttention
+from torch import Tensor
+
+from repq_deploy.models.families.vit import block_linears, image_sides
+from repq_deploy.models.family import Family
+from repq_deploy.models.sites import AttentionParts, AttentionSite, LinearSite, Sites, Stage, checked, require
+
+__all__ = ["FAMILY"]
+
+
+def _sites(model: SwinTransformer) -> Sites:
+    linears = [LinearSite("patch_embed.proj", "patch_embed")]
+    attentions = []
+    for stage_index, stage in enumerate(model.layers):
+        name = f"layers.{stage_index}"
+        if isinstance(stage.downsample, PatchMerging):
+            linears.append(LinearSite(f"{name}.downsample.reduction", "reduction", norm=f"{name}.downsample.norm"))
+        for index, block in enumerate(stage.blocks):  # type: ignore[arg-type]
+            path = f"{name}.blocks.{index}"
+            require(type(block) is SwinTransformerBlock, type(block).__name__, "timm's SwinTransformerBlock")
+            require(type(block.attn) is WindowAttention, type(block.attn).__name__, "timm's WindowAttention")
+            # Windows padded between norm and qkv would see zeros where a folded norm means its shifted constant.
+            padded = any(side % window for side, window in zip(block.input_resolution, block.window_size, strict=True))
+            require(not padded, f"{path}: windows padded from {block.input_resolution}", "whole windows")
+            attentions.append(AttentionSite(f"{path}.attn", block.attn.num_heads))
+            linears += block_linears(path, block)
+    linears.append(LinearSite("head.fc", "head"))
+    return checked(model, Sites(tuple(linears), tuple(attentions)))
+
+
+def _attention(attention: Any) -> AttentionParts:
+    # Swin looks its bias up in a table through an index; the looked-up [1, heads, N, N] is what inference needs.
+    return AttentionParts(attention.scale, position_bias=attention._get_rel_pos_bias())
+
+
+def _stages(model: SwinTransformer) -> tuple[Stage, ...]:
+    def classify(tokens: Tensor) -> Tensor:
+        return model.forward_head(model.norm(tokens))
+
+    found = [Stage("patch_embed", model.patch_embed)]
+    for index, stage in enumerate(model.layers):
+        found.append(Stage(f"layers.{index}.downsample", stage.downsample))  # type: ignore[arg-type]
+        found += [Stage(f"layers.{index}.blocks.{i}", block) for i, block in enumerate(stage.blocks)]  # type: ignore[arg-type]
+    return (*found, Stage("head", classify, gives_logits=model.num_classes > 0))
+
+
+def _derived_numbers(model: Any) -> int:
+    """Position biases are written out instead of their tables, and so are the masks of shifted windows."""
+    count = 0
+    for stage in model.layers:
+        for block in stage.blocks:
+            table = block.attn.relative_position_bias_table
+            count += block.attn.relative_position_index.numel() * table.shape[1] - table.numel()
+            count += 0 if block.attn_mask is None else block.attn_mask.numel()
+    return count
+
+
+FAMILY = Family(
+    words="timm's SwinTransformer",
+    model=SwinTransformer,
+    sites=_sites,
+    stages=_stages,
+    attention=_attention,
+    image_sides=image_sides,
+    derived_numbers=_derived_numbers,
+)

@@ -1,0 +1,152 @@
+"""timm's ``VisionTransformer``: ViT, DeiT (distilled ones too), DINOv2."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from timm.layers import GELU, Attention, GELUTanh, LayerScale, Mlp, PatchEmbed, resample_abs_pos_embed
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from repq_deploy.models.family import Family
+from repq_deploy.models.sites import (
+    AttentionParts,
+    AttentionSite,
+    LinearSite,
+    ResidualStream,
+    Sites,
+    Stage,
+    checked,
+    require,
+)
+
+__all__ = ["FAMILY", "block_linears", "image_sides"]
+
+
+def _sites(model: VisionTransformer) -> Sites:
+    linears = [LinearSite("patch_embed.proj", "patch_embed")]
+    attentions = []
+    require(model.attn_pool is None, "attention pooling", "class-token or average pooling")
+    embed = type(model.patch_embed)
+    require(embed is PatchEmbed, f"a {embed.__name__}", "timm's PatchEmbed, one convolution")
+    for index, block in enumerate(model.blocks):
+        name = f"blocks.{index}"
+        require(type(block) is Block, type(block).__name__, "timm's plain pre-norm Block")
+        require(type(block.attn) is Attention, type(block.attn).__name__, "timm's plain Attention")
+        require(getattr(block.attn, "gate", None) is None, "gated attention", "timm's plain Attention")
+        require(hasattr(block.mlp, "fc1"), type(block.mlp).__name__, "an MLP of fc1, activation, fc2")
+        attentions.append(_attention_site(f"{name}.attn", block.attn))
+        linears += block_linears(name, block)
+    linears += [LinearSite(head, "head") for head in ("head", "head_dist") if hasattr(model, head)]
+    return checked(model, Sites(tuple(linears), tuple(attentions), _stream(model, linears)))
+
+
+def _attention_site(name: str, attention: Any) -> AttentionSite:
+    parts = _attention(attention)
+    return AttentionSite(
+        name,
+        attention.num_heads,
+        between_qk="nothing" if parts.q_norm is None and parts.k_norm is None else "norm",
+        between_v="nothing" if parts.out_norm is None else "norm",
+    )
+
+
+def _attention(attention: Any) -> AttentionParts:
+    norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm", "norm"))
+    return AttentionParts(attention.scale, *(None if isinstance(norm, nn.Identity) else norm for norm in norms))
+
+
+def _stream(model: VisionTransformer, linears: Sequence[LinearSite]) -> ResidualStream | None:
+    final, unused = ("fc_norm", "norm") if isinstance(model.norm, nn.Identity) else ("norm", "fc_norm")
+    between = (model.norm_pre, model.patch_embed.norm, model.get_submodule(unused))
+    heads = tuple(site.name for site in linears if site.role == "head")
+    readable = all(isinstance(model.get_submodule(head), nn.Linear) for head in heads)
+    # Models without a final norm have nothing that could take the rotation back.
+    normed = isinstance(model.get_submodule(final), nn.LayerNorm)
+    if not normed or not readable or not all(isinstance(module, nn.Identity) for module in between):
+        return None
+    embeddings = ("cls_token", "dist_token", "reg_token", "pos_embed")
+    return ResidualStream(
+        writers=tuple(site.name for site in linears if site.role in ("patch_embed", "proj", "fc2")),
+        embeddings=tuple(name for name in embeddings if getattr(model, name, None) is not None),
+        readers=(*((site.norm, (site.name,)) for site in linears if site.norm is not None), (final, heads)),
+    )
+
+
+def block_linears(name: str, block: Any) -> list[LinearSite]:
+    """The linear sites of a pre-norm block ``name`` of attention and MLP, as ViT and Swin have them."""
+
+    def scale(part: str) -> str | None:
+        return f"{name}.{part}" if isinstance(getattr(block, part, None), LayerScale) else None
+
+    return [
+        LinearSite(f"{name}.attn.qkv", "qkv", norm=f"{name}.norm1"),
+        LinearSite(f"{name}.attn.proj", "proj", layer_scale=scale("ls1")),
+        LinearSite(f"{name}.mlp.fc1", "fc1", norm=f"{name}.norm2"),
+        LinearSite(f"{name}.mlp.fc2", "fc2", layer_scale=scale("ls2"), after_gelu=_ends_in_gelu(block.mlp)),
+    ]
+
+
+def _ends_in_gelu(mlp: Any) -> bool:
+    """Whether fc2 reads GELU, exact or by tanh, but not QuickGELU, which is another function, nor a gated one."""
+    return type(mlp) is Mlp and isinstance(mlp.act, nn.GELU | GELU | GELUTanh) and isinstance(mlp.norm, nn.Identity)
+
+
+def _stages(model: VisionTransformer) -> tuple[Stage, ...]:
+    def embed(images: Tensor) -> Tensor:
+        return model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
+
+    def classify(tokens: Tensor) -> Tensor:
+        return model.forward_head(model.norm(tokens))
+
+    return (
+        Stage("patch_embed", embed),
+        *(Stage(f"blocks.{index}", block) for index, block in enumerate(model.blocks)),
+        Stage("head", classify, ("head", "head_dist"), gives_logits=model.num_classes > 0),
+    )
+
+
+def image_sides(model: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width in pixels of a model's images and of its patches, as timm's ``PatchEmbed`` knows them."""
+    embed = model.patch_embed
+    return tuple(embed.img_size), tuple(embed.patch_size)
+
+
+def _patches(model: Any, tensors: Mapping[str, Tensor]) -> int | None:
+    """The patches of position embeddings [1, prefix + patches, channels] that differ from the model's in their number
+    only."""
+    ours, theirs = getattr(model, "pos_embed", None), tensors.get("pos_embed")
+    if ours is None or theirs is None or theirs.ndim != 3 or ours.shape[::2] != theirs.shape[::2]:
+        return None
+    if ours.shape[1] == theirs.shape[1]:
+        return None
+    return int(theirs.shape[1] - (ours.shape[1] - model.patch_embed.num_patches))
+
+
+def _own_image_size(model: Any, tensors: Mapping[str, Tensor]) -> int | None:
+    patches = _patches(model, tensors)
+    if patches is None:
+        return None
+    side = math.isqrt(max(patches, 0))
+    return side * int(model.patch_embed.patch_size[0]) if side * side == patches else None
+
+
+def _resized(model: Any, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    embed = model.patch_embed
+    prefix = model.pos_embed.shape[1] - embed.num_patches
+    positions = resample_abs_pos_embed(tensors["pos_embed"], list(embed.grid_size), num_prefix_tokens=prefix)
+    return {**tensors, "pos_embed": positions}
+
+
+FAMILY = Family(
+    words="timm's VisionTransformer (ViT, DeiT, DINOv2)",
+    model=VisionTransformer,
+    sites=_sites,
+    stages=_stages,
+    attention=_attention,
+    image_sides=image_sides,
+    own_image_size=_own_image_size,
+    resized=_resized,
+)
