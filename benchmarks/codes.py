@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,8 @@ from repq_deploy.export import canonical_onnx, compare_export
 from repq_deploy.models import zoo
 from repq_deploy.quant.layers import QuantLinear
 from repq_deploy.rewrites.folds import fold_post_norm
+from repq_deploy.steps import fold
 
-#: Its name in the package is the step's, which hides the module.
-STEP = sys.modules["repq_deploy.steps.ranges"]
 RESULTS = Path(__file__).parent / "results" / "codes.md"
 HEADER = ("model", "bits", "folds", "fold: equal codes %", "sites", "export: at worst %", "export: mean %", "levels")
 
@@ -52,8 +50,8 @@ class FoldCheck:
         exact_norm, exact_layer = copy.deepcopy(norm).double(), copy.deepcopy(layer).double()
         x = self.inputs[norm].double()
         codes, after = [], (exact_norm, exact_layer)
-        for fold in (lambda *_, **__: None, fold_post_norm):
-            fold(*after, **options)
+        for rewrite in (lambda *_, **__: None, fold_post_norm):
+            rewrite(*after, **options)
             quantizer = exact_layer.input_quantizer
             codes.append(quantizer.codes(nn.LayerNorm.forward(exact_norm, x)) + quantizer.zero_point)
         self.equal.append(float((codes[0] == codes[1]).double().mean()))
@@ -77,7 +75,7 @@ def row(name: str, bits: str) -> tuple[str, ...]:
     shape = (3, *Preprocess.from_model(model).size)
     images = torch.randn(8, *shape, generator=torch.Generator().manual_seed(1))
     check = FoldCheck(model)
-    STEP.fold_post_norm = check  # type: ignore[attr-defined]
+    fold.fold_post_norm = check  # type: ignore[attr-defined]
     quantized = quantize(model, spec, images, bits=BitWidths.parse(bits), method="repq")
     agreement = compare_export(quantized, canonical_onnx(quantized, shape), images[:2])
     excess = [site for site in agreement.sites if site.levels > 2**site.bits]

@@ -19,7 +19,6 @@ from repq_deploy.methods import Method, find_method
 from repq_deploy.models.zoo import ModelSpec
 from repq_deploy.quant.model import Provenance, QuantizedModel, wrap
 from repq_deploy.quant.quantizers import Quantizer, UniformQuantizer
-from repq_deploy.quant.softmax import SoftmaxQuantizer
 from repq_deploy.rewrites.heads import fold_query_key_heads
 
 __all__ = ["quantize"]
@@ -32,7 +31,7 @@ def quantize(
     *,
     bits: BitWidths,
     method: str | Method = "best",
-    attention: SoftmaxQuantizer | None = None,
+    attention: str | None = None,
     seed: int = 0,
     preprocess: str = "",
     calibration_sha256: str = "",

@@ -42,7 +42,7 @@ __all__ = ["Recipe", "load_recipe", "save_recipe"]
 class Recipe:
     """``bits`` and ``preset`` as ``BitWidths.parse`` takes them, ``method`` a registered name; None: not said.
 
-    ``steps`` holds (name, options) pairs, ``softmax`` one of ``repq_deploy.quant.softmax.SoftmaxQuantizer``;
+    ``steps`` holds (name, options) pairs, ``softmax`` one of ``repq_deploy.quant.softmax.SOFTMAX_KINDS``;
     ``images`` is how many calibration images the method is meant for.
     """
 

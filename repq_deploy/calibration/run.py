@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from repq_deploy.calibration.resume import WorkFolder
 from repq_deploy.devices import device_of
 from repq_deploy.errors import BadInput
+from repq_deploy.hooks import hooks
 from repq_deploy.models.families import stages
 from repq_deploy.models.sites import LinearSite, Stage
 from repq_deploy.quant.layers import QuantConv2d, QuantLinear
@@ -75,7 +77,7 @@ def require_scales(run: Calibration, step: str, *, weights: bool) -> None:
 
 def channel_wise(layer: QuantLinear | QuantConv2d) -> bool:
     """Whether the layer's input has a scale for each channel, which ``fold`` has not moved yet."""
-    return getattr(layer.input_quantizer, "axis", None) is not None
+    return layer.input_quantizer.axis is not None
 
 
 def require_folded(run: Calibration, step: str) -> None:
@@ -156,12 +158,6 @@ def captured_inputs(stage: Stage, x: Tensor, modules: Sequence[nn.Module]) -> li
         if module is modules[-1]:
             raise _Captured
 
-    handles = [module.register_forward_pre_hook(capture) for module in modules]
-    try:
+    with hooks(module.register_forward_pre_hook(capture) for module in modules), contextlib.suppress(_Captured):
         stage.forward(x)
-    except _Captured:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
     return captured

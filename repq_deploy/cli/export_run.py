@@ -73,7 +73,7 @@ def run_export(
             images,
             bits=widths,
             method=method,
-            attention=None if attention is Attention.method else attention.value,  # type: ignore[arg-type]
+            attention=None if attention is Attention.method else attention.value,
             seed=seed,
             preprocess=preprocess.to_json(),
             calibration_sha256=sample.source.sha256,

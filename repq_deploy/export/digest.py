@@ -11,6 +11,8 @@ import hashlib
 import numpy as np
 import onnx
 
+from repq_deploy.export.domain import QUANTIZE_CURVE
+
 __all__ = ["DIGEST_KEY", "bad_scale", "quantizers_digest"]
 
 DIGEST_KEY = "repq.quantizers.sha256"
@@ -18,7 +20,7 @@ DIGEST_KEY = "repq.quantizers.sha256"
 #: Those whose second input is a scale.
 _QUANTIZERS = (
     *("QuantizeLinear", "DequantizeLinear", "Log2QuantizeLinear", "Log2DequantizeLinear"),
-    *("TanQuantizeLinear", "AdaLogQuantizeLinear"),
+    *QUANTIZE_CURVE.values(),
 )
 _OPERATORS = (*_QUANTIZERS, "TableDequantizeLinear")
 

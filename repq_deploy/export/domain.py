@@ -5,9 +5,10 @@ and ``steps_per_octave`` (1: log2, 2: log-sqrt2). Codes are uint8: code q below 
 ``scale * 2^(-q / steps_per_octave)``, code ``2^bits - 1`` is zero. ``scale`` is a float32 scalar, ``x`` and the values
 are float32 of one shape.
 
-``TanQuantizeLinear(x, scale, angle) -> codes`` and ``AdaLogQuantizeLinear(x, scale, steps) -> codes``, with the
-attribute ``bits``, give uint8 codes of a tangent, and of a logarithm with a real number of steps per octave. Their
-values are read from a table: ``TableDequantizeLinear(codes, table) -> values``, ``table`` float32 [2^bits].
+``LogQuantizeLinear(x, divisor, factor) -> codes`` and ``AtanQuantizeLinear`` with the same inputs give the uint8 codes
+``clip(round(factor * f(x / divisor)), 0, 2^bits - 1)`` of a quantizer on a curve; f is the logarithm or the arc
+tangent, ``divisor`` and ``factor`` are float32 scalars, and the attributes are ``bits`` and ``curve``, the quantizer's
+kind. Its values are read from a table: ``TableDequantizeLinear(codes, table) -> values``, ``table`` float32 [2^bits].
 
 A runtime that knows the nodes may run them as it likes; any other inlines the bodies, which are standard ONNX.
 """
@@ -20,13 +21,13 @@ import onnx
 from onnx import FunctionProto, TensorProto, helper
 
 __all__ = [
+    "CURVE_FUNCTIONS",
     "DEQUANTIZE_LOG2",
     "DEQUANTIZE_TABLE",
     "DOMAIN",
     "DOMAIN_VERSION",
-    "QUANTIZE_ADALOG",
+    "QUANTIZE_CURVE",
     "QUANTIZE_LOG2",
-    "QUANTIZE_TAN",
     "functions",
     "without_functions",
 ]
@@ -35,8 +36,9 @@ DOMAIN = "repq"
 DOMAIN_VERSION = 1
 QUANTIZE_LOG2 = "Log2QuantizeLinear"
 DEQUANTIZE_LOG2 = "Log2DequantizeLinear"
-QUANTIZE_TAN = "TanQuantizeLinear"
-QUANTIZE_ADALOG = "AdaLogQuantizeLinear"
+#: The operators that curves are made of, and the quantizer of each.
+CURVE_FUNCTIONS = ("Atan", "Log")
+QUANTIZE_CURVE = {function: f"{function}QuantizeLinear" for function in CURVE_FUNCTIONS}
 DEQUANTIZE_TABLE = "TableDequantizeLinear"
 _ATTRIBUTES = ["bits", "steps_per_octave"]
 
@@ -53,8 +55,10 @@ def functions(opset: int) -> list[FunctionProto]:
     return [
         function(QUANTIZE_LOG2, ["x", "scale"], "codes", _quantize_body(), _ATTRIBUTES),
         function(DEQUANTIZE_LOG2, ["codes", "scale"], "values", _dequantize_body(), _ATTRIBUTES),
-        function(QUANTIZE_TAN, ["x", "scale", "angle"], "codes", _quantize_tan_body(), ["bits"]),
-        function(QUANTIZE_ADALOG, ["x", "scale", "steps"], "codes", _logarithm_body(), ["bits"]),
+        *(
+            function(name, ["x", "divisor", "factor"], "codes", _quantize_curve_body(operator), ["bits", "curve"])
+            for operator, name in QUANTIZE_CURVE.items()
+        ),
         function(DEQUANTIZE_TABLE, ["codes", "table"], "values", _table_body(), []),
     ]
 
@@ -92,12 +96,9 @@ def _last_code() -> list[onnx.NodeProto]:
 
 
 def _quantize_body() -> list[onnx.NodeProto]:
-    return [*_attribute("steps_per_octave", "steps"), *_logarithm_body()]
-
-
-def _logarithm_body() -> list[onnx.NodeProto]:
     """codes = clip(round(-steps * log2(x / scale)), 0, last); log2(0) is -inf and clips to zero's code."""
     return [
+        *_attribute("steps_per_octave", "steps"),
         *_last_code(),
         _constant("nats_to_octaves", -1 / math.log(2)),
         helper.make_node("Div", ["x", "scale"], ["ratio"]),
@@ -108,16 +109,13 @@ def _logarithm_body() -> list[onnx.NodeProto]:
     ]
 
 
-def _quantize_tan_body() -> list[onnx.NodeProto]:
-    """codes = clip(round(last * atan(x * tan(angle) / scale) / angle), 0, last)."""
+def _quantize_curve_body(operator: str) -> list[onnx.NodeProto]:
+    """codes = clip(round(factor * f(x / divisor)), 0, last)."""
     return [
         *_last_code(),
-        helper.make_node("Tan", ["angle"], ["tangent"]),
-        helper.make_node("Div", ["tangent", "scale"], ["slope"]),
-        helper.make_node("Mul", ["x", "slope"], ["stretched"]),
-        helper.make_node("Atan", ["stretched"], ["angles"]),
-        helper.make_node("Div", ["last", "angle"], ["factor"]),
-        helper.make_node("Mul", ["angles", "factor"], ["exact"]),
+        helper.make_node("Div", ["x", "divisor"], ["ratio"]),
+        helper.make_node(operator, ["ratio"], ["bent"]),
+        helper.make_node("Mul", ["bent", "factor"], ["exact"]),
         *_to_codes(),
     ]
 

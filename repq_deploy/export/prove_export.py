@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from repq_deploy.export.onnx_session import open_session
+from repq_deploy.hooks import hooks
 from repq_deploy.quant.model import QuantizedModel
 from repq_deploy.quant.quantizers import Quantizer
 
@@ -97,12 +98,8 @@ def compare_export(quantized: QuantizedModel, model: onnx.ModelProto, images: Te
         return quantizer.values(given)
 
     free = quantized(images).numpy()
-    handles = [quantizer.register_forward_hook(compare) for quantizer in quantizers.values()]
-    try:
+    with hooks(quantizer.register_forward_hook(compare) for quantizer in quantizers.values()):
         forced = quantized(images).numpy()
-    finally:
-        for handle in handles:
-            handle.remove()
     return ExportAgreement(
         tuple(sites),
         relative_error=float(np.linalg.norm(logits - forced) / np.linalg.norm(forced)),

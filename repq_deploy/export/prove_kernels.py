@@ -8,7 +8,6 @@ kernel or layout shows at the next site; a tie shows as one code, and is known b
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from repq_deploy.export.domain import DOMAIN, QUANTIZE_ADALOG, QUANTIZE_LOG2, QUANTIZE_TAN, without_functions
+from repq_deploy.export.domain import DOMAIN, QUANTIZE_CURVE, QUANTIZE_LOG2, without_functions
 from repq_deploy.export.passes.graph import MOVES, constant_of, producer
 from repq_deploy.export.prove_export import OTHERS_COUNT, OTHERS_SHARE, TIE
 from repq_deploy.export.prove_lowering import GraphLoader, load_reference
@@ -29,6 +28,7 @@ Codes = NDArray[np.int16]
 
 #: Where readers of codes have their zero point, by operator and by which input the codes are.
 _ZERO_POINTS = {("MatMulIntegerToFloat", 0): 4, ("MatMulIntegerToFloat", 1): 5, ("DequantizeLinear", 0): 2}
+_CURVES: dict[str, np.ufunc] = {QUANTIZE_CURVE["Log"]: np.log, QUANTIZE_CURVE["Atan"]: np.arctan}
 #: Logits computed from equal codes differ by the rounding of float32 sums only.
 _LOGITS = 1e-4
 
@@ -195,14 +195,14 @@ def _quantizers(graph: gs.Graph) -> Iterator[_Quantizer]:
         site = str(node.name).removesuffix("/quantize")
         if node.op == "QuantizeLinear":
             yield _uniform(node, site)
-        elif node.domain == DOMAIN and node.op in (QUANTIZE_LOG2, QUANTIZE_ADALOG, QUANTIZE_TAN):
+        elif node.domain == DOMAIN and node.op in (QUANTIZE_LOG2, *_CURVES):
             name, codes = node.inputs[0].name, node.outputs[0].name
-            last, scale = 2 ** node.attrs["bits"] - 1, float(constant_of(node.inputs[1]))
-            if node.op == QUANTIZE_TAN:
-                curve = functools.partial(_tangent, scale=scale, angle=float(constant_of(node.inputs[2])), last=last)
+            last, divisor = 2 ** node.attrs["bits"] - 1, np.float32(constant_of(node.inputs[1]))
+            if node.op == QUANTIZE_LOG2:
+                curve = functools.partial(_logarithm, scale=divisor, steps=np.float32(node.attrs["steps_per_octave"]))
             else:
-                steps = node.attrs.get("steps_per_octave") or float(constant_of(node.inputs[2]))
-                curve = functools.partial(_logarithm, scale=scale, steps=steps)
+                factor = np.float32(constant_of(node.inputs[2]))
+                curve = functools.partial(_bent, by=_CURVES[node.op], divisor=divisor, factor=factor)
             yield _Quantizer(site, name, codes, curve, 0, last, counts_down=node.op == QUANTIZE_LOG2)
 
 
@@ -214,12 +214,13 @@ def _uniform(node: gs.Node, site: str) -> _Quantizer:
     return _Quantizer(site, x.name, node.outputs[0].name, lambda values: values / np.float32(scale), low, high)
 
 
-def _logarithm(x: NDArray[np.float32], *, scale: float, steps: float) -> NDArray[np.float32]:
-    return -np.log2(np.maximum(x, 0) / np.float32(scale)) * np.float32(steps)
+def _logarithm(x: NDArray[np.float32], *, scale: np.float32, steps: np.float32) -> NDArray[np.float32]:
+    return -np.log2(np.maximum(x, 0) / scale) * steps
 
 
-def _tangent(x: NDArray[np.float32], *, scale: float, angle: float, last: int) -> NDArray[np.float32]:
-    return np.arctan(x * np.float32(math.tan(angle) / scale)) * np.float32(last / angle)
+def _bent(x: NDArray[np.float32], *, by: np.ufunc, divisor: np.float32, factor: np.float32) -> NDArray[np.float32]:
+    bent: NDArray[np.float32] = by(np.maximum(x, 0) / divisor) * factor
+    return bent
 
 
 def _zero_point(tensor: gs.Tensor) -> NDArray[Any]:

@@ -9,21 +9,18 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from repq_deploy.export.domain import DOMAIN, QUANTIZE_ADALOG, QUANTIZE_LOG2, QUANTIZE_TAN, without_functions
+from repq_deploy.export.domain import DOMAIN, QUANTIZE_CURVE, QUANTIZE_LOG2, without_functions
 
 __all__ = ["SiteRow", "site_table"]
-
-
-_TABLES = {QUANTIZE_ADALOG: "adalog", QUANTIZE_TAN: "tan"}
 
 
 @dataclass(frozen=True)
 class SiteRow:
     """One quantizer.
 
-    ``kind`` is weight, activation, log2, log-sqrt2, adalog or tan; of the last four, ``codes`` are uint8 and ``scale``
-    is the largest value. ``bits`` is what the codes need. ``scale`` is (smallest, largest) over ``channels``, 1 for one
-    scale. ``shape`` has names for what is dynamic; ``stored`` is the ONNX type of the codes.
+    ``kind`` is weight, activation, log2, log-sqrt2 or a curve (adalog, tan); of logarithms and curves ``codes`` are
+    uint8 and ``scale`` is the largest value. ``bits`` is what the codes need. ``scale`` is (smallest, largest) over
+    ``channels``, 1 for one scale. ``shape`` has names for what is dynamic; ``stored`` is the ONNX type of the codes.
     """
 
     name: str
@@ -46,8 +43,8 @@ def site_table(model: onnx.ModelProto) -> list[SiteRow]:
         if node.op == QUANTIZE_LOG2 and node.domain == DOMAIN:
             kind = "log2" if node.attrs["steps_per_octave"] == 1 else "log-sqrt2"
             rows.append(_non_uniform(node, kind))
-        elif node.op in _TABLES and node.domain == DOMAIN:
-            rows.append(_non_uniform(node, _TABLES[node.op]))
+        elif node.op in QUANTIZE_CURVE.values() and node.domain == DOMAIN:
+            rows.append(_non_uniform(node, node.attrs["curve"]))
         elif node.op == "QuantizeLinear":
             rows.append(_activation(node))
         elif node.op == "DequantizeLinear" and isinstance(node.inputs[0], gs.Constant):
@@ -62,7 +59,9 @@ def site_table(model: onnx.ModelProto) -> list[SiteRow]:
 
 
 def _non_uniform(node: gs.Node, kind: str) -> SiteRow:
-    bits, scale = node.attrs["bits"], float(node.inputs[1].values)
+    # A logarithm's second input is its largest value; a curve's values stand in the table that its reader has.
+    largest = node.inputs[1] if node.op == QUANTIZE_LOG2 else node.outputs[0].outputs[0].inputs[1]
+    bits, scale = node.attrs["bits"], float(largest.values.max())
     name = node.name.removesuffix("/quantize")
     return SiteRow(name, kind, bits, (0, 2**bits - 1), (scale, scale), 1, 0, _shape(node.outputs[0]), "UINT8")
 

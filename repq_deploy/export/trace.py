@@ -42,8 +42,7 @@ def trace(quantized: QuantizedModel, input_shape: tuple[int, int, int]) -> onnx.
             custom_translation_table={
                 torch.ops.repq.fake_quantize.default: _fake_quantize,
                 torch.ops.repq.fake_quantize_log2.default: _fake_quantize_log2,
-                torch.ops.repq.fake_quantize_tan.default: _fake_quantize_tan,
-                torch.ops.repq.fake_quantize_adalog.default: _fake_quantize_adalog,
+                torch.ops.repq.fake_quantize_curve.default: _fake_quantize_curve,
             },
             verbose=False,
         )
@@ -69,9 +68,10 @@ _FAKE_QUANTIZE = _operator("FakeQuantize", ("x", "scale", "zero_point"), {"bits"
 _FAKE_QUANTIZE_LOG2 = _operator(
     "FakeQuantizeLog2", ("x", "scale"), {"bits": _INT, "steps_per_octave": _INT, "site": _STRING}
 )
-_FAKE_QUANTIZE_TAN, _FAKE_QUANTIZE_ADALOG = (
-    _operator(name, ("x", "scale", "shape", "table"), {"bits": _INT, "site": _STRING})
-    for name in ("FakeQuantizeTan", "FakeQuantizeAdaLog")
+_FAKE_QUANTIZE_CURVE = _operator(
+    "FakeQuantizeCurve",
+    ("x", "divisor", "factor", "table"),
+    {"bits": _INT, "function": _STRING, "curve": _STRING, "site": _STRING},
 )
 
 
@@ -84,12 +84,10 @@ def _fake_quantize_log2(x: Any, scale: Any, bits: int, steps_per_octave: int, si
     return _FAKE_QUANTIZE_LOG2(x, scale, bits=bits, steps_per_octave=steps_per_octave, site=site)
 
 
-def _fake_quantize_tan(x: Any, scale: Any, angle: Any, table: Any, bits: int, site: str) -> Any:
-    return _FAKE_QUANTIZE_TAN(x, scale, angle, table, bits=bits, site=site)
-
-
-def _fake_quantize_adalog(x: Any, scale: Any, steps: Any, table: Any, bits: int, site: str) -> Any:
-    return _FAKE_QUANTIZE_ADALOG(x, scale, steps, table, bits=bits, site=site)
+def _fake_quantize_curve(
+    x: Any, divisor: Any, factor: Any, table: Any, bits: int, function: str, curve: str, site: str
+) -> Any:
+    return _FAKE_QUANTIZE_CURVE(x, divisor, factor, table, bits=bits, function=function, curve=curve, site=site)
 
 
 @contextlib.contextmanager

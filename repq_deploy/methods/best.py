@@ -18,7 +18,7 @@ __all__ = ["BEST", "BEST_HIGH"]
 _ACTIVATIONS = (
     step("rotate", what="stream"),
     step("center"),
-    step("ranges", search="mse", weights=False),
+    step("ranges", find="mse", weights=False),
     step("fold"),
 )
 

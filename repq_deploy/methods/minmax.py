@@ -10,5 +10,5 @@ __all__ = ["MINMAX"]
 MINMAX = register(
     "minmax",
     softmax="uniform",
-    steps=(step("ranges", search="minmax", post_norm="tensor"), step("fold")),
+    steps=(step("ranges", find="minmax", post_norm="tensor"), step("fold")),
 )

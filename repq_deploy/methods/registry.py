@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from repq_deploy.errors import BadInput
-from repq_deploy.quant.softmax import SoftmaxQuantizer
 from repq_deploy.steps import Step
 
 __all__ = ["METHODS", "Method", "find_method", "register"]
@@ -16,7 +15,7 @@ class Method:
     """A method: how it quantizes attention probabilities, its steps in order, and how many images it is meant for."""
 
     name: str
-    softmax: SoftmaxQuantizer
+    softmax: str
     steps: tuple[Step, ...]
     images: int = 32
 
@@ -24,7 +23,7 @@ class Method:
 METHODS: dict[str, Method] = {}
 
 
-def register(name: str, *, softmax: SoftmaxQuantizer, steps: tuple[Step, ...], images: int = 32) -> Method:
+def register(name: str, *, softmax: str, steps: tuple[Step, ...], images: int = 32) -> Method:
     """Enter a method under ``name``."""
     if name in METHODS:
         raise ValueError(f"method {name!r} is registered twice")

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from repq_deploy.quant import ops
 from repq_deploy.quant.quantizers import UniformParameters
-from repq_deploy.quant.ranges import percentile_search
+from repq_deploy.quant.ranges import percentile_finder
 
-__all__ = ["KAPPAS", "clip_channels", "clipped_channel_search"]
+__all__ = ["KAPPAS", "clip_channels", "clipped_channel_finder"]
 
-#: What a search for kappa tries; infinity clips nothing.
+#: What the finder tries; infinity clips nothing.
 KAPPAS = (4.0, 6.0, 8.0, math.inf)
 _ROWS = 2048  # tokens that errors are measured on
 
@@ -46,7 +46,7 @@ def clip_channels(found: UniformParameters, x: Tensor, kappa: float, bits: int) 
     )
 
 
-def clipped_channel_search(
+def clipped_channel_finder(
     bits: int,
     *,
     kappa: float | None = None,
@@ -54,7 +54,7 @@ def clipped_channel_search(
     weight_bits: int = 8,
     symmetric: bool = False,
 ) -> Callable[[Tensor], UniformParameters]:
-    """A search for the channel-wise parameters of a post-norm input, axis -1, to be folded afterwards.
+    """A finder of the channel-wise parameters of a post-norm input, axis -1, to be folded afterwards.
 
     Args:
         kappa: the cap in medians of the channels' scales; None: the one of ``KAPPAS`` with the least error of the
@@ -62,11 +62,11 @@ def clipped_channel_search(
         weight: of the linear layer, [out, C], in float; needed where ``kappa`` is None.
         weight_bits, symmetric: of its quantizer.
     """
-    unclipped = percentile_search(bits, axis=-1, spans_zero=False)
+    unclipped = percentile_finder(bits, axis=-1, spans_zero=False)
     if kappa is None and weight is None:
-        raise ValueError("a search for kappa needs the layer's weight")
+        raise ValueError("the finder of kappa needs the layer's weight")
 
-    def search(x: Tensor) -> UniformParameters:
+    def find(x: Tensor) -> UniformParameters:
         found = unclipped(x)
         if kappa is not None:
             return clip_channels(found, x, kappa, bits)
@@ -77,7 +77,7 @@ def clipped_channel_search(
         errors = [_output_error(rows, each, bits, weight, weight_bits, symmetric) for each in candidates]
         return candidates[min(range(len(errors)), key=errors.__getitem__)]
 
-    return search
+    return find
 
 
 def _output_error(
@@ -89,7 +89,7 @@ def _output_error(
     """
     ratio = found.scale / found.scale.mean()
     folded = weight * ratio
-    quantizer = percentile_search(weight_bits, axis=0, symmetric=symmetric)(folded)
+    quantizer = percentile_finder(weight_bits, axis=0, symmetric=symmetric)(folded)
     codes = ops.uniform_codes(folded, quantizer.scale, quantizer.zero_point, weight_bits, 0)
     quantized = ops.uniform_values(codes, quantizer.scale, 0) / ratio
     values = ops.uniform_values(ops.uniform_codes(rows, found.scale, found.zero_point, bits, -1), found.scale, -1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from repq_deploy.models.sites import AttentionParts, AttentionSite
 from repq_deploy.quant.quantizers import Quantizer, UniformQuantizer
-from repq_deploy.quant.softmax import SoftmaxQuantizer, softmax_quantizer
+from repq_deploy.quant.softmax import softmax_quantizer
 
 __all__ = ["QuantAttention", "QuantConv2d", "QuantLinear", "add_to_bias"]
 
@@ -18,7 +18,7 @@ __all__ = ["QuantAttention", "QuantConv2d", "QuantLinear", "add_to_bias"]
 class _QuantLayer(nn.Module):
     """What a linear and a convolution share: float parameters, an optional ``shift`` of the input, two quantizers.
 
-    The input's is a ``UniformQuantizer``, or after a GELU an ``AdaLogQuantizer`` (see ``repq_deploy.rewrites.gelu``).
+    The input's is a ``UniformQuantizer``, or after a GELU one of a logarithm (see ``repq_deploy.rewrites.gelu``).
     """
 
     shift: Tensor | None
@@ -96,7 +96,7 @@ class QuantAttention(nn.Module):
         proj: QuantLinear,
         *,
         bits: int,
-        softmax: SoftmaxQuantizer,
+        softmax: str,
     ) -> None:
         super().__init__()
         self.site = site

@@ -19,9 +19,10 @@ from repq_deploy.errors import BadInput
 from repq_deploy.models.families import find_family
 from repq_deploy.models.sites import LinearSite, Sites
 from repq_deploy.models.zoo import ModelSpec, build_architecture
+from repq_deploy.quant.curves import CURVES, CurveQuantizer
 from repq_deploy.quant.layers import QuantAttention, QuantConv2d, QuantLinear
 from repq_deploy.quant.quantizers import Quantizer
-from repq_deploy.quant.softmax import AdaLogQuantizer, SoftmaxQuantizer
+from repq_deploy.quant.softmax import check_softmax
 from repq_deploy.records import decode, parse_json
 from repq_deploy.system.files import atomic_output, existing_file
 
@@ -47,9 +48,7 @@ class Provenance:
 class QuantizedModel(nn.Module):
     """``model`` with quantized layers. Call it like the float model: images [N, 3, H, W] to logits [N, classes]."""
 
-    def __init__(
-        self, model: nn.Module, spec: ModelSpec, bits: BitWidths, sites: Sites, *, softmax: SoftmaxQuantizer
-    ) -> None:
+    def __init__(self, model: nn.Module, spec: ModelSpec, bits: BitWidths, sites: Sites, *, softmax: str) -> None:
         super().__init__()
         self.model = model
         self.spec = spec
@@ -72,6 +71,16 @@ class QuantizedModel(nn.Module):
             norm = None if site.norm is None else self.model.get_submodule(site.norm)
             yield site, layer, norm  # type: ignore[misc]
 
+    def readers(self) -> Iterator[tuple[nn.LayerNorm | None, list[QuantLinear | QuantConv2d]]]:
+        """Each layer norm that can be folded, with the layers that read it; every other layer by itself, with None."""
+        seen: set[str] = set()
+        for site, layer, norm in self.linears():
+            if site.norm is None:
+                yield None, [layer]
+            elif site.norm not in seen:
+                seen.add(site.norm)
+                yield norm, [self.model.get_submodule(one.name) for one in self.sites.readers(site.norm)]  # type: ignore[misc]
+
     def attentions(self) -> Iterator[QuantAttention]:
         """The attention modules whose products are quantized: none with a "float" softmax; each has its ``site``."""
         for site in self.sites.attentions:
@@ -84,7 +93,7 @@ class QuantizedModel(nn.Module):
         return {module.site: module for module in self.model.modules() if isinstance(module, Quantizer)}
 
 
-def wrap(model: nn.Module, spec: ModelSpec, bits: BitWidths, *, softmax: SoftmaxQuantizer) -> QuantizedModel:
+def wrap(model: nn.Module, spec: ModelSpec, bits: BitWidths, *, softmax: str) -> QuantizedModel:
     """Replace a float model's layers by quantized ones, in place; their quantizers are not calibrated yet.
 
     Raises:
@@ -171,7 +180,7 @@ class _Header:
 
     format: str
     spec: ModelSpec
-    softmax: SoftmaxQuantizer
+    softmax: str
     provenance: Provenance
     widths: BitWidths
 
@@ -187,7 +196,7 @@ def _read_header(text: str, *, of_timm: bool) -> _Header:
     return _Header(
         FORMAT,
         ModelSpec.from_dict(data["spec"]) if of_timm else decode(ModelSpec, data["spec"], "model record"),
-        decode(SoftmaxQuantizer, data["softmax"], "softmax"),
+        check_softmax(decode(str, data["softmax"], "softmax")),
         decode(Provenance, data["provenance"], "provenance"),
         BitWidths.parse(decode(str, data["bits"], "bits"), preset=decode(str, data["preset"], "preset")),
     )
@@ -214,7 +223,8 @@ def assign(model: nn.Module, sites: Sites, tensors: Mapping[str, Tensor]) -> Non
     for site in sites.linears:
         if f"{site.name}.input_quantizer.table" in tensors:
             layer: QuantLinear = model.get_submodule(site.name)  # type: ignore[assignment]
-            layer.input_quantizer = AdaLogQuantizer(layer.input_quantizer.site, layer.input_quantizer.bits)
+            of_input = layer.input_quantizer
+            layer.input_quantizer = CurveQuantizer(of_input.site, of_input.bits, CURVES["adalog"])
         if site.layer_scale is not None and f"{site.layer_scale}.gamma" not in tensors:
             model.set_submodule(site.layer_scale, nn.Identity())
     modules = dict(model.named_modules())

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "CURVE_FUNCTIONS",
+    "curve_codes",
     "fake_quantize",
-    "fake_quantize_adalog",
+    "fake_quantize_curve",
     "fake_quantize_log2",
-    "fake_quantize_tan",
     "log2_codes",
     "log2_values",
-    "tan_codes",
     "uniform_codes",
     "uniform_values",
 ]
@@ -67,7 +67,7 @@ def uniform_values(codes: Tensor, scale: Tensor, axis: int | None = None) -> Ten
     return codes * _along(scale, axis, codes.ndim)
 
 
-def log2_codes(x: Tensor, scale: Tensor, bits: int, steps_per_octave: int | Tensor) -> Tensor:
+def log2_codes(x: Tensor, scale: Tensor, bits: int, steps_per_octave: int) -> Tensor:
     """Codes 0 .. 2^bits - 1, as floats: code q means ``scale * 2^(-q / steps_per_octave)``, the last one zero."""
     codes = (x / scale).log_().mul_(-steps_per_octave / 0.6931471805599453).round_()
     return codes.clamp_(0, 2**bits - 1)
@@ -85,11 +85,13 @@ def log2_values(codes: Tensor, scale: Tensor, bits: int, steps_per_octave: int) 
     return torch.where(codes == 2**bits - 1, 0.0, values)
 
 
-def tan_codes(x: Tensor, scale: Tensor, angle: Tensor, bits: int) -> Tensor:
-    """Codes 0 .. L = 2^bits - 1, as floats: ``round(L atan(x / scale * tan(angle)) / angle)``, clipped."""
-    levels = 2**bits - 1
-    codes = (x * (torch.tan(angle) / scale)).atan_().mul_(levels / angle).round_()
-    return codes.clamp_(0, levels)
+#: The functions that curves are made of, by the name of the ONNX operator; each may overwrite its argument.
+CURVE_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"Atan": torch.atan_, "Log": torch.log_}
+
+
+def curve_codes(x: Tensor, divisor: Tensor, factor: Tensor, bits: int, function: str) -> Tensor:
+    """Codes 0 .. 2^bits - 1, as floats: ``clip(round(factor * f(x / divisor)))``."""
+    return CURVE_FUNCTIONS[function](x / divisor).mul_(factor).round_().clamp_(0, 2**bits - 1)
 
 
 @torch.library.custom_op("repq::fake_quantize", mutates_args=())
@@ -149,31 +151,24 @@ def _log2_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 fake_quantize_log2.register_autograd(_log2_gradient)
 
 
-@torch.library.custom_op("repq::fake_quantize_tan", mutates_args=())
-def fake_quantize_tan(x: Tensor, scale: Tensor, angle: Tensor, table: Tensor, bits: int, site: str) -> Tensor:
-    """Fake quantization of values in [0, 1] to the 2^bits values of ``table``, by ``tan_codes``."""
-    return _by_pieces(lambda piece: table[tan_codes(piece, scale, angle, bits).long()], x)
+@torch.library.custom_op("repq::fake_quantize_curve", mutates_args=())
+def fake_quantize_curve(
+    x: Tensor, divisor: Tensor, factor: Tensor, table: Tensor, bits: int, function: str, curve: str, site: str
+) -> Tensor:
+    """Fake quantization to the 2^bits values of ``table``, by ``curve_codes``; ``curve`` is the quantizer's kind."""
+    return _by_pieces(lambda piece: table[curve_codes(piece, divisor, factor, bits, function).long()], x)
 
 
-@fake_quantize_tan.register_fake
-def _(x: Tensor, scale: Tensor, angle: Tensor, table: Tensor, bits: int, site: str) -> Tensor:
+@fake_quantize_curve.register_fake
+def _(
+    x: Tensor, divisor: Tensor, factor: Tensor, table: Tensor, bits: int, function: str, curve: str, site: str
+) -> Tensor:
     return torch.empty_like(x)
 
 
-@torch.library.custom_op("repq::fake_quantize_adalog", mutates_args=())
-def fake_quantize_adalog(x: Tensor, scale: Tensor, steps: Tensor, table: Tensor, bits: int, site: str) -> Tensor:
-    """Fake quantization of positive values to the 2^bits values of ``table``, by ``log2_codes`` with real steps."""
-    return _by_pieces(lambda piece: table[log2_codes(piece, scale, bits, steps).long()], x)
+def _curve_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Straight through, as for logarithms."""
+    return gradient, None, None, None, None, None, None, None
 
 
-@fake_quantize_adalog.register_fake
-def _(x: Tensor, scale: Tensor, steps: Tensor, table: Tensor, bits: int, site: str) -> Tensor:
-    return torch.empty_like(x)
-
-
-def _table_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    return gradient, None, None, None, None, None
-
-
-fake_quantize_tan.register_autograd(_table_gradient)
-fake_quantize_adalog.register_autograd(_table_gradient)
+fake_quantize_curve.register_autograd(_curve_gradient)

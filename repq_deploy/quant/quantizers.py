@@ -1,8 +1,7 @@
-"""Quantizers: modules that hold a scale, know their codes, and learn the scale from the first tensor they see.
+"""Quantizers: modules that hold a scale, and turn numbers into integer codes and codes into values.
 
-A quantizer starts *pending*, with a search that maps a tensor to parameters. Its first call runs the search, then
-quantizes, so one forward pass calibrates a whole model with every upstream site already quantized, as RepQ-ViT does.
-One that is not ``enabled`` passes its input through: a method's way to leave weights in float for a while.
+A quantizer knows nothing of how its scale is found: a step finds it (``quant.ranges``) and the quantizer adopts it. One
+that is not ``enabled`` passes its input through, which is a method's way to leave weights in float for a while.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ __all__ = [
     "Log2Quantizer",
     "Parameters",
     "Quantizer",
-    "Search",
-    "TableParameters",
+    "RangeFinder",
     "UniformParameters",
     "UniformQuantizer",
 ]
@@ -34,34 +32,33 @@ class UniformParameters:
     zero_point: Tensor
 
 
-@dataclass(frozen=True)
-class TableParameters:
-    """Scale and shape (an angle, or steps per octave), both [], of a quantizer whose values stand in a table."""
-
-    scale: Tensor
-    shape: Tensor
-
-
-#: What a search finds; a bare tensor is a scale.
-Parameters = UniformParameters | TableParameters | Tensor
-Search = Callable[[Tensor], Parameters]
+#: What a range finder finds, of the type that its quantizer adopts; for ``Log2Quantizer`` a scale.
+Parameters = object
+#: Maps a tensor to the parameters that it should be quantized with.
+RangeFinder = Callable[[Tensor], Parameters]
 
 
 class Quantizer(nn.Module):
-    """Base: the site's name, the bits, and the pending search.
+    """Base of all quantizers.
 
     Args:
         site: name in the quantizer table, for example ``blocks.3.mlp.fc1.input``.
         bits: 2 to 8.
+        kind: "uniform", "log2", "log_sqrt2", or a row of ``curves.CURVES``.
+
+    Attributes:
+        scale: float32; not finite until the quantizer is calibrated.
+        axis: of a scale for each channel; None: one scale for the tensor.
     """
 
     scale: Tensor
 
-    def __init__(self, site: str, bits: int) -> None:
+    def __init__(self, site: str, bits: int, *, kind: str) -> None:
         super().__init__()
         self.site = site
         self.bits = bits
-        self.search: Search | None = None
+        self.kind = kind
+        self.axis: int | None = None
         self.enabled = True
         self.register_buffer("scale", torch.tensor(float("nan")))
 
@@ -70,7 +67,7 @@ class Quantizer(nn.Module):
         return bool(torch.isfinite(self.scale).all())
 
     def adopt(self, found: Parameters) -> None:
-        """Take over what a search found."""
+        """Take over what a range finder found."""
         raise TypeError(f"{type(self).__name__} has no parameters")
 
     def codes(self, x: Tensor) -> Tensor:
@@ -81,11 +78,12 @@ class Quantizer(nn.Module):
         """What ``codes`` stand for, float32."""
         raise TypeError(f"{type(self).__name__} has no codes")
 
-    def _calibrate_once(self, x: Tensor) -> None:
-        if self.search is not None:
-            search, self.search = self.search, None
-            with torch.no_grad():
-                self.adopt(search(x))
+    def quantized(self, x: Tensor) -> Tensor:
+        """The values of the codes of ``x``, as one operator of ``ops``."""
+        raise TypeError(f"{type(self).__name__} has no codes")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.quantized(x) if self.enabled else x
 
 
 class UniformQuantizer(Quantizer):
@@ -93,13 +91,13 @@ class UniformQuantizer(Quantizer):
 
     ``axis`` None: one scale for the tensor. Otherwise ``scale`` and ``zero_point`` have shape [C], C the size of that
     axis, for example axis 0 of a weight [out, in]. The zero point is whole, so there are at most 2^bits levels.
-    ``range_kind`` names the search of ``repq_deploy.quant.ranges`` for steps that have to search again.
+    ``range_kind`` names the finder of ``quant.ranges.RANGES`` for steps that have to find the range again.
     """
 
     zero_point: Tensor
 
     def __init__(self, site: str, bits: int, *, axis: int | None = None) -> None:
-        super().__init__(site, bits)
+        super().__init__(site, bits, kind="uniform")
         self.axis = axis
         self.range_kind = "percentile"
         self.register_buffer("zero_point", torch.tensor(0.0))
@@ -115,10 +113,7 @@ class UniformQuantizer(Quantizer):
     def values(self, codes: Tensor) -> Tensor:
         return ops.uniform_values(codes.float(), self.scale, self.axis)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.enabled:
-            return x
-        self._calibrate_once(x)
+    def quantized(self, x: Tensor) -> Tensor:
         return ops.fake_quantize(x, self.scale, self.zero_point, self.bits, self.axis, self.site)
 
 
@@ -130,7 +125,7 @@ class Log2Quantizer(Quantizer):
     """
 
     def __init__(self, site: str, bits: int, *, steps_per_octave: int) -> None:
-        super().__init__(site, bits)
+        super().__init__(site, bits, kind="log2" if steps_per_octave == 1 else "log_sqrt2")
         self.steps_per_octave = steps_per_octave
 
     def adopt(self, found: Parameters) -> None:
@@ -143,8 +138,5 @@ class Log2Quantizer(Quantizer):
     def values(self, codes: Tensor) -> Tensor:
         return ops.log2_values(codes.float(), self.scale, self.bits, self.steps_per_octave)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.enabled:
-            return x
-        self._calibrate_once(x)
+    def quantized(self, x: Tensor) -> Tensor:
         return ops.fake_quantize_log2(x, self.scale, self.bits, self.steps_per_octave, self.site)

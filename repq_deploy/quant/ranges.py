@@ -1,8 +1,8 @@
-"""Range searches: the scale and zero point a tensor is quantized with.
+"""Range finders: the scale and zero point that a tensor is quantized with.
 
-All are vectorized over channels; none loops over them. The percentile search is RepQ-ViT's (arXiv 2212.08254, its
+All are vectorized over channels; none loops over them. The percentile finder is RepQ-ViT's (arXiv 2212.08254, its
 published code): of a few percentiles, keep per channel the one whose quantized tensor has the lowest squared error.
-Its lowest, 99.9 %, is where a normal distribution is best clipped at 5 bits; ``mse_search`` has lower ones for fewer.
+Its lowest, 99.9 %, is where a normal distribution is best clipped at 5 bits; ``mse_finder`` has lower ones for fewer.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from repq_deploy.quant.quantizers import UniformParameters
 __all__ = [
     "PERCENTILES",
     "RANGES",
-    "log2_search",
-    "minmax_search",
-    "mse_search",
-    "percentile_search",
+    "log2_finder",
+    "minmax_finder",
+    "mse_finder",
+    "operand_finder",
+    "percentile_finder",
     "quantiles",
     "sample",
+    "weight_finder",
 ]
 
 #: The published code lacks 1.0 and so clips even 8-bit tensors that need no clipping.
@@ -33,7 +35,7 @@ PERCENTILES = (0.999, 0.9999, 0.99999, 1.0)
 _FEW_BITS = 4
 _LOWER = (0.95, 0.96, 0.97, 0.975, 0.98, 0.985, 0.99, 0.9925, 0.995, 0.9965, 0.998)
 _TINY = 1e-8
-#: A search measures errors on at most this many elements of a tensor, evenly spread: what torch.quantile would take.
+#: A finder measures errors on at most this many elements of a tensor, evenly spread: what torch.quantile would take.
 _SAMPLE = 2**24
 
 
@@ -103,22 +105,22 @@ def _shaped(found: UniformParameters, axis: int | None) -> UniformParameters:
     return found if axis is not None else UniformParameters(found.scale.squeeze(0), found.zero_point.squeeze(0))
 
 
-def minmax_search(
+def minmax_finder(
     bits: int, *, axis: int | None = None, symmetric: bool = False, spans_zero: bool = True
 ) -> Callable[[Tensor], UniformParameters]:
-    """A search that takes the whole range of the tensor, or of each channel along ``axis``.
+    """A finder that takes the whole range of the tensor, or of each channel along ``axis``.
 
-    ``spans_zero`` is that of ``percentile_search``.
+    ``spans_zero`` is that of ``percentile_finder``.
     """
 
-    def search(x: Tensor) -> UniformParameters:
+    def find(x: Tensor) -> UniformParameters:
         low, high = torch.aminmax(_rows(x, axis), dim=1)
         return _shaped(_parameters(low, high, bits, symmetric=symmetric, spans_zero=spans_zero), axis)
 
-    return search
+    return find
 
 
-def percentile_search(
+def percentile_finder(
     bits: int,
     *,
     axis: int | None = None,
@@ -126,13 +128,13 @@ def percentile_search(
     spans_zero: bool = True,
     percentiles: tuple[float, ...] = PERCENTILES,
 ) -> Callable[[Tensor], UniformParameters]:
-    """RepQ-ViT's search: the percentile with the lowest squared error, chosen per channel along ``axis``.
+    """RepQ-ViT's finder: the percentile with the lowest squared error, chosen per channel along ``axis``.
 
     ``spans_zero`` widens a range to hold zero, so that codes minus zero point fit the integer they are stored in; a
     per-channel range that is folded into a layer norm afterwards does not need it.
     """
 
-    def search(x: Tensor) -> UniformParameters:
+    def find(x: Tensor) -> UniformParameters:
         rows = _rows(x, axis)
         lows, highs = quantiles(rows, percentiles, largest=False), quantiles(rows, percentiles, largest=True)
         rows = sample(rows)
@@ -153,36 +155,47 @@ def percentile_search(
         assert best is not None  # noqa: S101 - there is at least one percentile
         return _shaped(best, axis)
 
-    return search
+    return find
 
 
-def mse_search(
+def mse_finder(
     bits: int, *, axis: int | None = None, symmetric: bool = False, spans_zero: bool = True
 ) -> Callable[[Tensor], UniformParameters]:
-    """``percentile_search``, at 4 bits and fewer with percentiles from 95 % on.
+    """``percentile_finder``, at 4 bits and fewer with percentiles from 95 % on.
 
     From 5 bits on these would win where a tensor has a long tail only, and there squared error is no guide: what is cut
     are the few values that matter most.
     """
     percentiles = (*_LOWER, *PERCENTILES) if bits <= _FEW_BITS else PERCENTILES
-    return percentile_search(bits, axis=axis, symmetric=symmetric, spans_zero=spans_zero, percentiles=percentiles)
+    return percentile_finder(bits, axis=axis, symmetric=symmetric, spans_zero=spans_zero, percentiles=percentiles)
 
 
-#: The searches for uniform quantizers, by the name that a recipe gives them.
+#: The finders for uniform quantizers, by the name that a recipe gives them.
 RANGES: dict[str, Callable[..., Callable[[Tensor], UniformParameters]]] = {
-    "minmax": minmax_search,
-    "percentile": percentile_search,
-    "mse": mse_search,
+    "minmax": minmax_finder,
+    "percentile": percentile_finder,
+    "mse": mse_finder,
 }
 
 
-def log2_search(
-    bits: int, steps_per_octave: int, *, percentiles: tuple[float, ...] = PERCENTILES
-) -> Callable[[Tensor], Tensor]:
-    """A search for the scale of a logarithmic quantizer: the upper quantile with the lowest squared error."""
+def weight_finder(bits: int, *, symmetric: bool, kind: str = "percentile") -> Callable[[Tensor], UniformParameters]:
+    """The finder, called ``kind`` in ``RANGES``, of a scale for each output channel of a weight [out, ...]."""
+    return RANGES[kind](bits, axis=0, symmetric=symmetric)
 
-    def search(x: Tensor) -> Tensor:
-        candidates = quantiles(x.reshape(1, -1), percentiles, largest=True).clamp_min(_TINY)[:, 0]
+
+def operand_finder(bits: int, *, kind: str = "percentile") -> Callable[[Tensor], UniformParameters]:
+    """The finder, called ``kind`` in ``RANGES``, for an operand of a product of two activations.
+
+    It is symmetric at 8 bits: there is no bias that could take its zero point, which INT8 cannot hold.
+    """
+    return RANGES[kind](bits, symmetric=bits == 8)
+
+
+def log2_finder(bits: int, steps_per_octave: int) -> Callable[[Tensor], Tensor]:
+    """A finder of the scale of a logarithmic quantizer: the upper quantile with the lowest squared error."""
+
+    def find(x: Tensor) -> Tensor:
+        candidates = quantiles(x.reshape(1, -1), PERCENTILES, largest=True).clamp_min(_TINY)[:, 0]
         x = sample(x.reshape(1, -1))
         errors = []
         for scale in candidates:
@@ -190,4 +203,4 @@ def log2_search(
             errors.append((ops.log2_values(codes, scale, bits, steps_per_octave) - x).square_().mean())
         return candidates[torch.stack(errors).argmin()]
 
-    return search
+    return find

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from repq_deploy.devices import device_of
+from repq_deploy.hooks import hooks
 from repq_deploy.models.sites import Sites
 from repq_deploy.quant.layers import add_to_bias
 
@@ -36,18 +37,15 @@ def qkv_means(model: nn.Module, sites: Sites, images: Tensor, *, batch: int) -> 
         sums[name] = sums.get(name, 0) + rows.sum(dim=0, dtype=torch.float64)
         counts[name] = counts.get(name, 0) + len(rows)
 
-    handles = [
+    taps = (
         model.get_submodule(site.qkv).register_forward_hook(
             lambda _module, _inputs, output, name=site.name: add(name, output)
         )
         for site in sites.attentions
-    ]
-    try:
+    )
+    with hooks(taps):
         for part in images.split(batch):
             model(part.to(device_of(model)))
-    finally:
-        for handle in handles:
-            handle.remove()
     return {name: total / counts[name] for name, total in sums.items()}
 
 

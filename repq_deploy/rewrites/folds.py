@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from repq_deploy.errors import BadInput
 from repq_deploy.quant.layers import QuantConv2d, QuantLinear, add_to_bias
 from repq_deploy.quant.quantizers import UniformParameters, UniformQuantizer
 
@@ -18,7 +19,7 @@ __all__ = ["center_zero_point", "fold_post_norm", "shift_input", "uniform_input"
 
 
 @torch.no_grad()
-def fold_post_norm(norm: nn.LayerNorm, linear: QuantLinear, *, target: Literal["mean", "median"] = "mean") -> None:
+def fold_post_norm(norm: nn.LayerNorm, *linears: QuantLinear, target: Literal["mean", "median"] = "mean") -> None:
     """RepQ-ViT's scale reparameterization (arXiv 2212.08254, section 3.2) of a channel-wise input quantizer.
 
     The norm's output x, [..., D], is quantized per channel with (s_d, z_d). For any target scale t and any whole
@@ -30,26 +31,38 @@ def fold_post_norm(norm: nn.LayerNorm, linear: QuantLinear, *, target: Literal["
         bias'     = bias + sum_d W_{:,d} s_d (c - z_d)  of the linear
 
     gives the same codes with one scale t and zero point c for the tensor, and the same product. As in the paper t is
-    the mean of s_d; DopQ-ViT takes the median. It is a gauge: any choice gives the same result. The paper's c is the
-    mean of z_d, which is not whole and adds a level; c = 2^(bits - 1) is, and makes the signed code symmetric, with
-    ONNX zero point 0.
+    the mean of s_d; DopQ-ViT takes the median. Any choice gives the same result. The paper's c is the mean of z_d,
+    which is not whole and adds a level; c = 2^(bits - 1) is, and makes the signed code symmetric, with ONNX zero point
+    0.
 
-    The linear's weight quantizer has to be calibrated again afterwards.
+    Args:
+        norm: the layer norm.
+        linears: all that read its output, with equal input quantizers. Their weight quantizers have to be calibrated
+            again afterwards.
+        target: what t is of the s_d.
+
+    Raises:
+        BadInput: the readers' input quantizers differ, as with other bits for one of them.
     """
-    quantizer = uniform_input(linear)
+    quantizer, *others = (uniform_input(linear) for linear in linears)
+    if any(one.bits != quantizer.bits or not torch.equal(one.scale, quantizer.scale) for one in others):
+        names = ", ".join(one.site for one in (quantizer, *others))
+        raise BadInput(f"{names}: they read one layer norm and need the same bits")
     scale, zero_point = quantizer.scale.double(), quantizer.zero_point.double()
     target_scale = scale.mean() if target == "mean" else scale.median()
     target_zero_point = 2.0 ** (quantizer.bits - 1)
     ratio = scale / target_scale
-    weight = linear.weight.double()
-    offset = weight @ (scale * (target_zero_point - zero_point))
     _replace(norm, "weight", norm.weight.double() / ratio)
     _replace(norm, "bias", norm.bias.double() / ratio + target_scale * (zero_point - target_zero_point))
-    _replace(linear, "weight", weight * ratio)
-    add_to_bias(linear, offset)
-    quantizer.axis = None
-    scale = target_scale.to(quantizer.scale.dtype)
-    quantizer.adopt(UniformParameters(scale, torch.full_like(scale, target_zero_point)))
+    stored = target_scale.to(quantizer.scale.dtype)
+    for linear in linears:
+        weight = linear.weight.double()
+        offset = weight @ (scale * (target_zero_point - zero_point))
+        _replace(linear, "weight", weight * ratio)
+        add_to_bias(linear, offset)
+        of_input = uniform_input(linear)
+        of_input.axis = None
+        of_input.adopt(UniformParameters(stored, torch.full_like(stored, target_zero_point)))
 
 
 @torch.no_grad()

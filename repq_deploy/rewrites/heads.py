@@ -5,7 +5,7 @@ APHQ-ViT), a step of q, k and v is as fine as the head allows. No engine has suc
 t any scale for the tensor, ``r_h = s_h / t``:
 
 * v: ``W_v,h / r_h``, ``b_v,h / r_h``, and ``r_h`` times the columns of proj's weight that read head h. Between the two
-  stands proj's input quantizer, whose scales therefore keep the proportions of v's (``proj_search``).
+  stands proj's input quantizer, whose scales therefore keep the proportions of v's (``proj_finder``).
 * q and k: ``W_h / r_h``, ``b_h / r_h``, and ``r_h`` of both times attention's scale, which becomes one number a head:
   the multiplication of the logits that was there before.
 * k's zero points: a constant added to all of k is the same for every logit of a row and leaves the softmax; so k has
@@ -25,29 +25,27 @@ import torch
 from torch import Tensor, nn
 
 from repq_deploy.quant.layers import QuantAttention, add_to_bias
-from repq_deploy.quant.quantizers import Search, UniformParameters, UniformQuantizer
+from repq_deploy.quant.quantizers import UniformParameters, UniformQuantizer
 
-__all__ = ["HEADS", "fold_query_key_heads", "fold_value_heads", "proj_search"]
+__all__ = ["HEADS", "fold_query_key_heads", "fold_value_heads", "proj_finder"]
 
 #: The axis of heads in q and v [B, heads, N, d] and in k transposed [B, heads, d, N].
 HEADS = -3
 
 
-def proj_search(attention: QuantAttention, find: Callable[..., Search]) -> Search:
-    """The search for proj's input [..., channels]: one scale, times each head's share of v's scales, which are found.
+def proj_finder(
+    attention: QuantAttention, inner: Callable[[Tensor], UniformParameters]
+) -> Callable[[Tensor], UniformParameters]:
+    """The range finder of proj's input [..., channels]: one scale, which ``inner`` finds, times each head's share of
+    the scales of v, which are found before it is called."""
 
-    ``find(bits)`` searches for a tensor.
-    """
-    inner = find(attention.proj.input_quantizer.bits)
-
-    def search(x: Tensor) -> UniformParameters:
+    def find(x: Tensor) -> UniformParameters:
         ratio = attention.v_quantizer.scale / attention.v_quantizer.scale.mean()
         channels = ratio.repeat_interleave(attention.head_dim)
         found = inner(x / channels)
-        assert isinstance(found, UniformParameters)  # noqa: S101 - for the type checker
         return UniformParameters(found.scale * channels, found.zero_point.expand(channels.shape))
 
-    return search
+    return find
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ before the first block.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from repq_deploy.devices import device_of
 from repq_deploy.errors import BadInput
+from repq_deploy.hooks import hooks
 from repq_deploy.models.sites import Sites
 from repq_deploy.search.relevance_rules import Rules
 
@@ -132,15 +133,5 @@ def _tapped(model: nn.Module, modules: Sequence[str], found: dict[str, Tensor], 
 
         return lambda _module, inputs: (_Tap.apply(inputs[0], take), *inputs[1:])
 
-    with ExitStack() as stack:
-        for name in modules:
-            stack.enter_context(_removing(model.get_submodule(name).register_forward_pre_hook(tap(name))))
+    with hooks(model.get_submodule(name).register_forward_pre_hook(tap(name)) for name in modules):
         yield
-
-
-@contextmanager
-def _removing(handle: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -30,27 +30,23 @@ from torch import Tensor, nn
 
 from repq_deploy.bits import BitWidths, SiteBits
 from repq_deploy.devices import CPU, device_of, on_device
-from repq_deploy.errors import BadInput
+from repq_deploy.hooks import hooks
 from repq_deploy.models.families import find_family
 from repq_deploy.models.zoo import ModelSpec, build_architecture
 from repq_deploy.quant.layers import QuantAttention, QuantConv2d, QuantLinear
-from repq_deploy.quant.quantizers import Search, UniformParameters
-from repq_deploy.quant.ranges import log2_search, percentile_search
+from repq_deploy.quant.quantizers import Parameters, RangeFinder, UniformParameters
+from repq_deploy.quant.ranges import log2_finder, operand_finder, percentile_finder, weight_finder
 from repq_deploy.rewrites.folds import fold_post_norm
+from repq_deploy.search.measurements import BATCH, Measurement, measurement_file, read_measurement, result_folder
 from repq_deploy.search.pool import one_thread, spread
 from repq_deploy.search.space import SearchSite
-from repq_deploy.system.files import read_kept, write_atomically
+from repq_deploy.system.files import write_atomically
 from repq_deploy.system.leftovers import temporary_folder
 
-__all__ = ["Measurement", "Sweeper", "bundle", "result_folder", "sensitivities"]
+__all__ = ["Sweeper", "bundle", "sensitivities"]
 
-FORMAT = 3
-_BATCH = 32
 _LOG_SQRT2 = 2  # steps per octave
 _OPERANDS = ("q", "k", "v", "p")
-
-#: A site and its bits.
-Measurement = tuple[SearchSite, SiteBits]
 
 
 def sensitivities(
@@ -85,7 +81,9 @@ def sensitivities(
     items = [(site, bits) for site in sites for bits in site.choices]
     with temporary_folder() as temporary:
         folder = result_folder(temporary if work_dir is None else work_dir, model, images, preset, device)
-        found = {item: value for item in items if (value := _read(_file(folder, item))) is not None}
+        found = {
+            item: value for item in items if (value := read_measurement(measurement_file(folder, item))) is not None
+        }
         missing = [item for item in items if item not in found]
         on_result(len(found), len(items))
         if missing:
@@ -95,7 +93,7 @@ def sensitivities(
                     packed = bundle(model, spec, images, sites, preset=preset, on_site=on_range)
                 write_atomically(payload, packed)
             for item, value in spread(Sweeper, payload, missing, workers=workers, ray=ray):
-                write_atomically(_file(folder, item), json.dumps({"error": value}).encode())
+                write_atomically(measurement_file(folder, item), json.dumps({"error": value}).encode())
                 found[item] = value
                 on_result(len(found), len(items))
             payload.unlink(missing_ok=True)  # another search of the same model may have ended first
@@ -112,35 +110,33 @@ def bundle(
     preset: str,
     on_site: Callable[[int, int], None] = lambda done, total: None,
 ) -> bytes:
-    """Search the input ranges of every site at each of its widths; pack what a ``Sweeper`` needs, as safetensors."""
+    """Find the input ranges of every site at each of its widths; pack what a ``Sweeper`` needs, as safetensors."""
     found: dict[str, Tensor] = {}
     replaced: dict[str, nn.Module] = {}
-    handles: list[Any] = []
+    taps: list[Any] = []
     for site in sites:
         widths = sorted({bits.activation for bits in site.choices})
         if site.role == "attention":
             attention = replaced[site.name] = _attention(model, site.name, widths[0])
             for operand in _OPERANDS:
-                searches = {f"{site.name}.{operand}.{width}": _operand_search(operand, width) for width in widths}
-                setattr(attention, f"{operand}_quantizer", _Searching(searches, found))
+                finders = {f"{site.name}.{operand}.{width}": _operand_finder(operand, width) for width in widths}
+                setattr(attention, f"{operand}_quantizer", _Observer(finders, found))
         else:
-            searching = _Searching({f"{site.name}.{width}": _input_search(site, width) for width in widths}, found)
+            observer = _Observer({f"{site.name}.{width}": _input_finder(site, width) for width in widths}, found)
             layer = model.get_submodule(site.name)
-            handles.append(layer.register_forward_pre_hook(searching.before))
+            taps.append(layer.register_forward_pre_hook(observer.before))
     done = iter(range(1, len(sites) + 1))
-    handles += [
+    taps += [
         replaced.get(site.name, model.get_submodule(site.name)).register_forward_hook(
             lambda *_: on_site(next(done), len(sites))
         )
         for site in sites
     ]
     device = device_of(model)
-    first, *others = images.split(_BATCH)
+    first, *others = images.split(BATCH)
     with one_thread():
-        with _swapped(model, replaced):
+        with hooks(taps), swapped(model, replaced):
             logits = [model(first.to(device))]
-        for handle in handles:
-            handle.remove()
         logits += [model(batch.to(device)) for batch in others]
     tensors = {f"model/{name}": tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     tensors |= {f"range/{name}": tensor.cpu().contiguous() for name, tensor in found.items()}
@@ -169,8 +165,8 @@ class Sweeper:
     def __call__(self, item: Measurement) -> float:
         """S of one site at one width."""
         total = 0.0
-        with _swapped(self.model, self._quantized(*item)):
-            for images, reference in zip(self.images.split(_BATCH), self.reference.split(_BATCH), strict=True):
+        with swapped(self.model, self._quantized(*item)):
+            for images, reference in zip(self.images.split(BATCH), self.reference.split(BATCH), strict=True):
                 total += float((_centred(self.model(images.to(self.device))) - reference).square().mean(dim=1).sum())
         return total / len(self.images)
 
@@ -192,10 +188,10 @@ class Sweeper:
             fold_post_norm(norm, layer)  # type: ignore[arg-type]
             replaced[site.norm] = norm
         symmetric = BitWidths(bits, preset=self.preset).symmetric_weights(bits.weight)
-        layer.weight_quantizer.adopt(percentile_search(bits.weight, axis=0, symmetric=symmetric)(layer.weight))
+        layer.weight_quantizer.adopt(weight_finder(bits.weight, symmetric=symmetric)(layer.weight))
         return replaced
 
-    def _range(self, name: str) -> UniformParameters | Tensor:
+    def _range(self, name: str) -> Parameters:
         scale, zero_point = self.ranges[f"{name}.scale"], self.ranges.get(f"{name}.zero_point")
         return scale if zero_point is None else UniformParameters(scale, zero_point)
 
@@ -205,17 +201,17 @@ def _centred(logits: Tensor) -> Tensor:
     return logits - logits.mean(dim=1, keepdim=True)
 
 
-class _Searching(nn.Module):
-    """Stands where a quantizer would: runs searches on its input and hands it on."""
+class _Observer(nn.Module):
+    """Stands where a quantizer would: runs range finders on its input and hands it on."""
 
-    def __init__(self, searches: Mapping[str, Search], found: dict[str, Tensor]) -> None:
+    def __init__(self, finders: Mapping[str, RangeFinder], found: dict[str, Tensor]) -> None:
         super().__init__()
-        self.searches = searches
+        self.finders = finders
         self.found = found
 
     def forward(self, x: Tensor) -> Tensor:
-        for name, search in self.searches.items():
-            parameters = search(x)
+        for name, find in self.finders.items():
+            parameters = find(x)
             if isinstance(parameters, UniformParameters):
                 self.found[f"{name}.scale"], self.found[f"{name}.zero_point"] = parameters.scale, parameters.zero_point
             elif isinstance(parameters, Tensor):
@@ -226,14 +222,14 @@ class _Searching(nn.Module):
         self(inputs[0])
 
 
-def _input_search(site: SearchSite, bits: int) -> Search:
+def _input_finder(site: SearchSite, bits: int) -> RangeFinder:
     if site.norm is None:
-        return percentile_search(bits)
-    return percentile_search(bits, axis=-1, spans_zero=False)
+        return percentile_finder(bits)
+    return percentile_finder(bits, axis=-1, spans_zero=False)
 
 
-def _operand_search(operand: str, bits: int) -> Search:
-    return log2_search(bits, _LOG_SQRT2) if operand == "p" else percentile_search(bits, symmetric=bits == 8)
+def _operand_finder(operand: str, bits: int) -> RangeFinder:
+    return log2_finder(bits, _LOG_SQRT2) if operand == "p" else operand_finder(bits)
 
 
 def _attention(model: nn.Module, name: str, bits: int) -> QuantAttention:
@@ -246,7 +242,7 @@ def _attention(model: nn.Module, name: str, bits: int) -> QuantAttention:
 
 
 @contextlib.contextmanager
-def _swapped(model: nn.Module, replacements: Mapping[str, nn.Module]) -> Iterator[None]:
+def swapped(model: nn.Module, replacements: Mapping[str, nn.Module]) -> Iterator[None]:
     """Let ``replacements`` take the places of the modules of their names."""
     originals = {name: model.get_submodule(name) for name in replacements}
     for name, module in replacements.items():
@@ -262,24 +258,6 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def result_folder(work_dir: Path, model: nn.Module, images: Tensor, preset: str, device: torch.device = CPU) -> Path:
-    """The folder of ``work_dir`` for all results that depend on nothing else but the site and its bits.
-
-    Raises:
-        BadInput: it cannot be made.
-    """
-    digest = hashlib.sha256(f"{FORMAT} {preset} {torch.__version__} {_BATCH} {device.type}".encode())
-    for name, tensor in [*model.state_dict().items(), ("images", images)]:
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    folder = work_dir / digest.hexdigest()[:16]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"work folder {work_dir}: {error.strerror or error}; name another") from error
-    return folder
-
-
 def _is_whole(payload: Path) -> bool:
     """Whether an earlier run, which was killed, left a bundle that can be read."""
     with contextlib.suppress(OSError, SafetensorError), safe_open(payload, framework="pt"):
@@ -291,14 +269,3 @@ def _ranges_of(sites: Sequence[SearchSite]) -> str:
     """A hash of the ranges that a bundle for ``sites`` holds."""
     held = [(site.name, sorted({bits.activation for bits in site.choices})) for site in sites]
     return hashlib.sha256(repr(held).encode()).hexdigest()[:16]
-
-
-def _file(folder: Path, item: Measurement) -> Path:
-    return folder / f"{item[0].name}@{item[1]}.json"
-
-
-def _read(path: Path) -> float | None:
-    """A measurement kept by an earlier run; None where there is none that can be read, to measure it again."""
-    kept = read_kept(path)
-    error = kept.get("error") if isinstance(kept, dict) else None
-    return error if isinstance(error, float) else None

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from repq_deploy.bits import MAX_BITS, MIN_BITS, BitWidths, SiteBits
 from repq_deploy.errors import BadInput
+from repq_deploy.hooks import hooks
 from repq_deploy.models.sites import Role, Sites
 
 __all__ = ["SearchSite", "bit_widths", "parse_choices", "search_sites"]
@@ -122,17 +123,16 @@ def _count(model: nn.Module, sites: Sites, image: Tensor) -> dict[str, int]:
         windows, tokens, width = output.shape  # of qkv: [windows, tokens, 3 channels]
         macs[name] = 2 * windows * tokens * tokens * (width // 3)
 
-    handles = [
+    taps = [
         model.get_submodule(site.name).register_forward_hook(lambda m, _, y, name=site.name: linear(name, m, y))
         for site in sites.linears
     ]
-    handles += [
+    taps += [
         model.get_submodule(site.qkv).register_forward_hook(lambda _m, _, y, name=site.name: products(name, y))
         for site in sites.attentions
     ]
-    model(image)
-    for handle in handles:
-        handle.remove()
+    with hooks(taps):
+        model(image)
     return macs
 
 

@@ -9,19 +9,19 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from repq_deploy.calibration.run import Calibration
 from repq_deploy.errors import BadInput
-from repq_deploy.steps.bias_correction import bias_correction
-from repq_deploy.steps.center import center
-from repq_deploy.steps.dual_clip import dual_clip
-from repq_deploy.steps.ranges import fold, ranges
-from repq_deploy.steps.reconstruct import reconstruct
-from repq_deploy.steps.rotate import rotate
-from repq_deploy.steps.weights import weights
+from repq_deploy.steps import bias_correction, center, dual_clip, fold, ranges, reconstruct, rotate, weights
 
 __all__ = ["STEPS", "Step", "step"]
 
 STEPS: dict[str, Callable[..., None]] = {
-    function.__name__: function
-    for function in (rotate, center, ranges, dual_clip, fold, weights, reconstruct, bias_correction)
+    "rotate": rotate.rotate,
+    "center": center.center,
+    "ranges": ranges.ranges,
+    "dual_clip": dual_clip.dual_clip,
+    "fold": fold.fold,
+    "weights": weights.weights,
+    "reconstruct": reconstruct.reconstruct,
+    "bias_correction": bias_correction.bias_correction,
 }
 
 

@@ -21,6 +21,7 @@ from repq_deploy.bits import MAX_BITS
 from repq_deploy.calibration.losses import LOSSES, Loss
 from repq_deploy.calibration.run import BATCH, Calibration, require_folded, require_scales
 from repq_deploy.errors import BadInput
+from repq_deploy.hooks import hooks
 from repq_deploy.models.families import stages
 from repq_deploy.models.sites import Stage, forward_through
 from repq_deploy.quant.layers import QuantConv2d, QuantLinear
@@ -237,16 +238,12 @@ def _groups(model: nn.Module, unit: Sequence[Stage], weight_rate: float, scale_r
 @contextlib.contextmanager
 def _quantizing_in_float32(model: nn.Module) -> Iterator[None]:
     """Give quantizers float32: in bfloat16, which has 8 bits, their codes would be others than the exported graph's."""
-    handles = [
+    with hooks(
         module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
         for module in model.modules()
         if isinstance(module, Quantizer)
-    ]
-    try:
+    ):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextlib.contextmanager
@@ -257,15 +254,11 @@ def _dropping(model: nn.Module, unit: Sequence[Stage], drop: float, generator: t
         dropped = torch.rand(output.shape, generator=generator) < drop  # drawn on the CPU: the same on every device
         return torch.where(dropped.to(output.device), inputs[0], output)
 
-    handles = [
+    with hooks(
         module.register_forward_hook(mix)
         for name, module in model.named_modules()
         if isinstance(module, Quantizer)
         and not name.endswith("weight_quantizer")
         and any(stage.holds(name) for stage in unit)
-    ]
-    try:
+    ):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -12,7 +12,7 @@ from repq_deploy.calibration.run import Calibration, require_folded, require_sca
 from repq_deploy.calibration.statistics import Prefix, Statistics, gather
 from repq_deploy.quant.layers import QuantConv2d, QuantLinear
 from repq_deploy.quant.quantizers import UniformParameters
-from repq_deploy.quant.ranges import RANGES
+from repq_deploy.quant.ranges import weight_finder
 from repq_deploy.rounding.adaround import adaround
 from repq_deploy.rounding.gptq import Rounding, gptq, nearest
 from repq_deploy.rounding.refinement import refined
@@ -62,7 +62,7 @@ def _quantize(
     weight = layer.weight.double().flatten(1)
     compensated = weight + ridge_update(statistics, ridge)[0] if ridge > 0 else weight
     symmetric = run.model.bits.symmetric_weights(quantizer.bits)
-    found = RANGES[quantizer.range_kind](quantizer.bits, axis=0, symmetric=symmetric)(compensated.float())
+    found = weight_finder(quantizer.bits, symmetric=symmetric, kind=quantizer.range_kind)(compensated.float())
     grid = UniformParameters(found.scale.double(), found.zero_point.double())
     # The bias takes up the mean error, so only the inputs' deviation from their mean counts.
     rounded = rounding(compensated, statistics.covariance, grid, quantizer.bits)

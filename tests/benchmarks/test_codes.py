@@ -10,7 +10,7 @@ import pytest
 
 def test_every_fold_is_checked(monkeypatch: pytest.MonkeyPatch, benchmark: Callable[[str], ModuleType]) -> None:
     codes = benchmark("codes")
-    monkeypatch.setattr(codes.STEP, "fold_post_norm", codes.fold_post_norm)  # what row() replaces is put back
+    monkeypatch.setattr(codes.fold, "fold_post_norm", codes.fold_post_norm)  # what row() replaces is put back
     name, bits, folds, fold_equal, sites, *_ = codes.row("demo", "w4a4")
     assert (name, bits) == ("demo", "w4a4")
     assert int(folds) == 12  # two in each of six blocks

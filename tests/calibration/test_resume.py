@@ -31,7 +31,7 @@ BLOCKS = Method(
     "blocks",
     "log_sqrt2",
     (
-        step("ranges", search="minmax", attention="head", gelu="adalog", weights=False),
+        step("ranges", find="minmax", attention="head", gelu="adalog", weights=False),
         step("fold"),
         step("weights", rounding="adaround"),
         step("bias_correction"),

@@ -20,7 +20,7 @@ RECIPES = {
     "bias_correction": "- ranges\n- fold\n- bias_correction",
     "heads": "- ranges: {attention: head}\n- fold",
     "gelu": "- ranges: {gelu: adalog}\n- fold",
-    "minmax": "- ranges: {search: minmax}\n- fold",
+    "minmax": "- ranges: {find: minmax}\n- fold",
     "all": "- ranges: {attention: head, gelu: adalog, weights: false}\n- fold\n"
     "- weights: {rounding: adaround}\n- reconstruct: {unit: block, epochs: 1, batch: 2}\n- bias_correction",
 }

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from repq_deploy.quant.clipped import KAPPAS, clip_channels, clipped_channel_search
+from repq_deploy.quant.clipped import KAPPAS, clip_channels, clipped_channel_finder
 from repq_deploy.quant.layers import QuantLinear
-from repq_deploy.quant.ranges import percentile_search
+from repq_deploy.quant.ranges import percentile_finder
 from repq_deploy.rewrites.folds import fold_post_norm
 
 BITS = 4
@@ -30,14 +30,14 @@ def folded_error(x: torch.Tensor, linear: nn.Linear, search) -> float:
     layer.input_quantizer.axis = -1
     layer.input_quantizer.adopt(search(x))
     fold_post_norm(norm, layer)
-    layer.weight_quantizer.adopt(percentile_search(BITS, axis=0)(layer.weight))
+    layer.weight_quantizer.adopt(percentile_finder(BITS, axis=0)(layer.weight))
     with torch.no_grad():
         return float((layer(x * norm.weight + norm.bias) - linear(x)).square().mean())
 
 
 def test_scales_are_capped_and_the_others_stay():
     x = wide_channels()
-    found = percentile_search(BITS, axis=-1, spans_zero=False)(x)
+    found = percentile_finder(BITS, axis=-1, spans_zero=False)(x)
     clipped = clip_channels(found, x, 3.0, BITS)
     cap = 3 * found.scale.median()
     assert (found.scale > cap).sum() == 3
@@ -52,8 +52,8 @@ def test_scales_are_capped_and_the_others_stay():
 
 def test_no_cap_changes_nothing():
     x = wide_channels()
-    found = percentile_search(BITS, axis=-1, spans_zero=False)(x)
-    clipped = clipped_channel_search(BITS, kappa=math.inf)(x)
+    found = percentile_finder(BITS, axis=-1, spans_zero=False)(x)
+    clipped = clipped_channel_finder(BITS, kappa=math.inf)(x)
     assert torch.equal(clipped.scale, found.scale)
     assert torch.equal(clipped.zero_point, found.zero_point)
 
@@ -63,12 +63,12 @@ def test_kappa_is_the_one_with_the_least_error_of_the_folded_layer():
     x = wide_channels()
     torch.manual_seed(1)
     linear = nn.Linear(32, 24)
-    errors = [folded_error(x, linear, clipped_channel_search(BITS, kappa=kappa)) for kappa in KAPPAS]
-    chosen = clipped_channel_search(BITS, weight=linear.weight, weight_bits=BITS)
+    errors = [folded_error(x, linear, clipped_channel_finder(BITS, kappa=kappa)) for kappa in KAPPAS]
+    chosen = clipped_channel_finder(BITS, weight=linear.weight, weight_bits=BITS)
     assert folded_error(x, linear, chosen) == pytest.approx(min(errors), rel=1e-4)
     assert min(errors) <= errors[-1]
 
 
 def test_a_search_without_the_weight_is_a_mistake():
     with pytest.raises(ValueError, match="weight"):
-        clipped_channel_search(BITS)
+        clipped_channel_finder(BITS)

@@ -4,7 +4,7 @@ import torch
 
 from repq_deploy.quant import ops
 from repq_deploy.quant.quantizers import UniformParameters
-from repq_deploy.quant.ranges import PERCENTILES, log2_search, minmax_search, mse_search, percentile_search, quantiles
+from repq_deploy.quant.ranges import PERCENTILES, log2_finder, minmax_finder, mse_finder, percentile_finder, quantiles
 
 
 @pytest.mark.parametrize("count", [7, 400, 5001])
@@ -40,7 +40,7 @@ def test_percentile_search_equals_the_reference_loop(bits):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3000, 12, generator=generator) * torch.linspace(0.1, 5, 12) + torch.linspace(-2, 2, 12)
     x[::700] *= 8
-    found = percentile_search(bits, axis=-1, spans_zero=False)(x)
+    found = percentile_finder(bits, axis=-1, spans_zero=False)(x)
     for channel in range(12):
         scale, zero_point = reference_search(x[:, channel].double().numpy(), bits)
         assert found.scale[channel].item() == pytest.approx(scale, rel=1e-5)
@@ -57,9 +57,9 @@ def test_mse_search_clips_a_normal_distribution_where_it_should_be(bits):
         return float((values - x).square().mean())
 
     best = min(error(_parameters(-clip, clip, bits)) for clip in torch.linspace(0.8, 5, 200))
-    assert error(mse_search(bits)(x)) < 1.05 * best
+    assert error(mse_finder(bits)(x)) < 1.05 * best
     if bits < 4:
-        assert error(percentile_search(bits)(x)) > 1.3 * best
+        assert error(percentile_finder(bits)(x)) > 1.3 * best
 
 
 def _parameters(low: torch.Tensor, high: torch.Tensor, bits: int) -> UniformParameters:
@@ -68,15 +68,15 @@ def _parameters(low: torch.Tensor, high: torch.Tensor, bits: int) -> UniformPara
 
 
 def test_whole_zero_points_and_codes_that_span_zero():
-    found = percentile_search(4)(torch.rand(1000) + 3)
+    found = percentile_finder(4)(torch.rand(1000) + 3)
     assert found.zero_point == 0
-    found = minmax_search(4)(-torch.rand(1000) - 3)
+    found = minmax_finder(4)(-torch.rand(1000) - 3)
     assert found.zero_point == 15
 
 
 def test_symmetric_codes_are_centred():
     weight = torch.randn(8, 100)
-    found = minmax_search(4, axis=0, symmetric=True)(weight)
+    found = minmax_finder(4, axis=0, symmetric=True)(weight)
     assert torch.equal(found.zero_point, torch.full((8,), 8.0))
     codes = ops.uniform_codes(weight, found.scale, found.zero_point, 4, 0)
     assert codes.min() >= -8
@@ -86,7 +86,7 @@ def test_symmetric_codes_are_centred():
 @pytest.mark.parametrize("value", [0.0, 2.5, -7.0])
 def test_constant_channels_are_represented(value):
     x = torch.full((100, 2), value)
-    found = percentile_search(4, axis=-1, spans_zero=False)(x)
+    found = percentile_finder(4, axis=-1, spans_zero=False)(x)
     assert torch.isfinite(found.scale).all()
     assert (found.scale > 0).all()
     codes = ops.uniform_codes(x, found.scale, found.zero_point, 4, -1)
@@ -95,7 +95,7 @@ def test_constant_channels_are_represented(value):
 
 def test_log2_search_keeps_the_candidate_with_the_lowest_error():
     p = torch.distributions.Dirichlet(torch.full((50,), 0.2)).sample((100,))
-    scale = log2_search(4, 2)(p)
+    scale = log2_finder(4, 2)(p)
     errors = {
         float(candidate): float((ops.fake_quantize_log2(p, candidate, 4, 2, "p") - p).square().mean())
         for candidate in quantiles(p.reshape(1, -1), PERCENTILES, largest=True)[:, 0]
@@ -116,7 +116,7 @@ def test_long_rows_are_thinned_out_exactly(monkeypatch, power):
 
 def test_a_sample_of_a_long_tensor_finds_nearly_the_same_scale(monkeypatch):
     probabilities = torch.randn(64, 4, 30, 30, generator=torch.Generator().manual_seed(0)).mul_(4).softmax(-1)
-    whole = log2_search(4, 2)(probabilities), percentile_search(4)(probabilities).scale
+    whole = log2_finder(4, 2)(probabilities), percentile_finder(4)(probabilities).scale
     monkeypatch.setattr("repq_deploy.quant.ranges._SAMPLE", 20_000)
-    sampled = log2_search(4, 2)(probabilities), percentile_search(4)(probabilities).scale
+    sampled = log2_finder(4, 2)(probabilities), percentile_finder(4)(probabilities).scale
     assert sampled == whole

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from repq_deploy.errors import BadInput
 from repq_deploy.quant.layers import QuantConv2d, QuantLinear
 from repq_deploy.quant.quantizers import UniformParameters
-from repq_deploy.quant.ranges import minmax_search, percentile_search
+from repq_deploy.quant.ranges import minmax_finder, percentile_finder
 from repq_deploy.rewrites.folds import center_zero_point, fold_post_norm
 
 TOKENS, WIDTH, OUT = 400, 96, 64
@@ -25,8 +26,8 @@ def norm_and_linear(bits: int, *, bias: bool = True):
     layer = QuantLinear(linear, name="x", weight_bits=8, activation_bits=bits)
     x = torch.randn(TOKENS, WIDTH).double()
     layer.input_quantizer.axis = -1
-    layer.input_quantizer.adopt(percentile_search(bits, axis=-1, spans_zero=False)(norm(x).detach()))
-    layer.weight_quantizer.adopt(minmax_search(8, axis=0, symmetric=True)(linear.weight.detach()))
+    layer.input_quantizer.adopt(percentile_finder(bits, axis=-1, spans_zero=False)(norm(x).detach()))
+    layer.weight_quantizer.adopt(minmax_finder(8, axis=0, symmetric=True)(linear.weight.detach()))
     return norm, layer, x
 
 
@@ -53,7 +54,33 @@ def test_fold_keeps_every_code_and_the_product(bits, bias):
 
 
 @torch.no_grad()
-def test_the_target_scale_is_a_gauge():
+def test_all_readers_of_a_norm_are_folded_together():
+    """Each with its own weight and bias, all with the codes they had."""
+    norm, first, x = norm_and_linear(4)
+    second = QuantLinear(nn.Linear(WIDTH, 7).double(), name="y", weight_bits=8, activation_bits=4)
+    second.input_quantizer.axis = -1
+    second.input_quantizer.adopt(UniformParameters(first.input_quantizer.scale, first.input_quantizer.zero_point))
+    layers = (first, second)
+    codes = first.input_quantizer.codes(norm(x)) + first.input_quantizer.zero_point
+    products = [layer.input_quantizer(norm(x)) @ layer.weight.t() + layer.bias for layer in layers]
+
+    fold_post_norm(norm, *layers)
+
+    for layer, product in zip(layers, products, strict=True):
+        assert torch.equal(layer.input_quantizer.codes(norm(x)) + 8, codes)
+        folded = layer.input_quantizer(norm(x)) @ layer.weight.t() + layer.bias
+        assert (folded - product).norm() / product.norm() < 1e-12
+
+
+def test_readers_of_a_norm_with_different_bits_cannot_be_folded():
+    norm, first, _ = norm_and_linear(4)
+    _, second, _ = norm_and_linear(6)
+    with pytest.raises(BadInput, match="they read one layer norm and need the same bits"):
+        fold_post_norm(norm, first, second)
+
+
+@torch.no_grad()
+def test_any_target_scale_gives_the_same_product():
     """Any target scale gives the same codes and, with the weight quantized after the fold, the same output."""
     outputs = []
     for gauge in (1.0, 0.37, 5.0):
@@ -64,7 +91,7 @@ def test_the_target_scale_is_a_gauge():
         layer.weight.data /= gauge
         zero_point = layer.input_quantizer.zero_point
         layer.input_quantizer.adopt(UniformParameters(layer.input_quantizer.scale * gauge, zero_point))
-        layer.weight_quantizer.adopt(percentile_search(8, axis=0, symmetric=True)(layer.weight))
+        layer.weight_quantizer.adopt(percentile_finder(8, axis=0, symmetric=True)(layer.weight))
         outputs.append(layer(norm(x)))
     for other in outputs[1:]:
         assert (other - outputs[0]).norm() / outputs[0].norm() < 1e-12
@@ -83,7 +110,7 @@ def test_the_target_scale_matters_where_weights_keep_their_old_grid():
             expected = layer.input_quantizer(norm(x)) @ layer.weight.t() + layer.bias
             old = layer.weight_quantizer.scale.clone(), layer.weight_quantizer.zero_point.clone()
             fold_post_norm(norm, layer, target=target)
-            grid = percentile_search(8, axis=0, symmetric=True)(layer.weight) if again else UniformParameters(*old)
+            grid = percentile_finder(8, axis=0, symmetric=True)(layer.weight) if again else UniformParameters(*old)
             layer.weight_quantizer.adopt(grid)
             errors[target, again] = float((layer(norm(x)) - expected).norm() / expected.norm())
     assert errors["mean", True] == pytest.approx(errors["median", True], rel=1e-6)
@@ -95,8 +122,8 @@ def test_the_target_scale_matters_where_weights_keep_their_old_grid():
 @torch.no_grad()
 def asymmetric(layer: QuantLinear | QuantConv2d, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Calibrate an 8-bit layer on a one-sided input; its unsigned codes and its output before the shift."""
-    layer.input_quantizer.adopt(minmax_search(8)(x))
-    layer.weight_quantizer.adopt(minmax_search(4, axis=0, symmetric=True)(layer.weight))
+    layer.input_quantizer.adopt(minmax_finder(8)(x))
+    layer.weight_quantizer.adopt(minmax_finder(4, axis=0, symmetric=True)(layer.weight))
     assert layer.input_quantizer.zero_point != 128
     return layer.input_quantizer.codes(x) + layer.input_quantizer.zero_point, layer(x)
 
@@ -137,7 +164,7 @@ def test_a_norm_takes_the_shift():
 def test_fewer_bits_are_left_alone():
     norm, layer, x = norm_and_linear(4)
     layer.input_quantizer.axis = None
-    layer.input_quantizer.adopt(minmax_search(4)(norm(x)))
+    layer.input_quantizer.adopt(minmax_finder(4)(norm(x)))
     before = copy.deepcopy(layer.state_dict())
     center_zero_point(layer, None)
     assert all(torch.equal(before[name], tensor) for name, tensor in layer.state_dict().items())

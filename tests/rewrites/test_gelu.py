@@ -7,9 +7,9 @@ from torch import nn
 
 from repq_deploy.errors import BadInput
 from repq_deploy.models.sites import LinearSite
+from repq_deploy.quant.curves import CurveQuantizer
 from repq_deploy.quant.layers import QuantLinear
-from repq_deploy.quant.ranges import minmax_search, percentile_search
-from repq_deploy.quant.softmax import AdaLogQuantizer
+from repq_deploy.quant.ranges import minmax_finder, percentile_finder
 from repq_deploy.rewrites.gelu import SHIFT, use_adalog
 from repq_deploy.steps import step
 from tests.steps.test_steps import calibration
@@ -24,8 +24,9 @@ def shifted_layer(bits: int, *, bias: bool = True):
     linear = nn.Linear(48, 10, bias=bias).requires_grad_(False)
     original = linear.bias
     layer = QuantLinear(linear, name="mlp.fc2", weight_bits=4, activation_bits=bits)
-    layer.weight_quantizer.search = minmax_search(4, axis=0, symmetric=True)
-    use_adalog(SITE, layer)
+    layer.weight_quantizer.adopt(minmax_finder(4, axis=0, symmetric=True)(layer.weight))
+    find = use_adalog(SITE, layer)
+    layer.input_quantizer.adopt(find(x + layer.shift))
     return layer, x, original
 
 
@@ -41,8 +42,8 @@ def test_the_layer_is_a_product_of_table_values_without_the_shift(bits, bias):
     layer, x, original = shifted_layer(bits, bias=bias)
     y = layer(x).double().numpy()
     quantizer = layer.input_quantizer
-    assert isinstance(quantizer, AdaLogQuantizer)
-    scale, steps, last = float(quantizer.scale), float(quantizer.shape), 2**bits - 1
+    assert isinstance(quantizer, CurveQuantizer)
+    scale, steps, last = float(quantizer.scale), -float(quantizer.factor) * np.log(2), 2**bits - 1
     given = (x + layer.shift).double().numpy()
     exact = -steps * np.log2(given / scale)
     codes = quantizer.codes(x + layer.shift).numpy()
@@ -59,7 +60,7 @@ def test_its_squared_error_is_below_that_of_a_uniform_grid(bits):
     layer, x, _ = shifted_layer(bits)
     given = x + layer.shift
     error = (layer.input_quantizer(given) - given).square().mean()
-    found = percentile_search(bits)(x)
+    found = percentile_finder(bits)(x)
     uniform = torch.clamp(torch.round(x / found.scale), -found.zero_point, 2**bits - 1 - found.zero_point) * found.scale
     assert error < (uniform - x).square().mean()
 
@@ -79,6 +80,6 @@ def test_only_what_reads_a_gelu_is_logarithmic(family):
     run = calibration(family)
     step("ranges", gelu="adalog")(run)
     for site, layer, _ in run.model.linears():
-        assert isinstance(layer.input_quantizer, AdaLogQuantizer) == (site.role == "fc2"), site.name
+        assert isinstance(layer.input_quantizer, CurveQuantizer) == (site.role == "fc2"), site.name
         assert (layer.shift is not None) == (site.role == "fc2")
     assert torch.isfinite(run.model(run.images)).all()

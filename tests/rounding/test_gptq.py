@@ -6,7 +6,7 @@ import torch
 
 from repq_deploy.calibration.statistics import Statistics
 from repq_deploy.quant.quantizers import UniformParameters
-from repq_deploy.quant.ranges import minmax_search
+from repq_deploy.quant.ranges import minmax_finder
 from repq_deploy.rounding.adaround import adaround
 from repq_deploy.rounding.gptq import gptq, nearest
 from repq_deploy.rounding.linear_algebra import cholesky, solve
@@ -19,7 +19,7 @@ def problem(rows: int, columns: int, bits: int, seed: int = 0):
     weight = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
     mixing = torch.randn(columns, columns, generator=generator, dtype=torch.float64)
     x = torch.randn(500, columns, generator=generator, dtype=torch.float64) @ mixing
-    found = minmax_search(bits, axis=0)(weight.float())
+    found = minmax_finder(bits, axis=0)(weight.float())
     grid = UniformParameters(found.scale.double(), found.zero_point.double())
     return weight, x.T @ x / len(x), grid
 

@@ -10,7 +10,7 @@ from safetensors.torch import load
 from repq_deploy.bits import BitWidths, SiteBits
 from repq_deploy.models.families import find_sites
 from repq_deploy.quant.model import wrap
-from repq_deploy.quant.ranges import log2_search, percentile_search
+from repq_deploy.quant.ranges import log2_finder, percentile_finder
 from repq_deploy.search import sensitivity
 from repq_deploy.search.sensitivity import bundle, sensitivities
 from repq_deploy.search.space import parse_choices, search_sites
@@ -59,9 +59,11 @@ def test_a_measurement_is_the_squared_error_of_the_centred_logits_with_that_site
     assert len(own) == (4 if name.endswith("attn") else 2)
     for path, quantizer in own.items():
         axis = 0 if "weight" in path else None
-        quantizer.search = log2_search(3, 2) if "p_quant" in path else percentile_search(3, axis=axis)
+        find = log2_finder(3, 2) if "p_quant" in path else percentile_finder(3, axis=axis)
         install(wrapped, {path: quantizer})
+        adopt = quantizer.register_forward_pre_hook(lambda own, inputs, find=find: own.adopt(find(inputs[0])))
         wrapped(images)
+        adopt.remove()
     install(wrapped, own)
     difference = wrapped(images).double().numpy() - reference
     expected = difference.var(axis=1).mean()

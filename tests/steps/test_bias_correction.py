@@ -64,7 +64,7 @@ def test_fold_searches_weights_again_as_ranges_did(kind):
     with torch.no_grad():
         for block in run.model.model.blocks:
             block.attn.qkv.weight[:, 3] *= 20  # an outlier that percentiles clip
-    step("ranges", search=kind)(run)
+    step("ranges", find=kind)(run)
     step("fold")(run)
     for block in run.model.model.blocks:
         layer = block.attn.qkv

@@ -162,7 +162,7 @@ def test_dual_clipping_lowers_the_error_of_a_post_norm_linear(family, name):
     errors = []
     for clip in (False, True):
         run = replace(calibration(family, "w8a3", count=32), seed=2**40)
-        step("ranges", search="minmax", weights=False)(run)
+        step("ranges", find="minmax", weights=False)(run)
         if clip:
             step("dual_clip", steps=60, rate=2e-2)(run)
         position = next(position for position in walk(run, "walking") if position.stage.holds(name))
