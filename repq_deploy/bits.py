@@ -33,10 +33,10 @@ class SiteBits:
 
 @dataclass(frozen=True)
 class BitWidths:
-    """Bits of every site.
+    """The bits of every site of a model: of each layer with weights, and of each attention.
 
-    ``overrides`` holds (pattern, bits) pairs; a pattern is a site's role (``head``) or a shell pattern over its name
-    (``blocks.0.*``). The last one that matches wins, also over the preset.
+    ``overrides`` holds (pattern, bits) pairs; a pattern is a site's role (``head``) or a shell pattern for its name
+    (``blocks.0.*``). The last override that matches a site wins, also over the preset.
     """
 
     default: SiteBits

@@ -47,15 +47,16 @@ def quantize(
         images: normalized calibration images [N, 3, H, W], float32.
         bits: bits of every site.
         method: the name of one in ``repq_deploy.methods``, or one of your own.
-        attention: how attention probabilities are quantized, None as the method does it; "float" leaves both products
-            of attention in float.
-        seed: of torch's generator, for methods that draw; stored with the result.
+        attention: how attention probabilities are quantized. None: as the method says. "float": both products of
+            attention stay in float.
+        seed: the seed of torch's generator, for methods that draw random numbers; stored with the result.
         preprocess: JSON of the preprocessing that made ``images``; stored with the result.
         calibration_sha256: hash of the images' source; stored with the result.
-        report: called with what is being done, how much of it is done, and how much there is.
-        work: where the state is kept for a calibration that is killed to go on; to be finished by the caller.
-        device: where to compute; the result is on the CPU. What is random is drawn there
-            too, so two devices differ by rounding alone.
+        report: called with the name of the current task, how much of it is done, and how much there is.
+        work: the folder that keeps the state, so that a killed calibration can resume. The caller calls its
+            ``finish``.
+        device: where to compute. The result is on the CPU, and random numbers are drawn there too, so two devices
+            differ by rounding alone.
 
     Raises:
         BadInput: an unsupported model or method, images that are not finite, an override that matches no site, or steps

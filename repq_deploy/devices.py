@@ -1,4 +1,4 @@
-"""Where torch computes: the device that was asked for, and models that are there for a while."""
+"""Where torch computes: finds the device that was asked for, and moves models to it for a while."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 @contextmanager
 def float32_products() -> Iterator[None]:
-    """Let a GPU compute products of float32 as such: TF32, which it may take instead, keeps 10 bits of each factor."""
+    """Make a GPU multiply float32 numbers as float32: TF32, which it may use instead, keeps 10 bits of each factor."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
@@ -56,7 +56,7 @@ def float32_products() -> Iterator[None]:
 
 @contextmanager
 def on_device(device: torch.device, *models: nn.Module) -> Iterator[None]:
-    """Have ``models`` on ``device``, which computes in float32, and back on the CPU afterwards.
+    """Move ``models`` to ``device`` for the block, with products in float32, and back to the CPU afterwards.
 
     Raises:
         BadInput: the device has too little memory.

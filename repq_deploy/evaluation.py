@@ -39,9 +39,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Figures:
-    """One target's accuracy. The three accuracies are None without labels, ``top5`` also up to 5 classes.
+    """One target's accuracy. The three accuracies are None where the images have no labels, and ``top5`` also where
+    there are at most 5 classes.
 
-    ``images_per_second`` is of ``predict`` alone; decoding runs beside it.
+    ``images_per_second`` counts the time of ``predict`` alone; images are decoded meanwhile.
     """
 
     images: int
@@ -53,10 +54,11 @@ class Figures:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A target's figures and, where it was compared with another, that one's.
+    """The figures of a target and, if it was compared with a second one, those of the second.
 
-    ``agreement`` is the part of images that both put into the same class. ``top1_difference`` is the target's top-1
-    less the other's, in points; its standard error counts that both saw the same images.
+    ``agreement`` is the percentage of images that both targets put into the same class. ``top1_difference`` is the
+    target's top-1 minus the other's, in percentage points; its standard error is that of the differences on each image,
+    as both targets saw the same images.
     """
 
     target: Figures
@@ -108,7 +110,7 @@ def evaluate(
 
 
 def check_data(targets: Sequence[Target], source: ImageSource) -> None:
-    """Refuse what cannot be scored: one target without labels, other classes than the data's, a label beyond them."""
+    """Refuse images that cannot be scored: they have no labels for a single target, or not the targets' classes."""
     if source.labels is None and len(targets) == 1:
         raise BadInput(
             f"images {source.origin}: no labels, so there is no accuracy to measure; "

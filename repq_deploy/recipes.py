@@ -17,8 +17,8 @@ them::
       - fold
       - weights: {ridge: 0.5, rounding: gptq}
 
-Every key is optional; what is absent is left to the command's options and defaults, and what is there yields to
-options that are given.
+Every key is optional. An option that is given on the command line wins over the recipe; a key that is missing is left
+to the command's default.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ __all__ = ["Recipe", "load_recipe", "save_recipe"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """``bits`` and ``preset`` as ``BitWidths.parse`` takes them, ``method`` a registered name; None: not said.
+    """What a recipe file says; None for a missing key.
 
+    ``bits`` and ``preset`` are as for ``BitWidths.parse``; ``method`` is a registered name, or any beside ``steps``.
     ``steps`` holds (name, options) pairs, ``softmax`` one of ``repq_deploy.quant.softmax.SOFTMAX_KINDS``;
     ``images`` is how many calibration images the method is meant for.
     """
@@ -66,8 +67,8 @@ _MOST_BYTES = 1_000_000
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML without aliases, of which a few lines make gigabytes, that refuses a key given twice, of which it would
-    take the last."""
+    """Safe YAML that refuses aliases, as a few lines of them make gigabytes, and a key that is given twice, as YAML
+    would take the last one."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

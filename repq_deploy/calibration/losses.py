@@ -1,8 +1,8 @@
-"""What a reconstruction minimizes: the distance of a unit's outputs from the float model's, in three measures.
+"""The losses that a reconstruction can minimize: three measures of how far a unit is from the float model.
 
-A unit is some consecutive stages. Its tokens are the output of its last stage before the head; the head's output are
-logits, or the features of a model without classes. Every loss is relative to the size of what it compares, and needs no
-labels.
+A unit is a run of consecutive stages. Its tokens are the output of its last stage before the head. The head's output is
+the logits, or the features of a model without classes. Every squared error is divided by the mean square of what it is
+compared with. No loss needs labels.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def mse(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor, device: 
 
 
 def feature(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor, device: torch.device) -> Loss:
-    """Squared error of the unit's tokens, plus the divergence of the logits behind the float rest of the model.
+    """Squared error of the unit's tokens, plus the divergence of the logits that the float rest of the model gives.
 
-    After GLF-Q (2026), which compares the penultimate feature in place of the logits; so does this where there are no
-    classes.
+    The idea is GLF-Q's (2026), which compares the penultimate feature in place of the logits; this loss does so too
+    where the model has no classes.
     """
     tokens, final = _outputs(unit, inputs, device)
     if final is None:

@@ -1,7 +1,7 @@
-"""A folder in which a calibration leaves its state now and then, so that one that was killed goes on where it was.
+"""A folder in which a calibration saves its state from time to time, so that a killed calibration can resume.
 
-One safetensors file for each calibration, named by a hash of all that decides its result; it is removed once the
-result has been used.
+Each calibration has one safetensors file, named by a hash of everything that decides its result. The file is removed
+once the result has been written.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ INTERVAL = 30.0
 
 @dataclass(frozen=True)
 class Mark:
-    """How far a calibration is: ``step`` of its method, how much of it is done, and what the step needs to go on."""
+    """How far a calibration is: the number ``step`` of the current step, how much of that step is ``done``, and the
+    ``extra`` tensors that it needs to resume."""
 
     step: int = 0
     done: int = 0
@@ -43,10 +44,10 @@ class Mark:
 
 
 class WorkFolder:
-    """The state of one calibration in ``folder``, made where it is missing; None: nothing is kept.
+    """Keeps the state of one calibration in ``folder``, which is made if it is missing; None keeps nothing.
 
-    Whoever makes one calls ``finish`` when what was calibrated is safe; until then even a calibration that was complete
-    is taken up from here.
+    The caller calls ``finish`` once the result has been written. Until then the folder also keeps the state of a
+    calibration that is complete.
     """
 
     model: QuantizedModel
@@ -60,7 +61,8 @@ class WorkFolder:
         self._saved = time.monotonic()
 
     def open(self, key: str, model: QuantizedModel, reference: nn.Module) -> None:
-        """Keep the calibration of ``model`` and its float ``reference``; ``key``: hash of all that decides the result.
+        """Begin to keep the state of ``model`` and its float ``reference``; ``key`` is a hash of all that decides the
+        result.
 
         Raises:
             BadInput: the folder cannot be made or written to.
@@ -76,7 +78,7 @@ class WorkFolder:
         check_writable(self.file)
 
     def resume(self) -> int:
-        """Take up what is there; the step to go on with. What is damaged is done again."""
+        """Load the saved state and return the step to resume with: 0 if there is no file, or a damaged one."""
         if self.file is None or not self.file.exists():
             return 0
         try:
@@ -105,7 +107,7 @@ class WorkFolder:
         return self.step
 
     def begin(self, step: int) -> None:
-        """``step`` of the method begins; all before it are done."""
+        """Note that ``step`` of the method begins and that all steps before it are done."""
         if step != self.step:
             self.step = step
             self.save(0)
@@ -116,7 +118,7 @@ class WorkFolder:
         del self.model, self.reference
 
     def resumed(self) -> Mark:
-        """Where the current step goes on; ``done`` is 0 where it begins. Only the first to ask is told."""
+        """The mark at which the current step resumes; ``done`` is 0 at its beginning. Only the first call gets it."""
         mark, self._resumed = self._resumed, Mark()
         return mark if mark.step == self.step else Mark(self.step)
 
@@ -126,7 +128,7 @@ class WorkFolder:
         return self.file is not None and time.monotonic() - self._saved > INTERVAL
 
     def save(self, done: int, extra: Mapping[str, Tensor] | None = None) -> None:
-        """Save the state, with ``done`` of the current step done, in one step."""
+        """Write the state to the file atomically; ``done`` is how much of the current step is done."""
         if self.file is None:
             return
         quantizers = self.model.quantizers()

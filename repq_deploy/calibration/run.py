@@ -43,12 +43,13 @@ class Calibration:
     """A calibration under way.
 
     Attributes:
-        model: being quantized, in place.
-        reference: the float model it started from, with the same module names; rotated like ``model``, never quantized.
-        images: normalized, [N, 3, H, W], float32, on the CPU; batches of them go to the models' device.
-        seed: of everything random.
-        report: for the progress bar.
-        work: where the state is kept, for a calibration that was killed to go on.
+        model: the model that is quantized, in place.
+        reference: the float model it started from, with the same module names. It is rotated and centred like
+            ``model``, and never quantized.
+        images: normalized images [N, 3, H, W], float32, on the CPU; batches of them go to the models' device.
+        seed: the seed of everything random.
+        report: the callback of the progress bar.
+        work: the folder that keeps the state, so that a killed calibration can resume.
     """
 
     model: QuantizedModel
@@ -65,7 +66,7 @@ class Calibration:
 
 
 def require_scales(run: Calibration, step: str, *, weights: bool) -> None:
-    """Refuse to do a ``step`` of a recipe before the steps that give activations, and ``weights``, their scales.
+    """Refuse a ``step`` of a recipe while an activation, or with ``weights`` also a weight, has no scale yet.
 
     Raises:
         BadInput: naming a quantizer without a scale.
@@ -102,7 +103,7 @@ def refuse_scales(run: Calibration, step: str) -> None:
 
 @dataclass(frozen=True)
 class Position:
-    """A stage of the walk: of both models, each with its inputs [N, ...], computed by the stages before it."""
+    """One stop of the walk: a stage of both models, each with the inputs [N, ...] that its earlier stages compute."""
 
     stage: Stage
     reference: Stage
@@ -115,17 +116,18 @@ class Position:
         return [(site, layer) for site, layer, _ in model.linears() if self.stage.holds(site.name)]
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Both inputs, a batch at a time, on the models' device."""
+        """Batches of the inputs of both models, as pairs, on the models' device."""
         for ours, theirs in zip(self.inputs.split(BATCH), self.reference_inputs.split(BATCH), strict=True):
             yield ours.to(self.device), theirs.to(self.device)
 
 
 @torch.no_grad()
 def walk(run: Calibration, doing: str) -> Iterator[Position]:
-    """The stages in order. The next one's inputs are computed with what the caller has made of the stages so far.
+    """Visit the stages in forward order, so that the caller can change one stage at a time.
 
-    So a step that changes each stage in turn sees the error of all it changed before. Only the inputs of one stage are
-    held at a time, of all images. A walk that was killed begins where it was.
+    The inputs of a stage are computed by the stages before it as the caller has left them. So a stage sees the error of
+    all changes before it and can make up for it. Memory holds the inputs of one stage, for all images. A walk that was
+    killed begins at the stage that it had reached.
     """
     theirs = stages(run.reference)
     inputs = reference_inputs = run.images
@@ -150,7 +152,7 @@ class _Captured(Exception):
 
 
 def captured_inputs(stage: Stage, x: Tensor, modules: Sequence[nn.Module]) -> list[Tensor]:
-    """What the ``modules`` of a stage, in the order of its forward pass, get as input when it is given ``x``."""
+    """Run a stage on ``x`` and return the inputs of its ``modules``, which are in the order of its forward pass."""
     captured: list[Tensor] = []
 
     def capture(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

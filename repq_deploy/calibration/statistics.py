@@ -56,7 +56,7 @@ def gather(
     *,
     prefix: Prefix = "quantized",
 ) -> Statistics:
-    """Statistics of ``layer`` where it stands in the walk; y is what the float model has there."""
+    """The statistics of ``layer`` at the walk's ``position``; y is the output of the same layer of the float model."""
     weight = layer.weight.flatten(1)
     bias = 0.0 if layer.bias is None else layer.bias
     rows, moment, error = 0, weight.new_zeros(()), weight.new_zeros(())
@@ -90,7 +90,7 @@ def rows_of(
     *,
     prefix: Prefix = "quantized",
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of a layer's input, quantized, and the output wanted, as [rows, in] and [rows, out]."""
+    """Batches of a layer's quantized input [rows, in], each with the output [rows, out] that the layer should have."""
     pairs = _behind_float if prefix == "float" else _behind_quantized
     for x, y in pairs(run, position, site, layer):
         yield _as_rows(layer, x, y)

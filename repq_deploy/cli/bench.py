@@ -1,4 +1,4 @@
-"""``repq-bench``: engines and ONNX files side by side: latency, throughput, memory, size."""
+"""``repq-bench``: measures latency, throughput, memory and size of engines and ONNX files side by side."""
 
 from __future__ import annotations
 
@@ -23,13 +23,24 @@ __all__ = ["main"]
 def bench(
     models: Annotated[
         list[str],
-        typer.Argument(help="Engines, ONNX files, OpenVINO IRs (.xml), as FILE or NAME=FILE."),
+        typer.Argument(
+            help="The models to measure: engines, ONNX files or OpenVINO IRs (.xml), each as FILE or NAME=FILE. The "
+            "others are compared with the first."
+        ),
     ],
-    batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8",
-    threads: Annotated[int, typer.Option(min=0, help="CPUs to pin to. Default: all that this process may use.")] = 0,
-    rounds: Annotated[int, typer.Option(min=1, help="How often to go over all models.")] = 3,
-    seconds: Annotated[float, typer.Option(min=0, help="Time a model, batch size and round.")] = 2.0,
-    plot: Annotated[Path | None, typer.Option(help="Also draw a picture: .png, .svg or .pdf.")] = None,
+    batch: Annotated[str, typer.Option(help="The batch sizes to measure, separated by commas.")] = "1,8",
+    threads: Annotated[
+        int, typer.Option(min=0, help="The number of CPUs that each model is pinned to; 0 means all that are allowed.")
+    ] = 0,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="The number of rounds; every round measures all models in turn.")
+    ] = 3,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="How many seconds each model is timed, for each batch size in each round.")
+    ] = 2.0,
+    plot: Annotated[
+        Path | None, typer.Option(help="Also draw the results as a picture, into this .png, .svg or .pdf file.")
+    ] = None,
     as_json: Json = False,
     force: Force = False,
     dry_run: DryRun = False,

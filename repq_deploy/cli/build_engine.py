@@ -1,4 +1,4 @@
-"""``repq-build-engine``: a canonical ONNX file becomes a validated engine; or an engine is validated again."""
+"""``repq-build-engine``: builds a validated engine from a canonical ONNX file, or validates an engine again."""
 
 from __future__ import annotations
 
@@ -37,39 +37,48 @@ def build_engine(
     file: Annotated[Path | None, typer.Argument(help="The ONNX file that repq-export wrote.")] = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option(help="onnxruntime, openvino, tensorrt-rtx or tensorrt; may be repeated. Default: the best."),
+        typer.Option(
+            help="The runtime to build for: onnxruntime, openvino, tensorrt-rtx or tensorrt. Repeat it for several. "
+            "Default: the best one whose engine this machine can run."
+        ),
     ] = None,
-    target: Annotated[str | None, typer.Option(help="GPUs to build for, as in sm89 or sm86,sm89.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="For TensorRT: the GPU generations to build for, such as sm89 or sm86,sm89.")
+    ] = None,
     cpu: Annotated[
         str | None,
         typer.Option(
-            help="CPUs to build for: any (exact on every CPU), vnni or arm64 (fastest there with 8-bit weights), avx2, "
-            "or native (this machine's kind). Default: any, or native where any would be much slower."
+            help="The CPUs to build for: any (exact on every CPU), vnni or arm64 (fastest there with 8-bit weights), "
+            "avx2, or native (the kind of this machine). Default: any, or native where any would be much slower."
         ),
     ] = None,
-    min_batch: Annotated[int, typer.Option(help="Smallest batch the engine takes.")] = 1,
-    opt_batch: Annotated[int, typer.Option(help="Batch the engine is tuned for.")] = 8,
-    max_batch: Annotated[int, typer.Option(help="Largest batch the engine takes.")] = 32,
+    min_batch: Annotated[int, typer.Option(help="The smallest batch size that the engine takes.")] = 1,
+    opt_batch: Annotated[int, typer.Option(help="The batch size that the engine is tuned for.")] = 8,
+    max_batch: Annotated[int, typer.Option(help="The largest batch size that the engine takes.")] = 32,
     precision: Annotated[
-        str | None, typer.Option(help="fp16 or fp32 around the quantized operations. Default: the backend's.")
+        str | None,
+        typer.Option(help="The float type around the quantized operations: fp16 or fp32. Default: the backend's own."),
     ] = None,
     compute: Annotated[
         str,
-        typer.Option(help="What multiplies quantized operands: int8, or on TensorRT fp8, fp8+int8 or fp16."),
+        typer.Option(help="The arithmetic of quantized products: int8, or on TensorRT also fp8, fp8+int8 or fp16."),
     ] = "int8",
     allow_rounding: Annotated[
-        bool, typer.Option("--allow-rounding", help="Let --compute fp8 round codes it cannot hold.")
+        bool, typer.Option("--allow-rounding", help="Let --compute fp8 round the codes that FP8 cannot hold exactly.")
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="A folder, or a name that .<backend>.engine is appended to."),
+        typer.Option("-o", "--output", help="The engine's folder, or its path without .<backend>.engine, its suffix."),
     ] = None,
     reference_data: Annotated[
         str | None,
-        typer.Option(help="Images to validate with: a folder, or an .npz of preprocessed ones. Default: seeded noise."),
+        typer.Option(
+            help="The images to validate with: a folder, or an .npz file of preprocessed ones. Default: random noise."
+        ),
     ] = None,
     validate_only: Annotated[
-        Path | None, typer.Option(help="Build nothing: validate this engine with the files beside it.")
+        Path | None,
+        typer.Option(help="Build nothing; validate this engine again, with the manifest and reference beside it."),
     ] = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -78,7 +87,7 @@ def build_engine(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Build an engine from an ONNX file of repq-export and prove that it computes the same."""
+    """Build an engine from an ONNX file that repq-export wrote, and prove that the engine computes the same."""
     set_up(verbose=verbose, quiet=quiet)
     if (file is None) == (validate_only is None):
         raise BadInput("expected either an ONNX file of repq-export or --validate-only ENGINE")
@@ -166,7 +175,7 @@ def _validate(engine: Path, *, as_json: bool, dry_run: bool) -> None:
 
 
 def _entry(engine: Path, manifest: Manifest) -> dict[str, Any]:
-    """What the command says of an engine: its manifest, and on top what a reader looks for first."""
+    """The command's answer about one engine: its manifest, and before it the facts that a reader looks for first."""
     return {
         "engine": str(engine),
         "backend": manifest.backend,

@@ -52,40 +52,81 @@ __all__ = [
     "show",
 ]
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every step, and tracebacks of user errors.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no log: only results and errors.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result on stdout as one JSON object, and nothing else.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="The seed for every random choice.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every step, and show the traceback of an error.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no log, only results and errors.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what the command would do, and stop there.")]
 
 Device = Annotated[
-    str, typer.Option("--device", help="Where PyTorch computes: cpu, cuda, cuda:1, or auto, a GPU where one is here.")
+    str,
+    typer.Option("--device", help="The device PyTorch computes on: cpu, cuda, cuda:1 or auto (a GPU if there is one)."),
 ]
 
 Classes = Annotated[
     Path | None,
-    typer.Option("--classes", help="A text that names the model's outputs, one a line: which folder is which class."),
+    typer.Option(
+        "--classes",
+        help="A text file with the names of the model's outputs in order, one per line. It says which class folder "
+        "belongs to which output.",
+    ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace files that are there and not of repq-deploy.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace existing output files even if repq-deploy did not write them.")
+]
 
-# Of the commands that start from a timm model.
-Model = Annotated[str, typer.Argument(help="deit_s, swin_t, ..., any timm id of these families, or demo.")]
+# Options of the commands that start from a timm model.
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="The model: a short name such as deit_s or swin_t, any timm id of a supported family, or demo (the small "
+        "model in this package)."
+    ),
+]
 Checkpoint = Annotated[
-    Path | None, typer.Option(help="Your weights: a safetensors file, or one of torch.save with tensors only.")
+    Path | None,
+    typer.Option(
+        help="A file with your own weights: safetensors, or one of torch.save that PyTorch can load with "
+        "weights_only=True."
+    ),
 ]
 Ema = Annotated[
-    bool, typer.Option("--ema/--no-ema", help="Of a checkpoint with averaged weights beside the last ones, take them.")
+    bool,
+    typer.Option(
+        "--ema/--no-ema",
+        help="If the checkpoint holds averaged (EMA) weights beside those of the last step, use the averaged ones.",
+    ),
 ]
 CheckpointPrefix = Annotated[
-    str | None, typer.Option(help="Take the weights whose names begin with this, and take it off.")
+    str | None,
+    typer.Option(help="Use only the checkpoint's weights whose names begin with this prefix, and remove the prefix."),
 ]
-NumClasses = Annotated[int | None, typer.Option(help="Classes of the checkpoint.")]
-ImgSize = Annotated[str | None, typer.Option(help="Pixels of an image's sides: 384, or height and width as 480x224.")]
+NumClasses = Annotated[
+    int | None,
+    typer.Option(
+        help="The number of classes of the model. Default: as many as the checkpoint's head has, otherwise timm's."
+    ),
+]
+ImgSize = Annotated[
+    str | None,
+    typer.Option(
+        help="The size of the images in pixels: one number for both sides (384), or height and width (480x224). "
+        "Default: the checkpoint's size, otherwise timm's."
+    ),
+]
 Pretrained = Annotated[
-    bool, typer.Option("--pretrained/--no-pretrained", help="timm's weights, or random ones for structural work.")
+    bool,
+    typer.Option(
+        "--pretrained/--no-pretrained",
+        help="Without --checkpoint, use timm's pretrained weights, or random ones, which serve structural tests only.",
+    ),
 ]
 CalibData = Annotated[
-    str | None, typer.Option(help="Calibration images: a folder, flat or one folder a class, or an .npz.")
+    str | None,
+    typer.Option(
+        help="The calibration images: a folder, flat or with one folder per class, or an .npz file. Default: the "
+        "demo images in this package."
+    ),
 ]
 
 #: Between two lines of progress where there is no terminal for a bar.

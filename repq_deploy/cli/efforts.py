@@ -8,7 +8,7 @@ __all__ = ["Attention", "Effort"]
 
 
 class Effort(StrEnum):
-    """How much method ``best`` does."""
+    """How much work the method ``best`` does: ``high`` also uses more images and, below 5 bits, trains the model."""
 
     fast = "fast"
     high = "high"

@@ -1,4 +1,4 @@
-"""``repq-eval``: accuracy of a model, a canonical ONNX file or an engine, alone or against another."""
+"""``repq-eval``: measures the accuracy of a model, an ONNX file or an engine, alone or against another one."""
 
 from __future__ import annotations
 
@@ -37,21 +37,55 @@ __all__ = ["main"]
 
 
 def evaluate(
-    target: Annotated[str, typer.Argument(help="An .engine, .onnx, .xml or saved .safetensors; or a model's name.")],
-    data: Annotated[str, typer.Option(help="Images, one folder a class; an .npz; or demo.")],
-    against: Annotated[str | None, typer.Option(help="A second target, to compare predictions with.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights, where a target is a model's name.")] = None,
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="What to evaluate: an .engine, .onnx or .xml file, a .safetensors file that repq-export "
+            "--save-quantized wrote, or a model's name."
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="The images: a folder with one folder per class, an .npz file, or demo. With --against, labels are "
+            "optional."
+        ),
+    ],
+    against: Annotated[
+        str | None, typer.Option(help="A second target, which runs on the same images; the predictions are compared.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A file with your own weights, for a target that is a model's name.")
+    ] = None,
     ema: Ema = True,
     checkpoint_prefix: CheckpointPrefix = None,
-    num_classes: Annotated[int | None, typer.Option(help="Classes of the checkpoint.")] = None,
+    num_classes: Annotated[
+        int | None,
+        typer.Option(
+            help="The number of classes, for a target that is a model's name. Default: as many as the checkpoint's "
+            "head has, otherwise timm's."
+        ),
+    ] = None,
     classes: Classes = None,
     img_size: ImgSize = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained/--no-pretrained", help="timm's weights, or random.")] = True,
+    pretrained: Annotated[
+        bool,
+        typer.Option(
+            "--pretrained/--no-pretrained",
+            help="For a target that is a model's name: use timm's pretrained weights, or random ones.",
+        ),
+    ] = True,
     preprocess_from: Annotated[
-        str | None, typer.Option(help="A file of ours whose preprocessing to use where a target records none.")
+        str | None,
+        typer.Option(
+            help="A file that repq-deploy wrote (.engine, .onnx or .safetensors). Its preprocessing is used for a "
+            "target that records none."
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 32,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many images, chosen at random.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="The number of images that are evaluated at a time.")] = 32,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Evaluate only this many of the images, chosen at random.")
+    ] = None,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
@@ -59,7 +93,7 @@ def evaluate(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure top-1 and top-5 accuracy, with the preprocessing that the target records."""
+    """Measure the top-1 and top-5 accuracy of a target, with the preprocessing that the target records."""
     set_up(verbose=verbose, quiet=quiet)
     from repq_deploy.calib_data import open_images
     from repq_deploy.calib_data.images import choose
@@ -105,7 +139,7 @@ def evaluate(
 
 
 def _ordered(source: ImageSource, opened: list[Target], file: Path | None) -> tuple[ImageSource, str]:
-    """``source`` with its labels in the order of the targets' outputs, and the words for that order."""
+    """Renumber the labels of ``source`` in the order of the targets' outputs; also say in words which order that is."""
     from repq_deploy.calib_data.classes import in_order_of, read_classes, warn_of_numbers
 
     recorded = [(each.name, each.class_names) for each in opened if each.class_names]

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-#: The options that say something about the float model.
+#: The options that have an effect beside --float.
 _OF_FLOAT = (
     *("model", "output", "float_model", "checkpoint", "ema", "checkpoint_prefix"),
     *(
@@ -66,35 +66,57 @@ _OF_FLOAT = (
 def export(
     context: typer.Context,
     model: Model,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The ONNX file to write.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The path of the ONNX file to write.")],
     bits: Annotated[
-        str | None, typer.Option(help="Bits, as in w6a6 or w4a4,head=w8a8; 2 to 8.", show_default="w8a8")
+        str | None,
+        typer.Option(
+            help="The bits of weights (w) and activations (a), from 2 to 8: w6a6 for all, or with exceptions such as "
+            "w4a4,head=w8a8.",
+            show_default="w8a8",
+        ),
     ] = None,
     method: Annotated[
         str | None,
         typer.Option(
-            help="best, erq, repquant, dopq, mixq, repq, or the baselines percentile and minmax.", show_default="best"
+            help="The quantization method: best, erq, repquant, dopq, mixq, repq, or a baseline, percentile or minmax.",
+            show_default="best",
         ),
     ] = None,
     effort: Annotated[
-        Effort, typer.Option(help="Of method best: fast calibrates only (minutes), high trains too (hours on a CPU).")
+        Effort,
+        typer.Option(
+            help="How much work method best does. fast only calibrates (minutes); high takes more images and, if any "
+            "bits are below 5, also trains the model (hours on a CPU)."
+        ),
     ] = Effort.fast,
     preset: Annotated[
-        str | None, typer.Option(help=f"What is quantized: {' or '.join(PRESETS)}.", show_default="deploy")
+        str | None,
+        typer.Option(
+            help=f"The preset, {' or '.join(PRESETS)}. deploy keeps patch embedding and head at 8 bits and makes all "
+            "weights symmetric; paper quantizes what the papers quantize.",
+            show_default="deploy",
+        ),
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="A YAML file with bits, preset, method or steps, as repq-search writes it.")
+        Path | None,
+        typer.Option(
+            help="A YAML file with bits, preset, method or steps, such as repq-search writes. Options of the command "
+            "line win over it."
+        ),
     ] = None,
     attention: Annotated[
         Attention,
-        typer.Option(help="Quantizer of attention probabilities; float leaves attention's products in float."),
+        typer.Option(
+            help="The quantizer of attention probabilities. method takes the method's own; float leaves both products "
+            "of attention in float."
+        ),
     ] = Attention.method,
     float_model: Annotated[
         bool,
         typer.Option(
             "--float",
-            help="Write the float model instead, to compare with; nothing is calibrated. "
-            "Over 2 GiB its weights go into a second file, OUTPUT.data.",
+            help="Write the float model, for comparison, and calibrate nothing. "
+            "If it is over 2 GiB, its weights go into a second file, OUTPUT.data.",
         ),
     ] = False,
     checkpoint: Checkpoint = None,
@@ -109,28 +131,35 @@ def export(
         int | None,
         typer.Option(
             min=1,
-            help="How many of them to use.",
+            help="The number of calibration images to use.",
             show_default="32; 128 for best, 1024 with effort high; 256 for dopq",
         ),
     ] = None,
     work_dir: Annotated[
-        Path | None, typer.Option(help="Keep the calibration's state here; the same command goes on where it stopped.")
+        Path | None,
+        typer.Option(
+            help="A folder that keeps the calibration's state, so that the same command resumes it if it was killed."
+        ),
     ] = None,
     save_quantized: Annotated[
-        Path | None, typer.Option(help="Also save the PyTorch model, as safetensors, for repq-eval.")
+        Path | None,
+        typer.Option(help="Also save the quantized PyTorch model to this safetensors file, for repq-eval."),
     ] = None,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
     opset: Annotated[
-        int, typer.Option(help="Of the ONNX file: 21, or for run-times of before 2024 and weights above 4 bits 20.")
+        int,
+        typer.Option(
+            help="The opset of the ONNX file: 21, or 20 for ONNX Runtime 1.17, where all weights have more than 4 bits."
+        ),
     ] = 21,
     force: Force = False,
     dry_run: DryRun = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Calibrate a Vision Transformer and export it as ONNX with Q/DQ at the given bits."""
+    """Calibrate a Vision Transformer and export it, quantized to the given bits, as ONNX with Q/DQ nodes."""
     set_up(verbose=verbose, quiet=quiet)
     if float_model:
         refuse_other_options(context, "--float", _OF_FLOAT)

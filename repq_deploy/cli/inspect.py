@@ -1,4 +1,4 @@
-"""``repq-inspect``: what is in a canonical ONNX file or behind an engine, and what a backend's passes change."""
+"""``repq-inspect``: shows what a canonical ONNX file or an engine holds, and what a backend's passes change."""
 
 from __future__ import annotations
 
@@ -26,16 +26,21 @@ _WIDTH = 140
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="An ONNX file of repq-export, or an engine.")],
+    file: Annotated[Path, typer.Argument(help="The file to show: an ONNX file that repq-export wrote, or an engine.")],
     passes: Annotated[
-        str | None, typer.Option(help="Also lower for this backend, and say how many places each pass changes.")
+        str | None,
+        typer.Option(help="Also rewrite the graph for this backend, and say how many places each pass changes."),
     ] = None,
     compute: Annotated[
         str | None,
-        typer.Option(help="With --passes: int8, or for TensorRT fp8, fp8+int8 or fp16.", show_default="int8"),
+        typer.Option(
+            help="With --passes: the arithmetic that multiplies quantized operands, int8, or on TensorRT also fp8, "
+            "fp8+int8 or fp16.",
+            show_default="int8",
+        ),
     ] = None,
     allow_rounding: Annotated[
-        bool, typer.Option("--allow-rounding", help="Let --compute fp8 round codes it cannot hold.")
+        bool, typer.Option("--allow-rounding", help="Let --compute fp8 round the codes that FP8 cannot hold exactly.")
     ] = False,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -105,7 +110,7 @@ def _engine(file: Path, passes: str | None) -> dict[str, Any]:
 
 
 def _kernels(file: Path, manifest: Manifest) -> dict[str, int] | None:
-    """Which type each product runs in here, where the runtime tells it."""
+    """How many products run in each number type on this machine; None where the runtime does not tell."""
     if manifest.backend != "openvino":
         return None
     from repq_deploy.engines.backends.openvino import product_kernels

@@ -50,23 +50,39 @@ __all__ = ["main"]
 
 def search(
     model: Model,
-    recipe: Annotated[Path, typer.Option(help="The recipe to write, YAML, for repq-export --recipe.")],
-    avg_bits: Annotated[float | None, typer.Option(help="Budget: average bits of weights and of activations.")] = None,
-    max_size: Annotated[str | None, typer.Option(help="Budget: all constants of the ONNX file, as in 20MB.")] = None,
-    max_bitops: Annotated[
-        float | None, typer.Option(help="Budget: 10^9 bit operations an image (MACs times the bits of both factors).")
+    recipe: Annotated[Path, typer.Option(help="The recipe file to write: YAML, for repq-export --recipe.")],
+    avg_bits: Annotated[
+        float | None, typer.Option(help="Budget: the largest average of bits, for weights and for activations alike.")
     ] = None,
-    max_latency: Annotated[str | None, typer.Option(help="Budget: as in 5ms; needs --latency-table.")] = None,
+    max_size: Annotated[
+        str | None, typer.Option(help="Budget: the largest size of the ONNX file's constants together, such as 20MB.")
+    ] = None,
+    max_bitops: Annotated[
+        float | None,
+        typer.Option(help="Budget: the most 10^9 bit operations per image (multiplications times both factors' bits)."),
+    ] = None,
+    max_latency: Annotated[
+        str | None, typer.Option(help="Budget: the largest sum of the times in --latency-table, such as 5ms.")
+    ] = None,
     latency_table: Annotated[
         Path | None,
-        typer.Option(help='Measured ms: {"fixed_ms": 0.4, "sites": {"head": {"w4a4": 0.02, "w8a8": 0.03}, ...}}.'),
+        typer.Option(
+            help="A JSON file with the milliseconds that you measured: "
+            '{"fixed_ms": 0.4, "sites": {"head": {"w4a4": 0.02, "w8a8": 0.03}, ...}}.'
+        ),
     ] = None,
     choices: Annotated[
-        str, typer.Option(help="Bits to choose from: 3,4,8, or with weights and activations apart w4a4,w4a8,w8a8.")
+        str,
+        typer.Option(help="The bits to choose from: 3,4,8, or w4a4,w4a8,w8a8 to tell weights and activations apart."),
     ] = "3,4,5,6,8",
-    tau: Annotated[float, typer.Option(min=0, help="Weight of relevance; 0: sensitivity alone.")] = 0.5,
-    method: Annotated[str, typer.Option(help="The method that the recipe names.")] = "best",
-    preset: Annotated[str, typer.Option(help=f"What is quantized: {' or '.join(PRESETS)}.")] = "deploy",
+    tau: Annotated[float, typer.Option(min=0, help="The exponent of relevance; 0 leaves sensitivity alone.")] = 0.5,
+    method: Annotated[str, typer.Option(help="The quantization method that the recipe will name.")] = "best",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help=f"The preset, {' or '.join(PRESETS)}. deploy keeps patch embedding and head at 8 bits; paper does not."
+        ),
+    ] = "deploy",
     checkpoint: Checkpoint = None,
     ema: Ema = True,
     checkpoint_prefix: CheckpointPrefix = None,
@@ -74,19 +90,25 @@ def search(
     img_size: ImgSize = None,
     pretrained: Pretrained = True,
     calib_data: CalibData = None,
-    num_calib: Annotated[int, typer.Option(min=1, help="How many of them to use.")] = 32,
+    num_calib: Annotated[int, typer.Option(min=1, help="The number of calibration images to use.")] = 32,
     work_dir: Annotated[
-        Path | None, typer.Option(help="Keep measurements here: a killed search goes on, a second budget is instant.")
+        Path | None,
+        typer.Option(help="A folder that keeps measurements, so that a killed search resumes and the next is quick."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; default 1, with --ray as many as it has cores.")
+        int | None,
+        typer.Option(min=1, help="The number of processes. Default: 1, with --ray one per core of the cluster."),
     ] = None,
     ray: Annotated[
-        str | None, typer.Option(help="Spread over a Ray cluster: its address, auto for the one here, or local.")
+        str | None,
+        typer.Option(help="Measure on a Ray cluster: HOST:PORT, auto for the one running here, or local to start one."),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Plot objective against size: .png, .svg or .pdf.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Also plot the objective against the size, into this .png, .svg or .pdf file.")
+    ] = None,
     plot_data: Annotated[
-        str | None, typer.Option(help="With --plot: also top-1, in PyTorch, on these images, one folder a class.")
+        str | None,
+        typer.Option(help="With --plot, also plot top-1, measured in PyTorch on these images, one folder per class."),
     ] = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -96,7 +118,7 @@ def search(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Allocate bits to the sites of a Vision Transformer by relevance and sensitivity, and save them as a recipe."""
+    """Choose each layer's bits in a Vision Transformer, by relevance and sensitivity, and save them as a recipe."""
     set_up(verbose=verbose, quiet=quiet)
     BitWidths.parse("w8a8", preset=preset)
     check_outputs(

@@ -13,8 +13,8 @@ from repq_deploy.errors import BadInput
 
 __all__ = ["THREADS", "BatchedRunner", "GraphRunner", "Profile", "Runner"]
 
-#: No engine takes more images at once than the first; the second is how many an engine may ask for at the least, which
-#: its own validation runs on.
+#: The first is the largest batch of any engine. The second is the largest that an engine's smallest batch may be, as
+#: its validation runs on that many images.
 LARGEST_BATCH, LARGEST_LEAST = 8192, 256
 
 #: Session option of the CPU backends: how many threads to use; the runtime's own choice where it is not given.

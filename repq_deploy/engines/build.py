@@ -63,8 +63,8 @@ class BuildPlan:
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """An engine file, its manifest, the seconds the build took without validation, and for which CPUs it is and why,
-    None for GPUs."""
+    """An engine file, its manifest, the seconds that the build took without validation, and ``form``: the CPUs that it
+    is for and why, or None for GPUs."""
 
     engine: Path
     manifest: Manifest
@@ -97,11 +97,11 @@ def plan_build(
     reference_data: str | None = None,
     force: bool = False,
 ) -> BuildPlan:
-    """Check that ``backend`` is here, can do what is asked with ``source``, and that its files can be written.
+    """Check that ``backend`` is installed and can do what is asked, and that the files can be written; write nothing.
 
-    ``precision`` None is the backend's default; ``compute`` and ``allow_rounding`` are those of ``lower``; ``cpu`` is
-    one of ``CPU_OPTIONS``, and None lets the model decide (``cpu_form``); ``reference_data``, which ``make_reference``
-    will read, is not to be overwritten; ``force`` replaces files of others. Nothing is written.
+    ``precision`` None means the backend's default. ``compute`` and ``allow_rounding`` are those of ``lower``. ``cpu``
+    is one of ``CPU_OPTIONS``; None lets the model decide (``cpu_form``). ``reference_data`` is what ``make_reference``
+    will read, so it must not be an output. ``force`` allows outputs to replace files of other tools.
     """
     source.check_one_file()
     version = backend.version()
@@ -199,7 +199,7 @@ def validate_engine(path: Path) -> Manifest:
 
 
 def cpu_form(plan: BuildPlan) -> CpuForm | None:
-    """In which form the model is lowered, and for which CPUs that is; None for a GPU."""
+    """The form that the model is lowered to, with the CPUs that it is for; None for a GPU."""
     if not plan.backend.portable:
         return None
     from repq_deploy.export.lowering import lower, saturation_of  # noqa: PLC0415

@@ -58,16 +58,21 @@ class KernelCodes:
 class Manifest:
     """All that is known of an engine.
 
-    ``target`` is the GPU generation or generations it is for (``sm80+sm89``), None for the builder's own default.
-    ``precision`` is what computes around the Q/DQ pairs, ``compute`` what multiplies the quantized operands.
-    ``reference_inputs`` says where the images of the reference come from. ``versions`` holds this package's and the
-    runtime's. ``metadata`` is the ``repq.*`` of the ONNX file. ``lowering_sqnr_db`` is how near the weakest stretch of
-    the lowered graph (see ``export.equivalence``), in float32, stays to the canonical one's, both on ONNX Runtime with
-    all optimizations off; 200 is equal. ``rounded_sqnr_db`` is how near its logits stay, where rounding was allowed.
-    ``kernel_codes`` compares the codes of the engine's own kernels, None where they could not be run. ``cpu`` is the
-    kind of CPU that a CPU backend's engine is exact on ("any", or see ``engines.cpu``), None for GPUs; ``session`` what
-    the runtime needs beyond its defaults to compute as validated. ``latency_ms`` is by batch size, None until measured.
-    ``oldest_runtime`` is the first version of ONNX Runtime that opens the engine, None for other backends.
+    Attributes:
+        target: the GPU generations that the engine is for (``sm80+sm89``); None for the builder's own default.
+        precision: the float type around the Q/DQ pairs.
+        reference_inputs: where the images of the reference come from, in words.
+        versions: the versions of this package and of the runtime.
+        session: what the runtime needs beyond its defaults to compute as validated.
+        lowering_sqnr_db: how near the weakest stretch of the lowered graph (see ``export.prove_lowering``) is to the
+            canonical one's, in dB; both run in float32 on ONNX Runtime with all optimizations off. 200 means equal.
+        metadata: the ``repq.*`` metadata of the ONNX file.
+        latency_ms: latency by batch size; None until measured.
+        compute: the arithmetic that multiplies the quantized operands.
+        rounded_sqnr_db: where rounding was allowed, how near the lowered graph's logits are to the canonical one's.
+        kernel_codes: how the codes of the engine's own kernels compare; None where the kernels could not be run.
+        cpu: the kind of CPU that a CPU backend's engine is exact on ("any", or see ``engines.cpu``); None for GPUs.
+        oldest_runtime: the first version of ONNX Runtime that opens the engine; None for other backends.
     """
 
     backend: str
@@ -166,7 +171,7 @@ def read_manifest(engine: Path) -> Manifest:
     """The manifest beside ``engine``.
 
     Raises:
-        BadInput: there is none, or it is not one.
+        BadInput: there is no manifest, or the file is not one.
     """
     path = manifest_path(engine)
     try:

@@ -1,8 +1,8 @@
-"""What is proven before an engine is built, and whose fault it is where a proof fails: that of the passes, which are
-compared in arithmetic that no CPU saturates, or that of the kernels, in the very graph that a session will serve.
+"""The proofs that are made before an engine is built. A proof that fails says what is wrong: a pass or a kernel.
 
-The figures go into the manifest. How graphs are compared: ``repq_deploy.export.prove_lowering`` and
-``prove_kernels``.
+The passes are compared in arithmetic that saturates on no CPU, and the kernels in the very graph that a session will
+run. The figures go into the manifest. ``repq_deploy.export.prove_lowering`` and ``prove_kernels`` say how graphs are
+compared.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def prove(
     runs_here: bool,
 ) -> Proofs:
     """Compare the float32 ``lowered`` graph with the canonical one, first on the reference runtime, then, if it
-    ``runs_here``, on the engine's own kernels. Where rounding is allowed, the figures are no condition.
+    ``runs_here``, on the engine's own kernels. If rounding is allowed, kernels are not compared and no figure can fail.
 
     Raises:
         BuildFailed: the passes changed what the graph computes; or the runtime's kernels compute something else.

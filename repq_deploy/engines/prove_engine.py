@@ -3,8 +3,8 @@
 Two correct implementations of one quantized graph differ where a value lies within rounding error of the border between
 two codes: one rounds it up, the other down, and the result differs by a whole step. How much that costs is a property
 of the model and of the precision around Q/DQ that ``rounding.py`` measures: an engine must stay within a margin of it.
-Where rounding moved no code on the reference's images, it may still move one in the engine. Such a step is the larger
-the coarser the activations are, so what is asked at most depends on the smallest activation width.
+Where rounding moved no code on the reference's images, it may still move one in the engine. The coarser the activations
+are, the larger is such a step; so the most that is ever required depends on the smallest activation width.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Figures:
-    """How far logits are from the reference. The worst image's SQNR is its own; ``sqnr_db`` is of all together."""
+    """How far logits are from the reference. ``sqnr_db`` is over all images together, ``worst_image_sqnr_db`` over the
+    worst image alone."""
 
     images: int
     max_abs_error: float

@@ -1,8 +1,9 @@
-"""The reference I/O of a canonical ONNX file: images and what ONNX Runtime makes of them with all optimizations off.
+"""The reference of a canonical ONNX file: images and the logits that ONNX Runtime gives with no optimizations.
 
 ``<name>.reference.npz`` holds ``images`` float32 [6, 3, H, W] and ``logits`` float32 [6, classes], the model's own SQNR
 under rounding (see ``rounding.py``), the SHA-256 of the ONNX file, and in words where the images come from. A machine
-with the GPU validates an engine from it alone. Six images, so that a batch of one and a batch of five are both checked.
+with the GPU needs nothing else to validate an engine. There are six images, so that a batch of one and a batch of five
+are both checked.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _FIELDS = ("images", "logits", "rounding_sqnr_db", "source_sha256", "inputs")
 class Reference:
     """Images [6, 3, H, W], their logits [6, classes], both float32, and what they belong to.
 
-    ``rounding_sqnr_db`` says, by precision, how near the logits stay when constants are rounded to it.
+    ``rounding_sqnr_db`` maps a precision to how near (in dB) the logits stay when constants are rounded to it.
     """
 
     images: NDArray[np.float32]
@@ -83,7 +84,7 @@ def read_reference(path: Path) -> Reference:
     """Read what ``Reference.to_bytes`` gave.
 
     Raises:
-        BadInput: no such file, or not such a file.
+        BadInput: there is no such file, or it is not a reference.
     """
     arrays = read_arrays(path, "reference", advice="rebuild the engine")
     if missing := [field for field in _FIELDS if field not in arrays]:

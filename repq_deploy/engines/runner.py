@@ -30,7 +30,7 @@ def open_engine(path: Path, *, session: Mapping[str, str] | None = None) -> tupl
 
 
 def read_engine(path: Path, manifest: Manifest) -> bytes | Path:
-    """The engine file ``path``, which must be what its manifest describes, in the form ``load_engine`` takes."""
+    """Check that the engine file ``path`` is what its manifest describes, and give it as ``load_engine`` takes it."""
     try:
         content = sha256_of(path)
     except OSError as error:
@@ -46,7 +46,7 @@ def read_engine(path: Path, manifest: Manifest) -> bytes | Path:
 
 
 def load_engine(engine: bytes | Path, manifest: Manifest, *, session: Mapping[str, str] | None = None) -> Runner:
-    """Load an engine that is known to be the manifest's, from its bytes, or from its file."""
+    """Load an engine, given by its bytes or its file, that is known to be the one of the manifest."""
     backend = backend_named(manifest.backend)
     built, found = manifest.versions.get(backend.name), backend.version()
     if not backend.portable and built != found:

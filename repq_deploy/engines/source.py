@@ -32,8 +32,8 @@ OUTPUT = "logits"
 class SourceModel:
     """A canonical ONNX file in memory. ``image_shape`` is (3, H, W).
 
-    ``weights`` is the second file of a float model over 2 GiB, which holds the bytes of its weights; ``model`` and
-    ``data`` are without them. ``sha256`` is of both.
+    A float model over 2 GiB has the bytes of its weights in a second file, ``weights``; ``model`` and ``data`` do not
+    hold them. ``sha256`` is the hash of both files.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class SourceModel:
         return self.metadata.get("repq.bits", "")
 
     def check_one_file(self) -> None:
-        """Raise BadInput where the weights are in a second file: graphs are rewritten, and engines made, of one."""
+        """Raise BadInput where weights are in a second file: rewrites and engine builds take a single file."""
         if self.weights is not None:
             raise BadInput(
                 f"model {self.path}: keeps its weights in {self.weights.name}, as it is over 2 GiB; repq-eval and "

@@ -1,9 +1,9 @@
-"""The canonical ONNX: one file that says exactly what was calibrated, for every backend to lower.
+"""The canonical ONNX file, which says exactly what was calibrated; every backend's own graph is made from it.
 
-Standard Q/DQ with zero point 0, integer weights, non-uniform quantizers as nodes of the domain ``repq`` with function
-bodies, and ``repq.*`` metadata. Plain ONNX Runtime runs it: exactly without optimizations, and with them on the CPUs
-that ``repq.default_session`` names (see ``default_session``). Two runs give identical bytes: no time, no path, no
-address goes in.
+The file holds standard Q/DQ with zero point 0, integer weights, non-uniform quantizers as nodes of the domain ``repq``
+with function bodies, and ``repq.*`` metadata. Plain ONNX Runtime runs it exactly without optimizations, and with them
+on the CPUs that ``repq.default_session`` names (see ``default_session``). Two runs give identical bytes, as no time,
+path or address goes in.
 """
 
 from __future__ import annotations
@@ -53,8 +53,10 @@ def canonical_onnx(quantized: QuantizedModel, input_shape: tuple[int, int, int])
 
 
 def write_canonical(model: onnx.ModelProto, path: Path) -> None:
-    """Write ``model`` to ``path`` in one step; over protobuf's limit of 2 GiB, which only a float model reaches here,
-    with its weights in a second file (see ``weights_file``), which takes them out of ``model``.
+    """Write ``model`` to ``path`` atomically.
+
+    Over protobuf's limit of 2 GiB, which only a float model reaches here, the weights are moved out of ``model`` into a
+    second file (see ``weights_file``).
 
     Raises:
         BadInput: it cannot be written.

@@ -1,4 +1,4 @@
-"""Lowering: the canonical graph in the form that one backend runs best. Here stands which passes run, and in order."""
+"""Lowering: rewrites the canonical graph into the form that one backend runs best, by a list of passes per backend."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["BACKENDS", "PassReport", "Saturation", "exact_anywhere", "lower", "p
 
 @dataclass(frozen=True)
 class _Variant:
-    """What can be chosen of a lowering; see ``lower``."""
+    """The options of a lowering; see ``lower``."""
 
     half: bool
     compute: str
@@ -77,7 +77,7 @@ def _openvino(variant: _Variant) -> list[Pass]:
 
 
 def _tensorrt(variant: _Variant) -> list[Pass]:
-    """The same for TensorRT-RTX. In float, weights stay packed: a product of INT4 and INT8 it does not have."""
+    """The passes of TensorRT and TensorRT-RTX. Only fp16 products keep weights packed: INT4 by INT8 has no kernel."""
     passes: list[Pass] = [AttentionScale()]
     if variant.compute == "fp16":
         passes += [FloatActivations()]
@@ -135,8 +135,8 @@ def lower(
         compute: which arithmetic multiplies quantized operands: "int8", or on TensorRT "fp8", "fp8+int8" (FP8 where
             it is exact), or "fp16" (the float type around the integers, with weights in 4 or 8 bits).
         allow_rounding: let "fp8" round values that it cannot hold.
-        sums_in_16_bits: on the CPU backends, use no product whose sums need more than 16 bits: x86 without VNNI has no
-            more, and saturates. Slower on every CPU where weights have 8 bits.
+        sums_in_16_bits: on the CPU backends, use only products whose sums fit 16 bits, as x86 without VNNI saturates
+            larger ones. This is slower on every CPU where weights have 8 bits.
 
     Raises:
         BadInput: an unknown backend, a variant that it does not have, or codes that FP8 cannot hold.
@@ -151,14 +151,16 @@ def lower(
 
 
 def exact_anywhere(lowered: onnx.ModelProto) -> onnx.ModelProto:
-    """A lowered graph with its integer products in the form that no CPU saturates, whatever CPU it was lowered for:
-    so that a proof of the passes does not depend on the CPU that it runs on."""
+    """A lowered graph with its integer products in a form that saturates on no CPU, whatever CPU it was lowered for.
+
+    With it a proof of the passes does not depend on the CPU that it runs on.
+    """
     exact, _ = run_passes(lowered, [UnsaturatedProducts()])
     return exact
 
 
 def saturation_of(lowered: onnx.ModelProto) -> Saturation:
-    """What a CPU that sums products of bytes in 16 bits would saturate of a lowered graph."""
+    """The products of a lowered graph that saturate on a CPU that sums products of bytes in 16 bits."""
     return saturation(gs.import_onnx(lowered))
 
 

@@ -33,8 +33,8 @@ OTHERS_SHARE, OTHERS_COUNT = 1e-4, 4
 
 @dataclass(frozen=True)
 class SiteAgreement:
-    """One activation quantizer: how many ``codes`` were compared, the share of equal ones, how many are unequal without
-    being on a tie, and the levels used."""
+    """The comparison at one activation quantizer: how many ``codes`` were compared, what share is ``equal``, how many
+    differ without being on a tie (``unexplained``), and how many ``levels`` occur."""
 
     site: str
     codes: int
@@ -45,13 +45,14 @@ class SiteAgreement:
 
     @property
     def holds(self) -> bool:
-        """All codes are equal save for ties; one in ten thousand, or a few of a small tensor, are let pass."""
+        """Whether all codes are equal but for ties; one in ten thousand, or four in a small tensor, may differ."""
         return self.unexplained <= max(OTHERS_SHARE * self.codes, OTHERS_COUNT)
 
 
 @dataclass(frozen=True)
 class ExportAgreement:
-    """All sites, and the logits: relative error from equal codes and running freely; share of equal top-1 classes."""
+    """All sites, and the logits: their relative error from equal codes, and with both models running freely, and the
+    share of equal top-1 classes."""
 
     sites: tuple[SiteAgreement, ...]
     relative_error: float
@@ -73,7 +74,7 @@ class ExportAgreement:
 
 
 def reference_session(model: onnx.ModelProto | str) -> Any:
-    """The reference: ONNX Runtime on the CPU with every graph optimization off: nothing is fused or reordered."""
+    """ONNX Runtime on the CPU as the reference: with every graph optimization off, nothing is fused or reordered."""
     return open_session(model if isinstance(model, str) else model.SerializeToString(), optimize=False)
 
 
@@ -109,7 +110,7 @@ def compare_export(quantized: QuantizedModel, model: onnx.ModelProto, images: Te
 
 
 def unexplained(quantizer: Quantizer, x: Tensor, given: Tensor) -> int:
-    """How many codes of ``x`` are not those ``given``, even if x is moved by what float32 may be wrong by."""
+    """How many codes of ``x`` differ from those ``given`` even when x is moved by the error of a float32 product."""
     error = TIE * float(x.abs().max())
     differ = quantizer.codes(x) != given
     x, given = x[differ], given[differ]

@@ -36,8 +36,8 @@ _LOGITS = 1e-4
 @dataclass(frozen=True)
 class CodeFigures:
     """How many ``codes`` of how many ``sites`` were compared, how many are ``different``, and how many of these are not
-    on a rounding tie (``unexplained``). ``worst`` is the site with most of these for its size, or "logits" where they
-    differ beyond rounding; empty where all is explained."""
+    on a rounding tie (``unexplained``). ``worst`` is the site with the most unexplained codes for its size, or "logits"
+    where only the logits differ beyond rounding. It is empty where everything is explained."""
 
     sites: int
     codes: int
@@ -50,8 +50,8 @@ class CodeFigures:
 
 @dataclass(frozen=True)
 class SiteCodes:
-    """The codes of one site, as a graph stores them in ``tensor``, and between which a value on a rounding tie may give
-    others. Stored codes below ``least`` mean the same as ``least``, where it is given."""
+    """The codes of one site, as a graph stores them in ``tensor``. A value on a rounding tie may give any code from
+    ``low`` to ``high``. If ``least`` is given, stored codes below it mean the same as ``least``."""
 
     site: str
     tensor: str
@@ -61,7 +61,7 @@ class SiteCodes:
     least: int | None
 
     def differences(self, found: NDArray[Any]) -> NDArray[np.int64]:
-        """Codes, different ones, and those of them that are not on a tie."""
+        """Counts: all codes, the different ones, and those beyond a tie."""
         codes = found if self.least is None else np.maximum(found, self.codes.dtype.type(self.least))
         unexplained = ~((self.low <= codes) & (codes <= self.high))
         return np.array([codes.size, np.count_nonzero(codes != self.codes), np.count_nonzero(unexplained)])
@@ -104,7 +104,7 @@ def compare_codes(
 ) -> CodeFigures:
     """Compare the codes of ``graph`` with those of ``canonical`` on ``images`` [N, 3, H, W], one image at a time.
 
-    ``kernels`` run it; None runs it as the canonical one is run, node by node.
+    ``kernels`` loads and runs ``graph``; None runs it like the canonical one, node by node.
     """
     totals: dict[str, NDArray[np.int64]] = {}
     error, forced = 0.0, None
@@ -141,7 +141,7 @@ def expected_codes(
 
 
 def forced_graph(model: onnx.ModelProto, given: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
-    """What reads a tensor of ``given`` reads an input of the graph instead; what computes it becomes an output."""
+    """A copy of ``model`` in which tensors of ``given`` are outputs, and their readers read new inputs instead."""
     forced = _with_outputs(model, list(given))
     for node in forced.graph.node:
         node.input[:] = [given_name(name) if name in given else name for name in node.input]

@@ -35,16 +35,19 @@ LEAST_SQNR_DB = 40.0
 #: An exact match has an infinite ratio, which JSON cannot hold.
 _MAX_SQNR_DB = 200.0
 
-#: How much less than its ties leave a stretch may reach: other ties may fall the other way.
+#: How far a stretch may stay below ``ties_sqnr_db``, as other ties may fall the other way.
 _TIES_MARGIN_DB = 10.0
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """The part of a graph that computes the tensor ``end`` from the cuts before it.
+    """One part of the graph, between two cuts, and how well the lowered graph computes it.
 
-    ``sqnr_db`` is the power of what the canonical graph adds to the stream there, over that of the other one's error;
-    ``ties_sqnr_db`` that of the canonical graph itself with its scales moved by their last bit.
+    Attributes:
+        end: the tensor that the part computes.
+        sqnr_db: the signal-to-noise ratio in dB. The signal is what the part adds to the residual stream in the
+            canonical graph; the noise is the lowered graph's error.
+        ties_sqnr_db: the same ratio for the canonical graph itself with its scales moved by their last bit.
     """
 
     end: str
@@ -52,16 +55,16 @@ class Stretch:
     ties_sqnr_db: float
 
     def holds(self) -> bool:
-        """Whether it reaches ``LEAST_SQNR_DB``, or what its ties leave."""
+        """Whether ``sqnr_db`` reaches ``LEAST_SQNR_DB``, or nearly what ties leave."""
         return self.sqnr_db >= min(LEAST_SQNR_DB, self.ties_sqnr_db - _TIES_MARGIN_DB)
 
 
 def compare_lowering(
     canonical: onnx.ModelProto, lowered: onnx.ModelProto, images: NDArray[np.float32]
 ) -> tuple[Stretch, ...]:
-    """Every stretch of the ``lowered`` graph on ``images`` [N, 3, H, W]; the last one ends in the logits.
+    """Compare every stretch of the ``lowered`` graph on ``images`` [N, 3, H, W]; the last one ends in the logits.
 
-    Both graphs are run on ONNX Runtime, node by node, and cut where both compute what a LayerNormalization reads.
+    ONNX Runtime runs both graphs, node by node. They are cut at each input of a LayerNormalization that both compute.
     """
     cuts = _shared_norm_inputs(canonical, lowered)
     values = load_reference(_exposed(canonical, cuts))({"images": images})

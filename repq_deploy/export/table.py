@@ -19,8 +19,9 @@ class SiteRow:
     """One quantizer.
 
     ``kind`` is weight, activation, log2, log-sqrt2 or a curve (adalog, tan); of logarithms and curves ``codes`` are
-    uint8 and ``scale`` is the largest value. ``bits`` is what the codes need. ``scale`` is (smallest, largest) over
-    ``channels``, 1 for one scale. ``shape`` has names for what is dynamic; ``stored`` is the ONNX type of the codes.
+    uint8 and ``scale`` is the largest value. ``codes`` are (smallest, largest), and ``bits`` is what they need.
+    ``scale`` is (smallest, largest) over ``channels``, which is 1 where the tensor has one scale. ``shape`` has names
+    for dynamic sizes; ``stored`` is the ONNX type of the codes.
     """
 
     name: str

@@ -41,15 +41,15 @@ _EXTRAS = ("criterion.", "loss.", "loss_fn.", "metrics.", "train_metrics.", "val
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """A file, and which of its weights: averaged ones where there are some (``ema``), and those whose names begin with
-    ``prefix``, which is taken off."""
+    """A checkpoint file, and which of its weights to take: with ``ema`` the averaged ones, if there are some, and only
+    those whose names begin with ``prefix``, which is removed."""
 
     path: Path
     ema: bool = True
     prefix: str = ""
 
     def sha256(self) -> str:
-        """What identifies the weights: the file's SHA-256, and where they are not the usual ones of it also which."""
+        """Identifies the weights: the file's SHA-256, hashed with ``ema`` and ``prefix`` if these are not default."""
         digest = sha256_of(existing_file(self.path, "checkpoint"))
         usual = self == CheckpointFile(self.path)
         return digest if usual else hashlib.sha256(f"{digest} {self.ema} {self.prefix}".encode()).hexdigest()
@@ -57,7 +57,7 @@ class CheckpointFile:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by parameter name, floating-point ones in float32, and what was taken or left out, for the user."""
+    """Tensors by parameter name, floating-point ones in float32, and notes for the user: what was taken or left out."""
 
     tensors: dict[str, Tensor]
     notes: tuple[str, ...]
@@ -127,7 +127,7 @@ def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> No
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> tuple[str, ...]:
-    """Copy ``tensors`` into ``model``, all of them and nothing else; what was done to make them fit, for the user.
+    """Copy all ``tensors``, and nothing else, into ``model``; return notes for the user on what was made to fit.
 
     Position embeddings of another image size are resized as timm does it.
 

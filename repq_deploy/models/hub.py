@@ -17,9 +17,9 @@ SECONDS = 8.0
 
 @contextlib.contextmanager
 def offline_unless_reachable() -> Iterator[str | None]:
-    """Where the hub does not answer, have its client look into its cache alone, for as long as the block.
+    """If the hub does not answer, let its client look into its cache alone for the duration of the block.
 
-    Yields what to tell the user where that is so, else None.
+    Yields what to tell the user in that case, else None.
     """
     from huggingface_hub import constants  # noqa: PLC0415 - comes with timm; only this needs it
 

@@ -129,7 +129,7 @@ class AttentionParts:
 
 @dataclass(frozen=True)
 class ResidualStream:
-    """What writes to a model's residual stream and what reads it; only there, so that the stream can be rotated.
+    """The modules that write to a model's residual stream or read it. As there are no others, it can be rotated.
 
     ``writers`` name linears (or the patch embedding's convolution), ``embeddings`` parameters of shape [..., channels],
     ``readers`` pairs of a layer norm and the linears that read its output.
@@ -159,9 +159,9 @@ class Stage:
 
     Attributes:
         name: for the progress bar and for messages.
-        forward: maps one tensor to one.
+        forward: computes the stage's output tensor from its input tensor.
         modules: names of the modules that are run; default: the one called ``name``.
-        gives_logits: it is the last one of a model with classes, and not of one that ends in features.
+        gives_logits: whether it is the last stage of a model with classes, whose output is not features but logits.
     """
 
     name: str
@@ -185,7 +185,7 @@ def forward_through(stages: Sequence[Stage], x: Tensor) -> Tensor:
 
 
 def checked(model: nn.Module, sites: Sites) -> Sites:
-    """Drop a head that is an identity (of a model without classes), then require each module to be what it is read as.
+    """Drop a head that is an identity (in a model without classes), then require the expected type of each module.
 
     Raises:
         BadInput: a module is of another type.

@@ -63,8 +63,8 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, data: Any) -> ModelSpec:
-        """The inverse of ``to_dict``, of a file that somebody may have changed: it can name a model of timm's own and
-        set its sizes, nothing else.
+        """The inverse of ``to_dict``, for data of a file that somebody may have changed. It can only name one of timm's
+        own models and set its sizes.
 
         Raises:
             ValueError: a field is missing, unknown or of another type; a model that timm does not have, or an argument
@@ -141,7 +141,7 @@ def create(
     Args:
         checkpoint: the file that ``resolve`` was given, for a spec whose weights are a checkpoint's.
         seed: of random weights; the global random state is left as it was.
-        note: called with what was taken of the checkpoint, left out or made to fit, where that is not all of it.
+        note: called with what was taken from the checkpoint, left out or made to fit, unless that is all of it.
 
     Raises:
         BadInput: the checkpoint is missing, has changed or does not fit, the download fails, or timm cannot build the

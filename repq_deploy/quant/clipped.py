@@ -57,10 +57,10 @@ def clipped_channel_finder(
     """A finder of the channel-wise parameters of a post-norm input, axis -1, to be folded afterwards.
 
     Args:
-        kappa: the cap in medians of the channels' scales; None: the one of ``KAPPAS`` with the least error of the
-            layer's output, its weight quantized after the fold.
-        weight: of the linear layer, [out, C], in float; needed where ``kappa`` is None.
-        weight_bits, symmetric: of its quantizer.
+        kappa: the cap on scales, in units of the channels' median scale. None: the value in ``KAPPAS`` that gives the
+            layer's output the least error, with its weight quantized after the fold.
+        weight: the float weight of the linear layer, [out, C]; needed where ``kappa`` is None.
+        weight_bits, symmetric: the bits of the weight's quantizer, and whether it is symmetric.
     """
     unclipped = percentile_finder(bits, axis=-1, spans_zero=False)
     if kappa is None and weight is None:

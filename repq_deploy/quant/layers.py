@@ -36,9 +36,9 @@ class _QuantLayer(nn.Module):
 class QuantLinear(_QuantLayer):
     """``y = Q(x + shift) Q(W)^T + bias``, for ``x`` of shape [..., in].
 
-    ``shift`` (shape []) centres an asymmetric 8-bit input on zero point 128, or makes it positive for a logarithm;
-    ``bias`` has it taken out again. It is None where the range needs no shift, or where the layer norm before it
-    carries the shift.
+    ``shift`` (shape []) moves an asymmetric 8-bit input to zero point 128, or makes an input positive for a logarithm;
+    ``bias`` takes its effect out again. It is None where the input needs no shift, or where the layer norm before the
+    layer adds it.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ _METADATA_KEY = "repq"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a quantized model comes from: all that two equal runs share. ``classes`` names its outputs, where known."""
+    """How a quantized model was made; equal runs give equal records. ``classes`` names its outputs, where known."""
 
     method: str = "none"
     seed: int = 0
@@ -148,8 +148,8 @@ def load(path: Path, *, model: nn.Module | None = None) -> QuantizedModel:
     """Read what ``save`` wrote.
 
     Args:
-        model: the float model that was quantized, with any weights, where it is none that timm can build from the
-            record: a module of your own. It is wrapped in place.
+        model: your own float module, with any weights, if the file was made from one that timm cannot build. It is
+            wrapped in place. Default: timm builds the model that the file records.
 
     Raises:
         BadInput: no such file, not a safetensors file, not one of ours, or not of this model.

@@ -77,7 +77,8 @@ def _tail(x: Tensor, size: int, *, largest: bool) -> Tensor:
 
 
 def sample(rows: Tensor, elements: int = _SAMPLE) -> Tensor:
-    """At most so many ``elements`` of [rows, n], the same of each row; an odd step meets every row of a matrix."""
+    """At most ``elements`` of ``rows`` [rows, n], from the same columns of each; the odd step between these meets every
+    row of a matrix."""
     step = max(1, math.ceil(rows.numel() / elements))
     return rows[:, :: step | 1]
 
@@ -163,8 +164,8 @@ def mse_finder(
 ) -> Callable[[Tensor], UniformParameters]:
     """``percentile_finder``, at 4 bits and fewer with percentiles from 95 % on.
 
-    From 5 bits on these would win where a tensor has a long tail only, and there squared error is no guide: what is cut
-    are the few values that matter most.
+    From 5 bits on the lower percentiles would win only on tensors with a long tail. There the squared error is no
+    guide, as they cut off the few values that matter most.
     """
     percentiles = (*_LOWER, *PERCENTILES) if bits <= _FEW_BITS else PERCENTILES
     return percentile_finder(bits, axis=axis, symmetric=symmetric, spans_zero=spans_zero, percentiles=percentiles)

@@ -14,7 +14,7 @@ __all__ = ["SOFTMAX_KINDS", "check_softmax", "softmax_finder", "softmax_quantize
 #: "float": nothing between the projections qkv and proj is quantized.
 SOFTMAX_KINDS: tuple[str, ...] = ("uniform", "log2", "log_sqrt2", *CURVES, "by_bits", "float")
 
-#: The step of a logarithmic quantizer does not shrink with more bits, that of a uniform one does.
+#: From this many bits on "by_bits" is uniform: more bits refine a uniform quantizer, but not a logarithmic one.
 UNIFORM_FROM = 6
 
 

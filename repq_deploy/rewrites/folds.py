@@ -1,7 +1,7 @@
 """Exact rewrites of a quantized model that move scales and zero points to where engines want them.
 
-None changes what the model computes: integer codes stay equal, outputs to rounding. All arithmetic is in float64; what
-is stored has the model's own type.
+None of them changes what the model computes: integer codes stay equal, and outputs are equal up to rounding. All
+arithmetic is in float64; what is stored has the model's own type.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def fold_post_norm(norm: nn.LayerNorm, *linears: QuantLinear, target: Literal["m
         bias'     = bias + sum_d W_{:,d} s_d (c - z_d)  of the linear
 
     gives the same codes with one scale t and zero point c for the tensor, and the same product. As in the paper t is
-    the mean of s_d; DopQ-ViT takes the median. Any choice gives the same result. The paper's c is the mean of z_d,
-    which is not whole and adds a level; c = 2^(bits - 1) is, and makes the signed code symmetric, with ONNX zero point
-    0.
+    the mean of s_d; DopQ-ViT takes the median. Any t gives the same result. The paper's c is the mean of z_d, which is
+    not a whole number and adds a level. Here c = 2^(bits - 1), which is whole and makes the signed code symmetric, with
+    ONNX zero point 0.
 
     Args:
         norm: the layer norm.
@@ -85,9 +85,9 @@ def center_zero_point(layer: QuantLinear | QuantConv2d, norm: nn.LayerNorm | Non
 
 @torch.no_grad()
 def shift_input(layer: QuantLinear | QuantConv2d, shift: Tensor, norm: nn.LayerNorm | None = None) -> None:
-    """Add ``shift`` (shape []) to a layer's input, and take it out of its output: ``bias - shift sum(Q(W))``.
+    """Add ``shift`` (shape []) to a layer's input, and take its effect out of the output: ``bias - shift sum(Q(W))``.
 
-    ``norm``'s bias takes the shift where it is given; otherwise the layer adds it.
+    If ``norm`` is given, the norm's bias takes the shift; otherwise the layer adds it to its input.
     """
     offset = -shift.double() * layer.weight_quantizer(layer.weight).double().flatten(1).sum(dim=1)
     add_to_bias(layer, offset)
@@ -98,7 +98,7 @@ def shift_input(layer: QuantLinear | QuantConv2d, shift: Tensor, norm: nn.LayerN
 
 
 def uniform_input(layer: QuantLinear | QuantConv2d) -> UniformQuantizer:
-    """The layer's input quantizer, which must be uniform: only they have a zero point and channels."""
+    """The layer's input quantizer, which must be uniform: only uniform quantizers have a zero point and channels."""
     assert isinstance(layer.input_quantizer, UniformQuantizer)  # noqa: S101 - for the type checker
     return layer.input_quantizer
 

@@ -1,7 +1,7 @@
-"""AdaLog's quantizer of post-GELU activations (arXiv 2407.12951): shifted to be positive, then on a logarithmic grid.
+"""AdaLog's quantizer of post-GELU activations (arXiv 2407.12951): a shift to positive values, and a logarithmic grid.
 
-GELU is never below -0.17, where most of its values lie, and its large values are few: the grid of a logarithm, dense at
-the small end, suits it once ``SHIFT`` is added. The bias of the layer that reads it takes the shift out again, exactly.
+A GELU's output is never below -0.17; most values lie near that, and large ones are few. A logarithmic grid, dense at
+the small end, suits them once ``SHIFT`` is added. The bias of the layer that reads them takes the shift out exactly.
 As in the published code the steps per octave are 37 / n, n found along with the scale, by the squared error of the
 tensor (its further rounds by the error of the layer's output are not taken over). Ours differs as
 ``repq_deploy.quant.curves`` says: the zero is one of the 2^bits levels, values stand in a table.

@@ -1,19 +1,19 @@
-"""One scale for each head of q, k and v, and the exact rewrites to one scale for the tensor.
+"""One scale per head for q, k and v, and the exact rewrites that turn these into one scale for the tensor.
 
-Heads differ in range, and a scale for the tensor is the widest head's. With a scale of its own for each head (AdaLog,
-APHQ-ViT), a step of q, k and v is as fine as the head allows. No engine has such a scale, so it is folded; h is a head,
-t any scale for the tensor, ``r_h = s_h / t``:
+Heads differ in range, and one scale for the tensor has to fit the widest head. With a scale per head (AdaLog,
+APHQ-ViT), a step of q, k and v is as fine as the head allows. No engine has such scales, so they are folded. With a
+head h, any scale t for the tensor, and ``r_h = s_h / t``:
 
-* v: ``W_v,h / r_h``, ``b_v,h / r_h``, and ``r_h`` times the columns of proj's weight that read head h. Between the two
-  stands proj's input quantizer, whose scales therefore keep the proportions of v's (``proj_finder``).
-* q and k: ``W_h / r_h``, ``b_h / r_h``, and ``r_h`` of both times attention's scale, which becomes one number a head:
-  the multiplication of the logits that was there before.
-* k's zero points: a constant added to all of k is the same for every logit of a row and leaves the softmax; so k has
-  one for each head, centred by its bias. q and v have no such freedom and are symmetric.
+* v: ``W_v,h`` and ``b_v,h`` are divided by ``r_h``, and the columns of proj's weight that read head h are multiplied by
+  it. proj's input quantizer stands between the two, so its scales keep the proportions of v's (``proj_finder``).
+* q and k: ``W_h`` and ``b_h`` are divided by ``r_h``, and attention's scale is multiplied by the ``r_h`` of both. It
+  becomes one number per head, in the multiplication of the logits that was there before.
+* k's zero points: a constant added to all of k adds the same to every logit of a row, which the softmax takes away. So
+  k has a zero point per head, which its bias centres. q and v have no such freedom and are symmetric.
 
-Codes stay equal, outputs to rounding. The fold of v changes columns of a weight and so goes before weights are rounded,
-in the float reference too. That of q and k multiplies rows, and with them the scales of their weight quantizer; it goes
-last, as the reference's logits could not follow.
+Codes stay equal, and outputs are equal up to rounding. The fold of v changes columns of a weight, so it is done before
+weights are rounded, and in the float reference too. The fold of q and k multiplies rows, and with them the scales of
+their weight quantizer; it is done last, as the reference's logits could not follow.
 """
 
 from __future__ import annotations

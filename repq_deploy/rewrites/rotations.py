@@ -1,9 +1,9 @@
 """Exact rewrites of the float model that make it easier to quantize: they spread outliers over channels.
 
-A rotation is absorbed by the weights on both sides of it, so the model computes the same and costs nothing more. The
-idea is QuaRot's and, for Vision Transformers, GLF-Q's (both by way of RMS norms and Hadamard matrices). Ours are random
-orthogonal matrices; the residual stream's keep the vector of ones, and so mean and variance: layer norms stay layer
-norms. All arithmetic is in float64. Every function serves the float model and the wrapped one.
+The weights on both sides of a rotation absorb it, so the model computes the same and costs nothing more. The idea is
+QuaRot's and, for Vision Transformers, GLF-Q's; both use RMS norms and Hadamard matrices. Our rotations are random
+orthogonal matrices. Those of the residual stream keep the vector of ones, and so mean and variance, so that layer norms
+stay layer norms. All arithmetic is in float64. Every function serves the float model and the wrapped one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["fold_layer_scales", "random_rotation", "rotate_heads", "rotate_resid
 
 
 def random_rotation(size: int, generator: torch.Generator, *, keeps_ones: bool = False) -> Tensor:
-    """A random orthogonal matrix R [size, size], float64, uniformly drawn; ``keeps_ones``: of those with R 1 = 1."""
+    """A random orthogonal matrix R [size, size], float64, uniformly drawn; ``keeps_ones``: from those with R 1 = 1."""
     if not keeps_ones:
         q, r = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
         return q * torch.sign(torch.diagonal(r))

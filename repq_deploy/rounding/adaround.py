@@ -1,13 +1,13 @@
 """AdaRound (Nagel et al., ICML 2020, arXiv 2004.10568): learn for each weight whether it is rounded down or up.
 
-A variable V for each weight gives the part ``h(V)`` of a step that is added to the weight rounded down, a sigmoid
-stretched to [-0.1, 1.1] and clipped to [0, 1]. The squared error of the layer's output is minimized together with
-``1 - |2 h - 1|^beta``, summed, which drives each h to 0 or 1; beta falls from 20 to 2, so that at first only the
-undecided are left alone. The error is quadratic in the weight, so the mean of ``x x^T`` stands for the images.
+Each weight has a variable V. The weight is rounded down, and the part ``h(V)`` of a grid step is added; h is a sigmoid
+stretched to [-0.1, 1.1] and clipped to [0, 1]. Learning minimizes the squared error of the layer's output plus the sum
+of ``1 - |2 h - 1|^beta``, which drives each h to 0 or 1; beta falls from 20 to 2, so that at first only the undecided h
+are left alone. The error is quadratic in the weight, so the mean of ``x x^T`` stands for the images.
 
-Against the paper: all images count in each step instead of a batch of them; the error is in units of grid and input
-power, so that one weight of the regularizer serves every layer; a row is kept at its nearest rounding where learning
-found none better.
+Three things differ from the paper. Every step uses all images instead of a batch of them. The error is in units of grid
+and input power, so that one strength of the regularizer serves every layer. A row keeps its nearest rounding where
+learning found none better.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def adaround(
     """Round ``weight`` [out, in] as ``repq_deploy.rounding.gptq`` describes; no row is worse than its nearest rounding.
 
     Args:
-        steps: of Adam; each costs two products of the weight's size with ``inputs``.
-        rate: of V.
+        steps: how many steps Adam takes; each costs one product of a matrix of the weight's size with ``inputs``.
+        rate: the learning rate of V.
         strength: of the regularizer, for an error in units of the squared grid step and the inputs' mean square.
     """
     scale, zero_point = grid.scale[:, None], grid.zero_point[:, None]

@@ -1,8 +1,8 @@
 """ERQ's rounding refinement (Zhong et al., ICML 2024: "weight quantization error reduction", from its published code).
 
-Half of the columns that are still free are rounded at a time. Among them, starting from the nearest values, the weight
-whose flip to its other neighbour promises most is flipped, once a row, as long as the error falls. The columns still
-free then make up for what error is left, by ridge regression.
+Each round rounds half of the columns that are still free, first to the nearest values. Then each row flips the weight
+whose flip to its other neighbour on the grid promises most, one weight after the other, as long as the row's error
+falls. The columns that are still free make up for the error that is left, by ridge regression.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from repq_deploy.rounding.linear_algebra import solve
 
 __all__ = ["refined"]
 
-#: Flips tried a row in each round.
+#: Flips tried for each row in each round.
 FLIPS = 100
 
 
 def refined(weight: Tensor, inputs: Tensor, grid: UniformParameters, bits: int, *, strength: float = 0.01) -> Tensor:
-    """Round ``weight`` [out, in] as ``repq_deploy.rounding.gptq`` describes; ``strength`` is the ridge's, relative."""
+    """Round ``weight`` [out, in] as ``repq_deploy.rounding.gptq`` describes; ``strength`` is the ridge's,
+    relative to the inputs' mean power."""
     weight = weight.clone()
     free = torch.arange(weight.shape[1], device=weight.device)
     penalty = strength * torch.diagonal(inputs).mean()

@@ -3,19 +3,19 @@
     minimize    sum_l sum_b x[l, b] (eps + Omega_l)^tau S[l, b]
     subject to  sum_b x[l, b] = 1,  x binary,  and each budget:  sum_l sum_b x[l, b] cost[l, b] <= limit
 
-with relevance shares Omega_l (``relevance``), sensitivities S[l, b] (``sensitivity``) and costs (``search_space``). It
-is solved exactly by HiGHS through SciPy's ``milp``. Mix-QViT (arXiv 2501.06357) and LRP-QViT (arXiv 2401.11243) state
+with relevance shares Omega_l (``relevance``), sensitivities S[l, b] (``sensitivity``) and costs (``space``). It is
+solved exactly by HiGHS through SciPy's ``milp``. Mix-QViT (arXiv 2501.06357) and LRP-QViT (arXiv 2401.11243) state
 that relevance and sensitivity enter an integer program; how is not published. This objective is our reconstruction.
 
-Budgets, each of its own unit:
+The budgets, each in its own unit:
 
-* ``average bits`` B: the mean over all allocated weights of their bits is at most B, and the mean over all MACs of the
-  bits of the activation that each reads is at most B (two constraints). The patch embedding's input, always 8 bits,
-  does not count. So the same bits everywhere have that average.
+* ``average bits`` B: the average bits of the allocated weights are at most B, and so are the average bits of the
+  activations that multiply-accumulates (MACs) read (two constraints). The patch embedding's input, which always has 8
+  bits, does not count. So a model with the same bits everywhere has that average.
 * ``size`` in bytes: weights as the exported file stores them (INT4 or INT8), scales with zero points, everything else
   as float32.
 * ``bit operations``: sum over MACs of the product of both factors' bits.
-* ``latency``: sum of measured times of each site at each of its choices, and a fixed time.
+* ``latency``: the sum of the sites' measured times at their chosen bits, and a fixed time.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Budget:
-    """``sum of cost over sites + fixed <= limit``.
+    """``(fixed + sum of cost over sites) / scale <= limit``.
 
     Args:
-        name: for messages, for example ``average bits of weights``.
-        cost: of a site at a choice.
-        limit: in units of the user.
-        unit: of the user, for example ``MB``.
-        scale: cost units in one unit of the user.
-        fixed: cost of what is not allocated.
+        name: the budget's name in messages, for example ``average bits of weights``.
+        cost: gives the cost of a site at one of its choices.
+        limit: the limit, in the user's unit.
+        unit: the user's unit, for example ``MB``.
+        scale: how many cost units make one unit of the user.
+        fixed: the cost of what is not allocated.
     """
 
     name: str
@@ -77,7 +77,8 @@ class Budget:
 
 @dataclass(frozen=True)
 class Allocation:
-    """``chosen``: site's name to bits. ``objective``: its summed cost. ``spent``: budget's name to what it uses."""
+    """``chosen`` maps a site's name to its bits; ``objective`` is the cost of this choice; ``spent`` maps a budget's
+    name to what it uses."""
 
     chosen: dict[str, SiteBits]
     objective: float
@@ -103,13 +104,14 @@ def size_budget(
     rows: int = 0,
     symmetric: bool,
 ) -> Budget:
-    """At most so many MB (10^6 bytes) of weights and other constants.
+    """The budget of ``megabytes`` (10^6 bytes) for weights and other constants.
 
     Args:
-        numbers: all that are stored; those of no site as float32.
-        fixed_at_8: those of sites that are not allocated: patch embedding and head under the preset ``deploy``.
-        rows: of all quantized weights; each has a float32 scale and an 8-bit zero point.
-        symmetric: whether weights below 8 bits are, as under ``deploy``.
+        numbers: how many numbers are stored; those that belong to no site are float32.
+        fixed_at_8: how many of them belong to sites that are not allocated and have 8 bits (patch embedding and head
+            under the preset ``deploy``).
+        rows: how many rows the quantized weights have; each has a float32 scale and an 8-bit zero point.
+        symmetric: whether weights below 8 bits are symmetric, as under ``deploy``.
     """
     floats = numbers - fixed_at_8 - sum(site.parameters for site in sites)
 
@@ -120,12 +122,12 @@ def size_budget(
 
 
 def latency_budget(milliseconds: float, table: Mapping[str, Mapping[SiteBits, float]], *, fixed: float) -> Budget:
-    """At most so many ms, by a table of site's name to bits to ms that has every choice, and ``fixed`` ms besides."""
+    """The budget of ``milliseconds`` for the times in ``table`` (site's name, then bits, to ms) plus ``fixed`` ms."""
     return Budget("latency", lambda site, bits: table[site.name][bits], milliseconds, "ms", fixed=fixed)
 
 
 def bit_operations_budget(giga: float, *, fixed_at_8: int = 0) -> Budget:
-    """At most so many 10^9 bit operations an image; ``fixed_at_8``: MACs of sites that are not allocated."""
+    """The budget of ``giga`` 10^9 bit operations per image; ``fixed_at_8`` counts MACs of sites not allocated."""
     return Budget("bit operations", SearchSite.bit_operations, giga, "G", 1e9, 64.0 * fixed_at_8)
 
 

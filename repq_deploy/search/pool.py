@@ -1,7 +1,7 @@
 """Independent work spread over processes of this machine or over a Ray cluster, with the same results in either case.
 
-The work is a function made once in each worker from a payload of bytes. Every worker, the only one of a single process
-too, computes with one thread: the order of a sum in floating point depends on the number of threads.
+Each worker makes its work function once, from a payload of bytes. Every worker, even a single one in this process,
+computes with one thread, because the order of a floating-point sum depends on the number of threads.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def spread(
     """Do ``items`` and yield (item, result) as they finish, in any order.
 
     Args:
-        workers: processes on this machine; 0 means as many as a Ray cluster has cores. Without ``ray`` at least 1.
+        workers: the number of processes, at least 1. With ``ray``, 0 means as many as the cluster has cores.
         ray: address of a Ray cluster, ``auto`` for the one that runs here, ``local`` to start one on this machine. Its
             nodes need this package installed; the payload travels through Ray.
 
@@ -103,8 +103,8 @@ def _over_processes(
 
 @contextmanager
 def _isolated() -> Iterator[None]:
-    """Let Python processes that are started meanwhile not search the current folder, which may hold a module of any
-    name, for what they import."""
+    """Keep Python processes that start within the block from importing modules of the current folder, which may hold
+    one of any name."""
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:

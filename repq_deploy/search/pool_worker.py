@@ -1,6 +1,6 @@
 """A worker process of ``spread``. It watches its parent from the first moment, so nothing heavy is imported before.
 
-A worker waits for work on a pipe that stays open when its parent is killed, and would wait for ever.
+A worker waits for work on a pipe that stays open when its parent is killed; without the watch it would never end.
 """
 
 from __future__ import annotations

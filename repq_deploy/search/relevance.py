@@ -92,11 +92,12 @@ def relevance_shares(
     targets: Tensor | None = None,
     on_images: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, float]:
-    """Omega_l of every linear and attention site: the part of the logit that passes through it, over all sites' sum.
+    """The share Omega_l of every linear and attention site: the part of the logit that passes through the site, divided
+    by the sum over all sites.
 
     An image's relevance is divided by its logit before the mean over images, so that each image counts the same. What
     passes through an attention's products is what enters its output projection. As relevance is conserved, sites in a
-    row (qkv, the products and proj; fc1 and fc2) have equal shares: it is branches that differ.
+    row (qkv, the products and proj; fc1 and fc2) have equal shares; only branches differ.
 
     Raises:
         BadInput: as ``relevance``, or all logits are zero.

@@ -1,9 +1,9 @@
 """The rules of layer-wise relevance propagation, as backward passes that autograd runs.
 
 While ``Rules`` is entered, every torch function that computes on the image is replaced by one with the same value and
-the rule below as its backward, so relevance *is* the gradient that autograd carries. What only moves elements (reshape,
-permute, roll, slice, concatenate) is linear with ones and needs no rule; what has no rule is refused. So no rule knows
-a model's layers.
+the rule below as its backward, so relevance *is* the gradient that autograd carries. A function that only moves
+elements (reshape, permute, roll, slice, concatenate) needs no rule, as its gradient moves relevance back. Any other
+function without a rule is refused. As rules are about functions, none of them knows a model's layers.
 
 Each rule hands on exactly what it received:
 
@@ -11,8 +11,8 @@ Each rule hands on exactly what it received:
    ``max(a_i w_ij, 0)``. It has no cancellation, so relevance keeps one sign and nothing needs to be damped. The bias
    gets no share: what it added is shared like the rest, in proportion to the positive contributions.
 2. Product of two activations (q k^T, p v): the same contributions, half of each to either factor.
-3. Layer norm, softmax, activation function, product with or sum with a constant: one output an input, all of it is
-   handed on (the identity rule; also for norms, whose mean and deviation are taken as constants).
+3. Layer norm, softmax, activation function, product with or sum with a constant: each output has one input, which gets
+   all its relevance (the identity rule; it holds for norms too, whose mean and deviation count as constants).
 4. Sum or mean of activations (residual, average pooling): in proportion to their magnitudes.
 
 Rules 1 and 2 are those of Chefer et al. (arXiv 2012.09838), 3 that of AttnLRP (arXiv 2402.05602). LRP-QViT and Mix-QViT

@@ -1,11 +1,11 @@
-"""Sensitivity of a model to the bits of each site: S[l, b], the squared error of the logits with only l at b bits.
+"""Sensitivity S[l, b] of a model to the bits of site l: the squared error of the logits with only l at b bits.
 
-Logits are less their mean over the classes, which softmax ignores; the error is the mean over classes and images, and
-labels are not needed. The other sites stay in float. A site is quantized as RepQ-ViT does it (channel-wise post-norm
+The logits' mean over the classes is subtracted first, as softmax ignores it. The error is a mean over classes and
+images, without labels. The other sites stay in float. A site is quantized as RepQ-ViT does it (channel-wise post-norm
 inputs folded into the norm, weights searched after the fold, log-sqrt2 probabilities), because every method here starts
 from that. Mix-QViT does not publish its measure; this is our reconstruction. Errors of logits add up over sites, which
-is what an allocation assumes. The KL divergence, which rests on the few images near a border of two classes, does not:
-allocations by it were no better than the same bits everywhere (ViT-S/14 on CIFAR-10, four bits on average).
+is what an allocation assumes. The KL divergence depends on the few images near a border of two classes and does not add
+up: allocations by it were no better than the same bits everywhere (ViT-S/14 on CIFAR-10, four bits on average).
 
 All input ranges are searched once, on the first batch of images in a pass of the float model, as the step ``ranges``
 does; they travel with its weights, the images and the float logits in one bundle. A measurement then replaces one
@@ -70,7 +70,7 @@ def sensitivities(
     Args:
         model: the float model; left as it was.
         images: normalized [N, 3, H, W].
-        work_dir: where results are kept, under a hash of weights, images and settings; None: nowhere.
+        work_dir: the folder that keeps results, under a hash of weights, images and settings; None keeps none.
         workers, ray: as for ``spread``.
         on_range, on_result: called with (done, all) while ranges are searched, and after each measurement.
         device: where to compute, the same in each worker.

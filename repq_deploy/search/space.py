@@ -4,8 +4,8 @@ Costs are exact counts for one image:
 
 * a linear site of P weights that runs on T tokens (positions, for the patch embedding) does P T multiply-accumulates
   (MACs), each of which reads a weight and an activation;
-* an attention's two products do 2 N^2 C MACs a window of N tokens and C channels, each of two activations; it has no
-  weights.
+* an attention's two products do 2 N^2 C MACs for each window of N tokens and C channels. Each MAC reads two
+  activations; there are no weights.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class SearchSite:
     def stored_bytes(self, bits: SiteBits, *, symmetric: bool) -> float:
         """Bytes of its weights in the exported file: INT4 holds symmetric codes of up to 4 bits, INT8 all others.
 
-        Asymmetric codes less their zero point need up to one bit more: 3 bits fit INT4, of 4 bits some do not.
+        Asymmetric codes minus their zero point need up to one bit more: 3-bit codes fit INT4, some 4-bit codes do not.
         """
         fits = bits.weight + (not symmetric) <= _INT4_BITS
         return self.parameters * (0.5 if fits else 1.0)
@@ -137,10 +137,10 @@ def _count(model: nn.Module, sites: Sites, image: Tensor) -> dict[str, int]:
 
 
 def bit_widths(sites: tuple[SearchSite, ...], chosen: dict[str, SiteBits], *, preset: str) -> BitWidths:
-    """``chosen`` as ``BitWidths``: its commonest width is the default, and an override names each site that differs.
+    """``chosen`` as ``BitWidths``: its most common bits are the default, and an override names each site that differs.
 
-    A site that is named as a role is (``head``) comes first: its override is one of all sites of that role, among them
-    a distilled DeiT's ``head_dist``, which then needs one of its own.
+    A site whose name is also a role (``head``) comes first, as its override applies to all sites of that role. A
+    distilled DeiT's ``head_dist`` is one of them and then needs an override of its own.
     """
     common = [chosen[site.name] for site in sites if not site.activations_are_fixed]
     default = max(sorted(set(common), key=str), key=common.count)

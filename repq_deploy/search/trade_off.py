@@ -1,4 +1,4 @@
-"""What bits buy: allocations of every half bit on average and the same bits everywhere, plotted against their size."""
+"""Plots what bits buy: allocations at every half bit on average, and the same bits everywhere, against their size."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def plot_trade_off(
 
     Args:
         cost: of each site at each of its choices, as ``allocation.objective`` gives it.
-        data: labelled images to measure top-1 on, which quantizes the model anew, with the search's own images, for
-            every point; None: no top-1.
-        work_dir: where each top-1 is kept, so that a plot that was killed goes on.
-        on_point: called with how many points are done, and of how many.
+        data: labelled images to measure top-1 on. For every point the model is quantized anew, with the search's own
+            images. None: top-1 is not measured.
+        work_dir: the folder that keeps each top-1, so that a killed plot can resume.
+        on_point: called with the number of points that are done, and the number of all.
     """
     sites = search.sites
     ranges = [budget.range(sites) for budget in average_bits_budgets(sites, 8)]

@@ -1,7 +1,7 @@
 """The step that takes the mean error of every layer's output into its bias (Nagel et al., arXiv 1906.04721).
 
-Quantization moves the mean of a layer's output; a bias can move it back at no cost. The layers are taken in order, each
-behind what the earlier ones have become, so that each sees their corrections.
+Quantization moves the mean of a layer's output; a bias can move it back at no cost. Layers are corrected in forward
+order, and the error of each is measured behind the corrected layers before it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def bias_correction(run: Calibration, *, prefix: Prefix = "quantized", images: i
     """Add ``mean(y - (Q(W) Q(x) + bias))`` to each bias, y the float model's output there; after all other steps.
 
     A layer without a bias gets one (a plain Add in the export). The step ``weights`` leaves nothing to correct: its
-    biases take up the mean error already. After ``ranges`` and ``fold`` alone, and after ``reconstruct``, there is.
+    biases take up the mean error already. ``ranges`` and ``fold`` alone, and ``reconstruct``, leave one to correct.
 
     Args:
         prefix: whether a layer sees the error of the layers before it.

@@ -1,7 +1,7 @@
 """RepQuant's learnable dual clipping (arXiv 2402.05628) of post-norm activations, before the fold. Our reconstruction.
 
-The paper's losses and settings could not be read. Here both ends of each channel's range move, by straight-through
-gradients, so that the linear behind the norm gives what it gave: outliers of a channel are cut where that costs the
+The paper's losses and settings could not be read. Here straight-through gradients move both ends of each channel's
+range, so that the linear layer behind the norm keeps its output. A channel's outliers are cut off where that costs the
 product least.
 """
 
@@ -29,9 +29,9 @@ def dual_clip(run: Calibration, *, steps: int = 150, rate: float = 5e-3, images:
     """Move the clipping points of every channel-wise input quantizer.
 
     Args:
-        steps: of Adam, for each layer.
+        steps: how many steps Adam takes for each layer.
         rate: its learning rate, in units of half a channel's range.
-        images: how many are looked at, at most; a layer's inputs of all of them are held at once.
+        images: how many images are used, at most; memory holds a layer's inputs for all of them.
     """
     require_scales(run, "dual_clip", weights=False)
     if not any(channel_wise(layer) for _, layer, _ in run.model.linears()):

@@ -16,11 +16,11 @@ __all__ = ["fold"]
 def fold(run: Calibration, *, target: Literal["mean", "median"] = "mean") -> None:
     """Fold channel-wise inputs into their layer norms, and centre the zero points of 8-bit inputs (see ``folds``).
 
-    v's scales for each head are folded too. The ranges of weights that were quantized before a fold are found again
-    after it, as their columns have changed, in the way that ``ranges`` found them.
+    The scales of v's heads are folded too. A fold changes the columns of a weight, so a weight that was quantized
+    before gets a new range after it, found as ``ranges`` found the first.
 
     Args:
-        target: the one scale for the tensor, of those of its channels.
+        target: whether the tensor's one scale is the mean or the median of its channels' scales.
     """
     require_scales(run, "fold", weights=False)
     for attention in run.model.attentions():

@@ -33,18 +33,19 @@ def ranges(
     images: int = BATCH,
     weights: bool = True,
 ) -> None:
-    """Calibrate every activation in one forward pass, each behind quantized ones, and weights before it.
+    """Find the ranges of weights, then those of activations in one forward pass, each behind quantized ones.
 
     Args:
         find: how a range is found; see ``repq_deploy.quant.ranges``.
         post_norm: one scale per channel, which ``fold`` moves into the layer norm, the same with the widest channels
             clipped as Mix-QViT does (by percentiles, whatever ``find`` is), or one for the tensor.
-        attention: one scale for each of q, k and v, or one for each of their heads (see ``rewrites.heads``): v's are
-            moved by ``fold``, those of q and k at the end of the calibration.
-        gelu: how the input of fc2 is quantized: uniformly, or shifted on a logarithmic grid, as AdaLog does, which
+        attention: one scale for each of q, k and v ("tensor"), or for each of their heads ("head", see
+            ``rewrites.heads``). ``fold`` moves the heads' scales of v; those of q and k are moved at the end of the
+            calibration.
+        gelu: how the input of fc2 is quantized: uniformly, or shifted on a logarithmic grid, as AdaLog does. The latter
             makes fc2 a product of floats (see ``repq_deploy.rewrites.gelu``).
-        images: how many are used, all at once.
-        weights: quantize weights too; otherwise they stay float until the step ``weights``.
+        images: how many images are used; all go through the model at once.
+        weights: whether weights are quantized too; otherwise they stay float until the step ``weights``.
     """
     model = run.model
     _check(run, gelu)

@@ -1,8 +1,8 @@
 """The step that trains a quantized model to give the float model's outputs again, from unlabelled images.
 
-One unit of consecutive stages after the other (a block as in BRECQ and QDrop, or the whole model at once): its layers'
-weights and biases, its blocks' norms and its scales move, by straight-through gradients, so that its output behind a
-quantized prefix is that of the float model. Zero points stay.
+Units are trained one after the other; a unit is a block, as in BRECQ and QDrop, or the whole model. Straight-through
+gradients move the weights, biases, norms and scales of a unit, so that its output behind the quantized units before it
+is that of the float model. Zero points stay.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def reconstruct(
         unit: what is trained at once: a stage of the model, or all of it.
         loss: see ``repq_deploy.calibration.losses``.
         epochs: passes over the images, for each unit.
-        batch: images a step of the optimizer (Adam, cosine decay).
+        batch: images in each step of the optimizer (Adam, cosine decay).
         micro_batch: images that go through the unit at once; bounds the memory (with 8, DeiT-B and 1,024 images
             stay below 8 GB).
-        weight_rate: step of a weight, in units of its grid.
-        scale_rate: step of a scale, a bias or a norm, relative to the mean size of its tensor. A scale stays at least
-            as large as one step.
+        weight_rate: the learning rate of weights, in units of their grid.
+        scale_rate: the learning rate of scales, biases and norms, relative to the mean size of their tensor. A scale
+            stays at least as large as this rate.
         drop: probability that an element skips its activation quantizer while training (QDrop).
-        below: a unit whose quantizers all have this many bits or more stays as it is: where rounding errors are small,
+        below: a unit whose quantizers all have this many bits or more is not trained. Where rounding errors are small,
             fitting the calibration images can cost other images more than it gains (ViT-S/14 at w6a6).
     """
     if drop > 1:
@@ -110,7 +110,7 @@ def reconstruct(
 
 
 def _fewest_bits(run: Calibration, unit: Sequence[Stage]) -> int:
-    """Of the unit's quantizers; 0 where it has none, as norms are trained all the same."""
+    """The fewest bits of a quantizer in the unit; 0 where it has none, as norms are trained all the same."""
     quantizers = run.model.quantizers().items()
     return min((q.bits for name, q in quantizers if any(stage.holds(name) for stage in unit)), default=0)
 

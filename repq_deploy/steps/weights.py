@@ -31,9 +31,9 @@ def weights(
     prefix: Prefix = "quantized",
     images: int = 256,
 ) -> None:
-    """Quantize every weight; activations have been calibrated and folded before.
+    """Quantize every weight, once activations have been calibrated and folded.
 
-    Each bias takes up what mean error the layer's output has, of its input's quantization and of the rounding.
+    Each bias takes up the mean error of the layer's output that the quantized input and the rounding cause.
 
     Args:
         ridge: strength of the ridge regression that goes before the rounding; 0 for none.
