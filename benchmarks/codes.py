@@ -21,10 +21,11 @@ from commands import table_line
 from torch import Tensor, nn
 
 from repq_deploy.bits import BitWidths
-from repq_deploy.calib_data import Preprocess
 from repq_deploy.calibrate import quantize
-from repq_deploy.export import canonical_onnx, compare_export
+from repq_deploy.export.canonical import canonical_onnx
+from repq_deploy.export.prove_export import compare_export
 from repq_deploy.models import zoo
+from repq_deploy.models.preprocessing import preprocess_of
 from repq_deploy.quant.layers import QuantLinear
 from repq_deploy.rewrites.folds import fold_post_norm
 from repq_deploy.steps import fold
@@ -72,7 +73,7 @@ def uneven(model: nn.Module) -> nn.Module:
 def row(name: str, bits: str) -> tuple[str, ...]:
     spec = zoo.resolve(name, pretrained=False)
     model = uneven(zoo.create(spec))
-    shape = (3, *Preprocess.from_model(model).size)
+    shape = (3, *preprocess_of(model).size)
     images = torch.randn(8, *shape, generator=torch.Generator().manual_seed(1))
     check = FoldCheck(model)
     fold.fold_post_norm = check  # type: ignore[attr-defined]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from repq_deploy.errors import BackendMissing, BadInput
 
-__all__ = ["CPU", "device_of", "find_device", "float32_products", "on_device"]
+__all__ = ["CPU", "device_of", "find_device", "float32_products", "on_device", "predictor"]
 
 CPU = torch.device("cpu")
 
@@ -71,3 +73,19 @@ def on_device(device: torch.device, *models: nn.Module) -> Iterator[None]:
     finally:
         for model in models:
             model.to(CPU)
+
+
+def predictor(
+    model: nn.Module, device: torch.device | None = None
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """``model`` as a function of images and of arrays; it is moved to ``device``, the CPU where none is given."""
+    where = device or CPU
+    model.to(where)
+
+    @torch.inference_mode()
+    @float32_products()
+    def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        outputs: NDArray[np.float32] = model(torch.from_numpy(images).to(where)).cpu().numpy()
+        return outputs
+
+    return predict

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from repq_deploy.bits import BitWidths
 from repq_deploy.calibrate import quantize
-from repq_deploy.export import canonical_onnx, write_canonical
+from repq_deploy.export.canonical import canonical_onnx, write_canonical
 from repq_deploy.models.zoo import ModelSpec, create
 from repq_deploy.quant.model import QuantizedModel
 

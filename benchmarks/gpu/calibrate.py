@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from repq_deploy.bits import BitWidths
-from repq_deploy.calib_data import Preprocess, load_sample, open_images
+from repq_deploy.calib_data import load_sample, open_images
 from repq_deploy.calibrate import quantize
 from repq_deploy.cli.targets import predictor
 from repq_deploy.devices import CPU, find_device
@@ -29,6 +29,7 @@ from repq_deploy.evaluation import Target, evaluate
 from repq_deploy.methods import find_method
 from repq_deploy.models import zoo
 from repq_deploy.models.checkpoints import CheckpointFile
+from repq_deploy.models.preprocessing import preprocess_of
 from repq_deploy.quant.model import QuantizedModel
 
 BATCH = 4
@@ -72,7 +73,7 @@ def measure(case: Case, device: torch.device, checkpoint: Path | None, data: Pat
     spec = zoo.resolve(
         case.model, checkpoint=weights, num_classes=classes, img_size=size, pretrained=case.model == "demo"
     )
-    preprocess = Preprocess.from_model(zoo.create(spec, weights, case.seed))
+    preprocess = preprocess_of(zoo.create(spec, weights, case.seed))
     method = find_method("best-high" if case.high else case.method)
     source = open_images(str(data / "train") if weights and data else "demo:calib")
     count = min(case.images or method.images, len(source))

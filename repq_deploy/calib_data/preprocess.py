@@ -5,16 +5,14 @@ The record travels in the ONNX metadata, so that calibration, validation and eva
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from timm.data import create_transform, resolve_data_config
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from repq_deploy.bounds import largest
 from repq_deploy.errors import BadInput
@@ -52,22 +50,7 @@ class Preprocess:
         known = self.interpolation in _INTERPOLATIONS
         _require(known, "interpolation", self.interpolation, f"one of {', '.join(_INTERPOLATIONS)}")
         _require(len(self.mean) == 3, "mean", self.mean, "three numbers")
-        _require(len(self.std) == 3 and min(self.std) > 0, "std", self.std, "three positive numbers")
-
-    @classmethod
-    def from_model(cls, model: nn.Module) -> Preprocess:
-        """A timm model's own preprocessing, at the image size it was built for."""
-        config = resolve_data_config({}, model=model)
-        # The configuration is the pretrained weights'; a model built with another img_size says so here only.
-        size = getattr(getattr(model, "patch_embed", None), "img_size", None) or config["input_size"][1:]
-        return cls(
-            size=(int(size[0]), int(size[1])),
-            crop_pct=float(config["crop_pct"]),
-            crop_mode=config["crop_mode"],
-            interpolation=config["interpolation"],
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
-        )
+        _require(len(self.std) == 3 and float(np.float32(min(self.std))) > 0, "std", self.std, "three positive numbers")
 
     def to_json(self) -> str:
         """One line with sorted keys: equal records give equal text."""
@@ -90,22 +73,44 @@ class Preprocess:
         except (TypeError, ValueError) as error:
             raise BadInput(f"preprocessing record: not readable ({error}): {text[:80]!r}") from error
 
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        """An RGB image of any size to float32 [3, height, width]."""
-        return _transform(self)(image).numpy()
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+        """An RGB image of any size to float32 [3, height, width]: to the last bit what timm's transform gives."""
+        height, width = self.size
+        image = _resized(image, self._resized_sides(image), Image.Resampling[self.interpolation.upper()])
+        fill = tuple(round(255 * value) for value in self.mean) if self.crop_mode == "border" else (0, 0, 0)
+        pixels = np.asarray(_cropped(image, height, width, fill)).transpose(2, 0, 1).astype(np.float32, order="C")
+        mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (self.mean, self.std))
+        # Three roundings in float32, in the order of torchvision's ToTensor and Normalize.
+        pixels /= 255
+        pixels -= mean
+        pixels /= std
+        return pixels
+
+    def _resized_sides(self, image: Image.Image) -> tuple[int, int]:
+        """Height and width that timm's transform resizes ``image`` to before it crops."""
+        height, width = (math.floor(side / self.crop_pct) for side in self.size)
+        if self.crop_mode == "squash":
+            return height, width
+        if self.crop_mode == "center" and height == width:
+            short, long = sorted(image.size)
+            other = int(height * long / short)
+            return (other, height) if image.width <= image.height else (height, other)
+        ratios = image.height / height, image.width / width
+        ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
+        return max(1, round(image.height / ratio)), max(1, round(image.width / ratio))
 
 
-@functools.lru_cache(maxsize=8)
-def _transform(preprocess: Preprocess) -> Callable[[Image.Image], Tensor]:
-    return create_transform(
-        input_size=(3, *preprocess.size),
-        is_training=False,
-        interpolation=preprocess.interpolation,
-        mean=preprocess.mean,
-        std=preprocess.std,
-        crop_pct=preprocess.crop_pct,
-        crop_mode=preprocess.crop_mode,
-    )
+def _resized(image: Image.Image, sides: tuple[int, int], kind: Image.Resampling) -> Image.Image:
+    return image if (image.height, image.width) == sides else image.resize(sides[::-1], kind)
+
+
+def _cropped(image: Image.Image, height: int, width: int, fill: tuple[int, ...]) -> Image.Image:
+    """The middle of ``image``, which is padded first where it is too small."""
+    down, right = max(height - image.height, 0), max(width - image.width, 0)
+    if down or right:
+        image = ImageOps.expand(image, (right // 2, down // 2, (right + 1) // 2, (down + 1) // 2), fill)
+    top, left = round((image.height - height) / 2), round((image.width - width) / 2)
+    return image.crop((left, top, left + width, top + height))
 
 
 def _require(condition: bool, name: str, found: object, expected: str) -> None:

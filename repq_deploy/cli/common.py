@@ -202,12 +202,12 @@ def refuse_other_options(context: typer.Context, beside: str, allowed: Collectio
 
 def checkpoint_file(checkpoint: Path | None, ema: bool, prefix: str | None) -> CheckpointFile | None:
     """What ``--checkpoint``, ``--no-ema`` and ``--checkpoint-prefix`` say together; None without a checkpoint."""
-    from repq_deploy.models.checkpoints import CheckpointFile
-
     if checkpoint is None:
         if prefix or not ema:
             raise BadInput("--no-ema and --checkpoint-prefix are about a checkpoint; give --checkpoint FILE")
         return None
+    from repq_deploy.models.checkpoints import CheckpointFile
+
     return CheckpointFile(checkpoint, ema, prefix or "")
 
 

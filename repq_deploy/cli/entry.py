@@ -34,6 +34,9 @@ _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__na
 
 _INTERRUPTED = "what was finished is kept, nothing is half written"
 
+#: What only the extra ``export`` brings, for calibration, export and search.
+_OF_EXPORT = ("torch", "timm", "torchvision", "onnxscript", "scipy")
+
 
 class _Carried(Exception):
     """An error on its way through typer."""
@@ -98,15 +101,15 @@ def _run(app: typer.Typer, name: str) -> int:
 
 def _explained(error: Exception, name: str) -> tuple[int, str]:
     """The exit code for an error, and the line that says what was wrong."""
-    if isinstance(error, RepqError):
-        return error.exit_code, str(error)
+    if isinstance(error, RepqError | StdoutFailed):
+        return getattr(error, "exit_code", 2), str(error)
     if isinstance(error, _UsageError):
         return 2, f"{' '.join(error.format_message().split()).rstrip('.')}; see {name} --help"
-    if isinstance(error, StdoutFailed):
-        return 2, str(error)
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{shortened(str(error.filename))}: " if error.filename is not None else ""
         return 2, f"{where}{error.strerror}"
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _OF_EXPORT:
+        return 3, f"needs {error.name}, which is not installed; run: pip install 'repq-deploy[export]'"
     # torch and ONNX Runtime have no class of their own for it.
     if isinstance(error, MemoryError) or re.search("can't allocate memory|bad allocation", str(error)):
         return 2, "out of memory; use fewer images, a smaller batch or a smaller model"

@@ -98,7 +98,6 @@ def evaluate(
     from repq_deploy.calib_data import open_images
     from repq_deploy.calib_data.images import choose
     from repq_deploy.cli.targets import ModelOptions, is_model_name, open_target, recorded_preprocess, runs_in_torch
-    from repq_deploy.devices import find_device
     from repq_deploy.evaluation import check_data
     from repq_deploy.evaluation import evaluate as run
 
@@ -110,9 +109,13 @@ def evaluate(
             f"--checkpoint, --num-classes, --img-size and --no-pretrained are for a model's name; {target} is a file, "
             "which records them; leave them out"
         )
-    if device != "auto" and not any(runs_in_torch(name) for name in names):
+    where = None
+    if any(runs_in_torch(name) for name in names):
+        from repq_deploy.devices import find_device
+
+        where = find_device(device)
+    elif device != "auto":
         raise BadInput(f"--device {device}: is for targets that run in PyTorch; {target} runs where it was built for")
-    where = find_device(device)
     source = open_images(data, demo_split="test")
     if limit is not None and limit < len(source):
         source = source.select(sorted(choose(source, limit, seed)))

@@ -31,15 +31,16 @@ def write_float(
     dry_run: bool,
 ) -> dict[str, Any]:
     """Write the float model of ``spec`` unless it is a ``dry_run``; what the command answers."""
-    from repq_deploy.calib_data import Preprocess
-    from repq_deploy.export import float_onnx, write_canonical
+    from repq_deploy.export.canonical import write_canonical
+    from repq_deploy.export.float_model import float_onnx
     from repq_deploy.export.opsets import at_opset
     from repq_deploy.models import zoo
+    from repq_deploy.models.preprocessing import preprocess_of
 
     if not dry_run:
         network = zoo.create(spec, weights, seed, note=say_note)
         check_count(names, network)
-        preprocess = Preprocess.from_model(network)
+        preprocess = preprocess_of(network)
         with console.status("exporting to ONNX"):
             model = float_onnx(
                 network, (3, *preprocess.size), name=spec.name, preprocess=preprocess.to_json(), classes=names

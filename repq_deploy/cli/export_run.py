@@ -43,12 +43,14 @@ def run_export(
     """Write the files of one export; what the command answers."""
     import torch
 
-    from repq_deploy.calib_data import Preprocess, load_sample, open_images
+    from repq_deploy.calib_data import load_sample, open_images
     from repq_deploy.calibrate import quantize
     from repq_deploy.calibration.resume import WorkFolder
-    from repq_deploy.export import canonical_onnx, compare_export, write_canonical
+    from repq_deploy.export.canonical import canonical_onnx, write_canonical
     from repq_deploy.export.opsets import at_opset, oldest_onnxruntime
+    from repq_deploy.export.prove_export import compare_export
     from repq_deploy.models import zoo
+    from repq_deploy.models.preprocessing import preprocess_of
     from repq_deploy.quant import model as quantized_file
     from repq_deploy.system.allocator import keep_freed_memory
 
@@ -60,7 +62,7 @@ def run_export(
         network = zoo.create(spec, weights, seed, note=say_note)
     check_count(names, network)
     float_bytes = 4 * sum(parameter.numel() for parameter in network.parameters())
-    preprocess = Preprocess.from_model(network)
+    preprocess = preprocess_of(network)
     source = open_images(say_calibration(calib_data, spec.weights))
     count = min(method.images, len(source)) if num_calib is None else num_calib
     sample = load_sample(source, preprocess, count=count, seed=seed)

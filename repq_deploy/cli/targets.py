@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
-import torch
-from numpy.typing import NDArray
-from torch import nn
 
 from repq_deploy.calib_data import Preprocess
 from repq_deploy.calib_data.classes import check_names
 from repq_deploy.cli.common import console, say_note
-from repq_deploy.devices import CPU, float32_products
 from repq_deploy.engines.backends.onnxruntime import open_reference
 from repq_deploy.engines.foreign import open_plain
 from repq_deploy.engines.manifest import read_manifest
@@ -25,12 +20,14 @@ from repq_deploy.engines.runner import open_engine
 from repq_deploy.engines.source import read_source
 from repq_deploy.errors import BadInput
 from repq_deploy.evaluation import Target
-from repq_deploy.models import zoo
-from repq_deploy.models.checkpoints import CheckpointFile
-from repq_deploy.quant import model as quantized
 from repq_deploy.records import decode, parse_json
 
-__all__ = ["ModelOptions", "is_model_name", "open_target", "predictor", "recorded_preprocess", "runs_in_torch"]
+if TYPE_CHECKING:  # what runs an engine needs no torch
+    import torch
+
+    from repq_deploy.models.checkpoints import CheckpointFile
+
+__all__ = ["ModelOptions", "is_model_name", "open_target", "recorded_preprocess", "runs_in_torch"]
 
 _FILES = (".onnx", ".xml", ".engine", ".safetensors")
 
@@ -61,7 +58,7 @@ def open_target(
     *,
     seed: int = 0,
     preprocess: Preprocess | None = None,
-    device: torch.device = CPU,
+    device: torch.device | None = None,
 ) -> Target:
     """Open what ``name`` says: a file by its suffix, anything else as a model's name.
 
@@ -71,7 +68,6 @@ def open_target(
         BadInput: no such file or model, or one that cannot be read.
         BackendMissing: the engine's runtime or device is not on this machine.
     """
-    where = "PyTorch" if device == CPU else f"PyTorch on {device}"
     if name.endswith(".engine"):
         runner, manifest = open_engine(Path(name))
         recorded = _recorded(manifest.metadata, name)
@@ -94,13 +90,19 @@ def open_target(
         recorded, names = _recorded(source.metadata, name), _class_names(source.metadata)
         return Target(name, "canonical ONNX (onnxruntime)", open_reference(source), recorded, source.classes, names)
     if name.endswith(".safetensors"):
+        from repq_deploy.devices import predictor
+        from repq_deploy.quant import model as quantized
+
         saved = quantized.load(Path(name))
         recorded, names = _recorded({"repq.preprocess": saved.preprocess_json}, name), saved.provenance.classes
-        return Target(
-            name, f"quantized model ({where})", predictor(saved, device), recorded, _classes(saved.model), names
-        )
+        kind, predict = f"quantized model ({_in_torch(device)})", predictor(saved, device)
+        return Target(name, kind, predict, recorded, _classes(saved.model), names)
     if Path(name).is_file():
         raise BadInput(f"{name}: expected a file ending in {', '.join(_FILES)}, or a model's name")
+    from repq_deploy.devices import predictor
+    from repq_deploy.models import zoo
+    from repq_deploy.models.preprocessing import preprocess_of
+
     spec = zoo.resolve(
         name,
         checkpoint=options.checkpoint,
@@ -111,9 +113,8 @@ def open_target(
     if spec.weights == "random":
         console.print(f"[bold red]RANDOM WEIGHTS[/]: {spec.name} is untrained")
     model = zoo.create(spec, options.checkpoint, seed, note=say_note)
-    return Target(
-        name, f"float model ({where})", predictor(model, device), Preprocess.from_model(model), _classes(model)
-    )
+    kind = f"float model ({_in_torch(device)})"
+    return Target(name, kind, predictor(model, device), preprocess_of(model), _classes(model))
 
 
 def recorded_preprocess(name: str) -> Preprocess:
@@ -124,8 +125,14 @@ def recorded_preprocess(name: str) -> Preprocess:
     if path.suffix == ".onnx":
         return _recorded(read_source(path).metadata, name)
     if path.suffix == ".safetensors":
+        from repq_deploy.quant import model as quantized
+
         return _recorded({"repq.preprocess": quantized.load(path).preprocess_json}, name)
     raise BadInput(f"--preprocess-from {name}: expected a file of ours ending in .engine, .onnx or .safetensors")
+
+
+def _in_torch(device: torch.device | None) -> str:
+    return "PyTorch" if device is None or device.type == "cpu" else f"PyTorch on {device}"
 
 
 def _is_ours(path: Path) -> bool:
@@ -174,18 +181,6 @@ def _class_names(metadata: Mapping[str, str]) -> tuple[str, ...]:
         return check_names(decode(tuple[str, ...], parse_json(text), "repq.classes"), "repq.classes")
     except ValueError as error:
         raise BadInput(f"{error}; export the model again") from error
-
-
-def predictor(model: nn.Module, device: torch.device) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    model.to(device)
-
-    @torch.inference_mode()
-    @float32_products()
-    def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = model(torch.from_numpy(images).to(device)).cpu().numpy()
-        return logits
-
-    return predict
 
 
 def _classes(model: Any) -> int:

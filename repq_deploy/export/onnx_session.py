@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from repq_deploy.errors import BackendMissing, BuildFailed
 
-__all__ = ["onnxruntime_module", "open_session"]
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["onnxruntime_module", "open_session", "reference_session"]
 
 
 def open_session(
@@ -47,6 +50,11 @@ def open_session(
     except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
         said = " ".join(str(error).split())
         raise BuildFailed(f"{what}: ONNX Runtime {ort.__version__} refuses the graph: {said}") from error
+
+
+def reference_session(model: onnx.ModelProto | str) -> Any:
+    """The reference: ONNX Runtime on the CPU with every graph optimization off, so nothing is fused or reordered."""
+    return open_session(model if isinstance(model, str) else model.SerializeToString(), optimize=False)
 
 
 def onnxruntime_module() -> Any:

@@ -11,24 +11,19 @@ attention. So an unequal code counts only where the value is not next to the bor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from torch import Tensor
 
-from repq_deploy.export.onnx_session import open_session
+from repq_deploy.export.onnx_session import reference_session
+from repq_deploy.export.prove_kernels import OTHERS_COUNT, OTHERS_SHARE, TIE
 from repq_deploy.hooks import hooks
 from repq_deploy.quant.model import QuantizedModel
 from repq_deploy.quant.quantizers import Quantizer
 
-__all__ = ["ExportAgreement", "SiteAgreement", "compare_export", "reference_session", "unexplained"]
-
-#: A value is on a tie if its code changes within this share of the largest value, the error of a float32 product.
-TIE = 1e-5
-#: How many codes of a site may differ otherwise: this share, or this many.
-OTHERS_SHARE, OTHERS_COUNT = 1e-4, 4
+__all__ = ["ExportAgreement", "SiteAgreement", "compare_export", "unexplained"]
 
 
 @dataclass(frozen=True)
@@ -73,12 +68,6 @@ class ExportAgreement:
         return float(np.mean([site.equal for site in self.sites]))
 
 
-def reference_session(model: onnx.ModelProto | str) -> Any:
-    """ONNX Runtime on the CPU as the reference: with every graph optimization off, nothing is fused or reordered."""
-    return open_session(model if isinstance(model, str) else model.SerializeToString(), optimize=False)
-
-
-@torch.no_grad()
 def compare_export(quantized: QuantizedModel, model: onnx.ModelProto, images: Tensor) -> ExportAgreement:
     """Run ``images`` [N, 3, H, W] through both and compare the codes of every activation site, and the logits."""
     exposed = onnx.ModelProto()

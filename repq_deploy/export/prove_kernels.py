@@ -19,12 +19,16 @@ from numpy.typing import NDArray
 
 from repq_deploy.export.domain import DOMAIN, QUANTIZE_CURVE, QUANTIZE_LOG2, without_functions
 from repq_deploy.export.passes.graph import MOVES, constant_of, producer
-from repq_deploy.export.prove_export import OTHERS_COUNT, OTHERS_SHARE, TIE
 from repq_deploy.export.prove_lowering import GraphLoader, load_reference
 
 __all__ = ["CodeFigures", "SiteCodes", "compare_codes", "expected_codes", "forced_graph", "given_name"]
 
 Codes = NDArray[np.int16]
+
+#: A value is on a tie if its code changes within this share of the largest value, the error of a float32 product.
+TIE = 1e-5
+#: How many codes of a site may differ otherwise: this share, or this many.
+OTHERS_SHARE, OTHERS_COUNT = 1e-4, 4
 
 #: Where readers of codes have their zero point, by operator and by which input the codes are.
 _ZERO_POINTS = {("MatMulIntegerToFloat", 0): 4, ("MatMulIntegerToFloat", 1): 5, ("DequantizeLinear", 0): 2}

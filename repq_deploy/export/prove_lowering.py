@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from repq_deploy.export.prove_export import reference_session
+from repq_deploy.export.onnx_session import reference_session
 
 __all__ = [
     "LEAST_SQNR_DB",

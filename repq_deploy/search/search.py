@@ -20,6 +20,7 @@ from repq_deploy.errors import BadInput
 from repq_deploy.models import zoo
 from repq_deploy.models.checkpoints import CheckpointFile
 from repq_deploy.models.families import find_family, find_sites
+from repq_deploy.models.preprocessing import preprocess_of
 from repq_deploy.models.sites import Sites
 from repq_deploy.models.zoo import ModelSpec
 from repq_deploy.records import decode
@@ -159,7 +160,7 @@ def open_search(
         BadInput: what ``zoo.create``, ``load_sample`` and the budgets refuse.
     """
     model = zoo.create(spec, checkpoint, seed)
-    preprocess = Preprocess.from_model(model)
+    preprocess = preprocess_of(model)
     images = torch.from_numpy(load_sample(calib_data, preprocess, count=num_calib, seed=seed).pixels)
     structure = find_sites(model)
     sites = search_sites(model, structure, images[:1], choices=choices, preset=preset)

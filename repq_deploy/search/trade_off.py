@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from repq_deploy.bits import BitWidths, SiteBits
 from repq_deploy.calib_data import ImageSource, open_images
 from repq_deploy.calibrate import quantize
-from repq_deploy.devices import on_device
+from repq_deploy.devices import on_device, predictor
 from repq_deploy.evaluation import Target, check_data, evaluate
 from repq_deploy.methods import Method
 from repq_deploy.models import zoo
@@ -103,14 +102,8 @@ def _measured(search: Search, widths: BitWidths, method: Method, source: ImageSo
     quantized = quantize(
         model, search.spec, search.images, bits=widths, method=method, seed=search.seed, device=search.device
     )
-
-    @torch.inference_mode()
-    def predict(images: np.ndarray) -> np.ndarray:
-        logits: np.ndarray = quantized(torch.from_numpy(images).to(search.device)).cpu().numpy()
-        return logits
-
     with on_device(search.device, quantized):
-        top1 = evaluate(_target(search, predict), source).target.top1
+        top1 = evaluate(_target(search, predictor(quantized, search.device)), source).target.top1
     assert top1 is not None  # noqa: S101 - evaluate refuses images without labels
     return top1
 

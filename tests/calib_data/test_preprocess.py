@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 import timm
 from PIL import Image
+from timm.data import create_transform
 
 from repq_deploy.calib_data import Preprocess
 from repq_deploy.errors import BadInput
+from repq_deploy.models.preprocessing import preprocess_of
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -43,14 +46,26 @@ def test_center_crop_of_an_oblong_image():
     np.testing.assert_allclose(preprocess(crop_pct=0.8, interpolation="bilinear")(image), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"])
+def test_every_bit_is_that_of_timms_transform(crop_mode, interpolation):
+    for size, crop_pct in itertools.product([(16, 16), (14, 22), (31, 9)], [1.0, 0.95, 0.875, 0.7]):
+        ours = preprocess(size=size, crop_pct=crop_pct, crop_mode=crop_mode, interpolation=interpolation)
+        theirs = create_transform((3, *size), interpolation=interpolation, crop_pct=crop_pct, crop_mode=crop_mode)
+        for height, width in ((16, 16), (1, 7), (33, 20), (61, 90), (12, 12), (200, 31)):
+            image = picture(height, width)
+            expected = theirs(image).numpy()
+            assert np.array_equal(ours(image), expected), (size, crop_pct, height, width)
+
+
 def test_model_with_another_image_size():
     model = timm.create_model("vit_small_patch14_dinov2", img_size=112, depth=1, num_classes=10)
-    assert Preprocess.from_model(model) == preprocess(size=(112, 112))
+    assert preprocess_of(model) == preprocess(size=(112, 112))
 
 
 def test_model_at_timms_own_size():
     model = timm.create_model("deit_tiny_patch16_224", depth=1)
-    assert Preprocess.from_model(model) == preprocess(size=(224, 224), crop_pct=0.9)
+    assert preprocess_of(model) == preprocess(size=(224, 224), crop_pct=0.9)
 
 
 def test_json_round_trip_is_stable():

@@ -17,7 +17,7 @@ from repq_deploy.calib_data.demo import DEMO_WEIGHTS
 from repq_deploy.cli import export
 from repq_deploy.errors import BadInput
 from repq_deploy.export import prove_export as agreement
-from repq_deploy.export import reference_session
+from repq_deploy.export.onnx_session import reference_session
 from repq_deploy.quant import model as quantized
 
 

@@ -12,7 +12,7 @@ import pytest
 from repq_deploy.cli import build_engine, inspect
 from repq_deploy.engines.backends import openvino
 from repq_deploy.engines.backends.openvino import BACKEND as OPENVINO
-from repq_deploy.export import write_canonical
+from repq_deploy.export.canonical import write_canonical
 from tests.conftest import exported, quantized_model
 
 

@@ -5,8 +5,8 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from repq_deploy.export import reference_session
 from repq_deploy.export.domain import DOMAIN
+from repq_deploy.export.onnx_session import reference_session
 from repq_deploy.export.passes.attention_scale import AttentionScale
 from repq_deploy.export.passes.base import Pass, run_passes
 from repq_deploy.export.passes.log2_by_log_sum_exp import Log2ByLogSumExp

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from repq_deploy.engines.backends.onnxruntime import BACKEND
-from repq_deploy.export import canonical_onnx, compare_export, reference_session, write_canonical
+from repq_deploy.export.canonical import canonical_onnx, write_canonical
 from repq_deploy.export.default_session import exact_by_default
 from repq_deploy.export.domain import DEQUANTIZE_LOG2, DOMAIN, QUANTIZE_LOG2, functions
-from repq_deploy.export.prove_export import SiteAgreement, unexplained
+from repq_deploy.export.onnx_session import reference_session
+from repq_deploy.export.prove_export import SiteAgreement, compare_export, unexplained
 from repq_deploy.quant.ops import log2_codes, log2_values
 from repq_deploy.quant.quantizers import Log2Quantizer, UniformQuantizer
 from tests.conftest import exported, images_for, quantized_model

@@ -4,7 +4,9 @@ import numpy as np
 import torch
 
 from repq_deploy.engines.source import read_source
-from repq_deploy.export import float_onnx, reference_session, write_canonical
+from repq_deploy.export.canonical import write_canonical
+from repq_deploy.export.float_model import float_onnx
+from repq_deploy.export.onnx_session import reference_session
 from tests.conftest import float_model, images_for
 
 

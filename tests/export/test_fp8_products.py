@@ -8,8 +8,9 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from repq_deploy.errors import BadInput
-from repq_deploy.export import lower, reference_session
 from repq_deploy.export.domain import DOMAIN
+from repq_deploy.export.lowering import lower
+from repq_deploy.export.onnx_session import reference_session
 from repq_deploy.export.passes.base import run_passes
 from repq_deploy.export.passes.float_activations import FloatActivations
 from repq_deploy.export.passes.fp8_products import FP8Products

@@ -2,7 +2,8 @@
 
 import pytest
 
-from repq_deploy.export import canonical_onnx, compare_export
+from repq_deploy.export.canonical import canonical_onnx
+from repq_deploy.export.prove_export import compare_export
 from repq_deploy.export.table import site_table
 from repq_deploy.methods import METHODS
 from tests.conftest import exported, images_for, quantized_model

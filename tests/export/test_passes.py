@@ -7,9 +7,9 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from repq_deploy.errors import BadInput
-from repq_deploy.export import lower, reference_session
 from repq_deploy.export.domain import DOMAIN
-from repq_deploy.export.lowering import exact_anywhere
+from repq_deploy.export.lowering import exact_anywhere, lower
+from repq_deploy.export.onnx_session import reference_session
 from repq_deploy.export.passes.activation_qdq import ActivationQDQ
 from repq_deploy.export.passes.base import PassError, run_passes
 from repq_deploy.export.passes.integer_weights import IntegerWeights

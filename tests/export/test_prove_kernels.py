@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 import onnxruntime
 import pytest
 
-from repq_deploy.export import lower
+from repq_deploy.export.lowering import lower
 from repq_deploy.export.prove_kernels import compare_codes
 from repq_deploy.export.prove_lowering import load_reference
 from tests.conftest import exported, images_for

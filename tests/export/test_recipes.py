@@ -6,8 +6,10 @@ import pytest
 
 from repq_deploy.bits import BitWidths
 from repq_deploy.calibrate import quantize
-from repq_deploy.export import canonical_onnx, compare_export, reference_session
+from repq_deploy.export.canonical import canonical_onnx
 from repq_deploy.export.lowering import exact_anywhere, lower
+from repq_deploy.export.onnx_session import reference_session
+from repq_deploy.export.prove_export import compare_export
 from repq_deploy.export.table import site_table
 from repq_deploy.methods import Method
 from repq_deploy.quant.model import load, save

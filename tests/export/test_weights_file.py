@@ -13,7 +13,8 @@ from repq_deploy.engines.bench.measure import BenchPlan, measure
 from repq_deploy.engines.build import plan_build
 from repq_deploy.engines.source import SourceModel, read_source
 from repq_deploy.errors import BadInput
-from repq_deploy.export import float_onnx, write_canonical
+from repq_deploy.export.canonical import write_canonical
+from repq_deploy.export.float_model import float_onnx
 from tests.conftest import float_model, images_for
 
 

@@ -14,10 +14,10 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from repq_deploy.calib_data import Preprocess
 from repq_deploy.errors import BadInput
 from repq_deploy.models import hub
 from repq_deploy.models.checkpoints import CheckpointFile
+from repq_deploy.models.preprocessing import preprocess_of
 from repq_deploy.models.zoo import ALIASES, ModelSpec, build_architecture, create, resolve
 from repq_deploy.system.files import sha256_of
 
@@ -176,7 +176,7 @@ def test_images_need_not_be_square(checkpoint: CheckpointFile):
     assert ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     notes: list[str] = []
     model = create(spec, checkpoint, note=notes.append)
-    assert Preprocess.from_model(model).size == (48, 32)
+    assert preprocess_of(model).size == (48, 32)
     assert model(torch.zeros(1, 3, 48, 32)).shape == (1, 7)
     assert notes == [f"checkpoint {checkpoint.path.name}: position embeddings resized from 32 to 48x32 pixels"]
     with pytest.raises(BadInput, match="--img-size 32x0: expected 1 to"):

@@ -17,7 +17,7 @@ from repq_deploy.engines.reference import make_reference
 from repq_deploy.engines.runner import open_engine
 from repq_deploy.engines.source import SourceModel, read_source
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
-from repq_deploy.export import write_canonical
+from repq_deploy.export.canonical import write_canonical
 from tests.conftest import exported
 from tests.engines.graphs import oracle, write_tiny
 

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from repq_deploy.export import reference_session
 from repq_deploy.export.domain import DOMAIN, functions
+from repq_deploy.export.onnx_session import reference_session
 from repq_deploy.export.passes.base import Pass, run_passes
 from repq_deploy.export.passes.graph import append
 
