@@ -100,14 +100,13 @@ def through_engine(subject: Subject, options: Sequence[str], seed: int) -> dict[
 
 def measure(subject: Subject, bits: str, method: str, seed: int) -> dict[str, Any]:
     """One method at one bit-width; ``mixq`` with the bits that ``repq-search`` finds."""
-    name, _, effort = method.partition("-")
-    average = BITS_ALIKE.get(bits) if name == "mixq" else None
+    average = BITS_ALIKE.get(bits) if method == "mixq" else None
     if average is None:
-        options = ("--bits", bits, "--method", name, *(("--effort", effort) if effort else ()))
+        options = ("--bits", bits, "--method", method)
         found = through_engine(subject, options, seed)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            recipe = ("--recipe", str(Path(folder) / "recipe.yaml"), "--method", name)
+            recipe = ("--recipe", str(Path(folder) / "recipe.yaml"), "--method", method)
             choices = ",".join(str(width) for width in (*range(average - 1, min(average + 3, 8)), 8))
             work = subject.work / f"search-{bits}-{seed}"
             resumed = work.exists()

@@ -21,7 +21,7 @@ from commands import table_line
 from torch import Tensor, nn
 
 from repq_deploy.bits import BitWidths
-from repq_deploy.calibrate import quantize
+from repq_deploy.calibrate import calibrate
 from repq_deploy.export.canonical import canonical_onnx
 from repq_deploy.export.prove_export import compare_export
 from repq_deploy.models import zoo
@@ -77,7 +77,7 @@ def row(name: str, bits: str) -> tuple[str, ...]:
     images = torch.randn(8, *shape, generator=torch.Generator().manual_seed(1))
     check = FoldCheck(model)
     fold.fold_post_norm = check  # type: ignore[attr-defined]
-    quantized = quantize(model, spec, images, bits=BitWidths.parse(bits), method="repq")
+    quantized = calibrate(model, spec, images, bits=BitWidths.parse(bits), method="repq")
     agreement = compare_export(quantized, canonical_onnx(quantized, shape), images[:2])
     excess = [site for site in agreement.sites if site.levels > 2**site.bits]
     fullest = max(agreement.sites, key=lambda site: site.levels / 2**site.bits)

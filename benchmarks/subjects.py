@@ -27,7 +27,7 @@ class Ours:
 #: By label, the same for every runtime. Attention probabilities are quantized as the default method does: uniformly
 #: from 6 bits on, on a logarithmic grid below.
 OURS = {
-    "ours w8a8, float attention": Ours(("--bits", "w8a8", "--attention", "float"), "vnni"),
+    "ours w8a8, float attention": Ours(("--bits", "w8a8", "--softmax", "float"), "vnni"),
     "ours w8a8": Ours(("--bits", "w8a8"), "vnni"),
     "ours w8a8, any CPU": Ours(("--bits", "w8a8")),
     "ours w7a8": Ours(("--bits", "w7a8")),
@@ -88,9 +88,7 @@ class Maker:
     def ours(self, backend: str, label: str) -> Path:
         """The engine of one of ``OURS``; ends the program where it does not compute what it should."""
         made = OURS[label]
-        source = self.folder / "".join([self.stem, *made.export]).replace("--bits", "-").replace(
-            "--attention", "-attn-"
-        )
+        source = self.folder / "".join([self.stem, *made.export]).replace("--bits", "-").replace("--softmax", "-attn-")
         source = source.with_name(f"{source.name}.onnx")
         if not source.exists():
             run_command("repq-export", *self.model, *made.export, *self.calibration, "-o", str(source))

@@ -1,3 +1,70 @@
-"""repq-deploy: from a timm Vision Transformer to a low-bit engine that computes what was calibrated."""
+"""repq-deploy: from a Vision Transformer to a low-bit engine that provably computes what was calibrated.
+
+::
+
+    import repq_deploy as rq
+
+    model = rq.load_model("deit_s")
+    images = rq.load_images("images/train", model, count=128)
+    quantized = rq.quantize(model, images, bits="w6a6")
+    rq.export_onnx(quantized, "deit_s.onnx", images)
+
+Names are imported on first use: what runs an engine needs no torch, which what calibrates and exports does.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from repq_deploy.api import export_onnx as export_onnx
+    from repq_deploy.api import load_images as load_images
+    from repq_deploy.api import quantize as quantize
+    from repq_deploy.bits import BitWidths as BitWidths
+    from repq_deploy.calib_data.preprocess import Preprocess as Preprocess
+    from repq_deploy.engines.runner import open_engine as open_engine
+    from repq_deploy.models.loading import FloatModel as FloatModel
+    from repq_deploy.models.loading import load_model as load_model
+    from repq_deploy.quant.saved import load as load_quantized
+    from repq_deploy.quant.saved import save as save_quantized
 
 __version__ = "0.1.0"
+
+#: Where each name comes from, and what it is called there.
+_DOOR = {
+    "BitWidths": ("bits", "BitWidths"),
+    "FloatModel": ("models.loading", "FloatModel"),
+    "Preprocess": ("calib_data.preprocess", "Preprocess"),
+    "export_onnx": ("api", "export_onnx"),
+    "load_images": ("api", "load_images"),
+    "load_model": ("models.loading", "load_model"),
+    "load_quantized": ("quant.saved", "load"),
+    "open_engine": ("engines.runner", "open_engine"),
+    "quantize": ("api", "quantize"),
+    "save_quantized": ("quant.saved", "save"),
+}
+
+__all__ = [
+    "BitWidths",
+    "FloatModel",
+    "Preprocess",
+    "export_onnx",
+    "load_images",
+    "load_model",
+    "load_quantized",
+    "open_engine",
+    "quantize",
+    "save_quantized",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _DOOR:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, own = _DOOR[name]
+    return getattr(importlib.import_module(f"{__name__}.{module}"), own)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_DOOR})

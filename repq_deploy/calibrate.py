@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import importlib.metadata
 
@@ -21,20 +22,21 @@ from repq_deploy.quant.model import Provenance, QuantizedModel, wrap
 from repq_deploy.quant.quantizers import Quantizer, UniformQuantizer
 from repq_deploy.rewrites.heads import fold_query_key_heads
 
-__all__ = ["quantize"]
+__all__ = ["calibrate"]
+
+NOTHING_KNOWN = Provenance()
 
 
-def quantize(
+def calibrate(
     model: nn.Module,
     spec: ModelSpec,
     images: Tensor,
     *,
     bits: BitWidths,
     method: str | Method = "best",
-    attention: str | None = None,
+    softmax: str | None = None,
     seed: int = 0,
-    preprocess: str = "",
-    calibration_sha256: str = "",
+    origin: Provenance = NOTHING_KNOWN,
     report: Report = lambda doing, done, total: None,
     work: WorkFolder | None = None,
     device: torch.device = CPU,
@@ -47,11 +49,10 @@ def quantize(
         images: normalized calibration images [N, 3, H, W], float32.
         bits: bits of every site.
         method: the name of one in ``repq_deploy.methods``, or one of your own.
-        attention: how attention probabilities are quantized. None: as the method says. "float": both products of
+        softmax: how attention probabilities are quantized. None: as the method says. "float": both products of
             attention stay in float.
         seed: the seed of torch's generator, for methods that draw random numbers; stored with the result.
-        preprocess: JSON of the preprocessing that made ``images``; stored with the result.
-        calibration_sha256: hash of the images' source; stored with the result.
+        origin: what is known of the images and of the model's outputs; completed and stored with the result.
         report: called with the name of the current task, how much of it is done, and how much there is.
         work: the folder that keeps the state, so that a killed calibration can resume. The caller calls its
             ``finish``.
@@ -67,7 +68,7 @@ def quantize(
         raise BadInput("calibration images hold NaN or infinite values")
     torch.manual_seed(seed)
     reference = copy.deepcopy(model).requires_grad_(False)
-    quantized = wrap(model, spec, bits, softmax=attention or chosen.softmax)
+    quantized = wrap(model, spec, bits, softmax=softmax or chosen.softmax)
     key = _key(quantized, images, chosen, seed)
     with on_device(device, quantized, reference):
         run = Calibration(quantized, reference, images, seed, report, work or WorkFolder(None))
@@ -83,12 +84,11 @@ def quantize(
     for name, quantizer in quantized.quantizers().items():
         if missing := _missing(name, quantizer):
             raise BadInput(f"method {chosen.name}: its steps leave {name} {missing}")
-    quantized.provenance = Provenance(
+    quantized.provenance = dataclasses.replace(
+        origin,
         method=chosen.name,
         seed=seed,
         calibration_images=len(images),
-        calibration_sha256=calibration_sha256,
-        preprocess=preprocess,
         versions={"repq_deploy": __version__, "torch": torch.__version__, "timm": importlib.metadata.version("timm")},
     )
     return quantized

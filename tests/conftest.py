@@ -15,7 +15,7 @@ from timm.layers import LayerScale
 from torch import Tensor, nn
 
 from repq_deploy.bits import BitWidths
-from repq_deploy.calibrate import quantize
+from repq_deploy.calibrate import calibrate
 from repq_deploy.export.canonical import canonical_onnx, write_canonical
 from repq_deploy.models.zoo import ModelSpec, create
 from repq_deploy.quant.model import QuantizedModel
@@ -102,8 +102,8 @@ def quantized_model(
     family: str, bits: str = "w4a4", *, preset: str = "deploy", method: str = "repq", softmax: str | None = None
 ) -> QuantizedModel:
     widths = BitWidths.parse(bits, preset=preset)
-    return quantize(
-        float_model(family), SPECS[family], images_for(family), bits=widths, method=method, attention=softmax
+    return calibrate(
+        float_model(family), SPECS[family], images_for(family), bits=widths, method=method, softmax=softmax
     )
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from repq_deploy.bits import BitWidths
-from repq_deploy.calibrate import quantize
+from repq_deploy.calibrate import calibrate
 from repq_deploy.errors import BadInput
 from repq_deploy.methods import Method
 from repq_deploy.steps import step
@@ -46,7 +46,7 @@ FLOAT_WEIGHTS = step("ranges", weights=False)
 def test_steps_that_do_not_fit_are_refused(steps, message):
     method = Method("mine", "log_sqrt2", steps)
     with pytest.raises(BadInput, match=message):
-        quantize(float_model("vit"), SPECS["vit"], images_for("vit"), bits=BitWidths.parse("w4a4"), method=method)
+        calibrate(float_model("vit"), SPECS["vit"], images_for("vit"), bits=BitWidths.parse("w4a4"), method=method)
 
 
 def test_channels_that_were_not_folded_are_named():
@@ -55,7 +55,7 @@ def test_channels_that_were_not_folded_are_named():
     with pytest.raises(
         BadInput, match=r"blocks\.0\.attn\.qkv\.input with a scale for each channel; list the step fold"
     ):
-        quantize(
+        calibrate(
             float_model("vit"),
             SPECS["vit"],
             images_for("vit"),

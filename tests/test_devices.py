@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from repq_deploy.bits import BitWidths
-from repq_deploy.calibrate import quantize
+from repq_deploy.calibrate import calibrate
 from repq_deploy.devices import CPU, find_device
 from repq_deploy.errors import BackendMissing, BadInput
 from repq_deploy.methods import Method, find_method
@@ -57,8 +57,8 @@ def test_a_calibration_elsewhere_is_the_calibration_here(method, family, other_d
     """But for what the last bit moves: sums in another order, and with them a rounding here and there."""
     arguments = (SPECS[family], images_for(family, 2))
     bits = BitWidths.parse("w4a4")
-    here = quantize(float_model(family), *arguments, bits=bits, method=method).model.state_dict()
-    model = quantize(float_model(family), *arguments, bits=bits, method=method, device=other_device)
+    here = calibrate(float_model(family), *arguments, bits=bits, method=method).model.state_dict()
+    model = calibrate(float_model(family), *arguments, bits=bits, method=method, device=other_device)
     there = model.model.state_dict()
     assert {type(tensor) for tensor in there.values()} == {torch.Tensor}  # back on the CPU
     assert here.keys() == there.keys()

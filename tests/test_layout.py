@@ -26,7 +26,7 @@ ROOMS = (
     *("errors", "records", "bounds", "system"),
     *("bits", "recipes", "plots", "devices", "hooks", "calib_data", "evaluation"),
     *("models", "quant", "rewrites", "calibration", "rounding", "steps", "methods", "calibrate"),
-    *("search", "export", "engines", "cli"),
+    *("search", "export", "engines", "api", "cli"),
 )
 
 
@@ -57,6 +57,9 @@ def module(name: str) -> Path | None:
 
 
 def arrows(path: Path) -> set[Path]:
+    """The files of the package that a file imports. The package itself imports nothing until it is asked for."""
+    if path == PACKAGE / "__init__.py":
+        return set()
     names = (name for name in imported(path) if name.split(".")[0] == "repq_deploy")
     return {file for name in names if (file := module(name)) is not None} - {path}
 

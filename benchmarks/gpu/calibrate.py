@@ -22,7 +22,7 @@ from torch import Tensor
 
 from repq_deploy.bits import BitWidths
 from repq_deploy.calib_data import load_sample, open_images
-from repq_deploy.calibrate import quantize
+from repq_deploy.calibrate import calibrate
 from repq_deploy.cli.targets import predictor
 from repq_deploy.devices import CPU, find_device
 from repq_deploy.evaluation import Target, evaluate
@@ -85,7 +85,7 @@ def measure(case: Case, device: torch.device, checkpoint: Path | None, data: Pat
         if where.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         started = time.monotonic()
-        results[where] = quantize(
+        results[where] = calibrate(
             model, spec, images, bits=BitWidths.parse(case.bits, preset="paper"), method=method, seed=case.seed,
             device=where,
         )  # fmt: skip

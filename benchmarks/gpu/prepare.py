@@ -44,7 +44,7 @@ def export(model: str, variant: Variant, folder: Path, checkpoint: Path | None =
     if variant.export == FLOAT:
         run_command("repq-export", model, *weights, "--float", "-o", str(path))
         return path
-    options = ["--bits", variant.bits, "--attention", variant.attention, "--num-calib", "4"]
+    options = ["--bits", variant.bits, "--softmax", variant.attention, "--num-calib", "4"]
     run_command("repq-export", model, *weights, *options, "-o", str(path))
     return path
 

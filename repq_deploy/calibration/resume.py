@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from repq_deploy.devices import device_of
 from repq_deploy.errors import BadInput
-from repq_deploy.quant.model import QuantizedModel, assign
-from repq_deploy.quant.quantizers import UniformQuantizer
-from repq_deploy.records import parse_json
+from repq_deploy.quant.model import QuantizedModel
+from repq_deploy.quant.structure import Structure, restore, structure_of
+from repq_deploy.records import decode, parse_json
 from repq_deploy.system.files import atomic_output, check_writable
 
 __all__ = ["Mark", "WorkFolder"]
@@ -84,6 +84,7 @@ class WorkFolder:
         try:
             with safe_open(self.file, framework="pt") as opened:
                 state = parse_json((opened.metadata() or {})["state"])
+                of_model, of_reference = (decode(Structure, state[key], key) for key in ("model", "reference"))
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             logger.warning("work folder: %s is damaged (%s); the calibration begins again", self.file, error)
@@ -93,13 +94,8 @@ class WorkFolder:
         for name, tensor in tensors.items():
             kind, _, rest = name.partition("/")
             parts[kind][rest] = tensor
-        assign(self.model.model, self.model.sites, parts["model"])
-        assign(self.reference, self.model.sites, parts["reference"])
-        for name, quantizer in self.model.quantizers().items():
-            quantizer.enabled = name not in state["disabled"]
-            if isinstance(quantizer, UniformQuantizer):
-                quantizer.axis = state["axes"][name]
-                quantizer.range_kind = state.get("range_kinds", {}).get(name, quantizer.range_kind)
+        restore(self.model.model, self.model.sites, of_model, parts["model"])
+        restore(self.reference, self.model.sites, of_reference, parts["reference"])
         self.model.model.to(device)
         self.reference.to(device)
         self.step = state["step"]
@@ -131,14 +127,11 @@ class WorkFolder:
         """Write the state to the file atomically; ``done`` is how much of the current step is done."""
         if self.file is None:
             return
-        quantizers = self.model.quantizers()
-        uniform = {name: q for name, q in quantizers.items() if isinstance(q, UniformQuantizer)}
         state = {
             "step": self.step,
             "done": done,
-            "disabled": [name for name, quantizer in quantizers.items() if not quantizer.enabled],
-            "axes": {name: quantizer.axis for name, quantizer in uniform.items()},
-            "range_kinds": {name: quantizer.range_kind for name, quantizer in uniform.items()},
+            "model": asdict(structure_of(self.model.model, self.model.sites)),
+            "reference": asdict(structure_of(self.reference, self.model.sites)),
         }
         parts = {
             "model": self.model.model.state_dict(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -31,16 +31,12 @@ from repq_deploy.cli.common import (
     set_up,
     show,
 )
-from repq_deploy.cli.efforts import Attention, Effort
 from repq_deploy.cli.entry import entry_point
 from repq_deploy.cli.export_float import write_float
 from repq_deploy.cli.export_report import plan_of, print_float, print_plan, print_result
 from repq_deploy.errors import BadInput
 from repq_deploy.recipes import Recipe, load_recipe
 from repq_deploy.system.outputs import check_outputs
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["main"]
 
@@ -78,17 +74,11 @@ def export(
     method: Annotated[
         str | None,
         typer.Option(
-            help="The quantization method: best, erq, repquant, dopq, mixq, repq, or a baseline, percentile or minmax.",
+            help="The quantization method: best, best-high (which takes more images and, if any bits are below 5, also "
+            "trains the model, hours on a CPU), erq, repquant, dopq, mixq, repq, or a baseline, percentile or minmax.",
             show_default="best",
         ),
     ] = None,
-    effort: Annotated[
-        Effort,
-        typer.Option(
-            help="How much work method best does. fast only calibrates (minutes); high takes more images and, if any "
-            "bits are below 5, also trains the model (hours on a CPU)."
-        ),
-    ] = Effort.fast,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -104,13 +94,14 @@ def export(
             "line win over it."
         ),
     ] = None,
-    attention: Annotated[
-        Attention,
+    softmax: Annotated[
+        str | None,
         typer.Option(
-            help="The quantizer of attention probabilities. method takes the method's own; float leaves both products "
-            "of attention in float."
+            help="The quantizer of attention probabilities: uniform, log2, log_sqrt2, adalog, tan, by_bits (uniform "
+            "from 6 bits on, log2 below), or float, which leaves both products of attention in float.",
+            show_default="the method's own",
         ),
-    ] = Attention.method,
+    ] = None,
     float_model: Annotated[
         bool,
         typer.Option(
@@ -132,7 +123,7 @@ def export(
         typer.Option(
             min=1,
             help="The number of calibration images to use.",
-            show_default="32; 128 for best, 1024 with effort high; 256 for dopq",
+            show_default="32; 128 for best, 1024 for best-high, 256 for dopq",
         ),
     ] = None,
     work_dir: Annotated[
@@ -178,11 +169,14 @@ def export(
     from repq_deploy.devices import find_device
     from repq_deploy.export.opsets import check_opset
     from repq_deploy.models import zoo
+    from repq_deploy.quant.softmax import check_softmax
 
     try:
-        chosen = choose_method(said, method, high=effort is Effort.high)
+        chosen = choose_method(said, method)
     except BadInput as error:
         raise (error if recipe is None else BadInput(f"recipe {recipe}: {error}")) from error
+    if softmax is not None:
+        check_softmax(softmax)
     where = find_device(device)
     weights = checkpoint_file(checkpoint, ema, checkpoint_prefix)
     size = image_size(img_size)
@@ -201,19 +195,19 @@ def export(
         return
     result = run_export(
         spec,
-        widths,
-        chosen,
-        attention,
         weights,
-        calib_data,
-        num_calib,
         output,
-        save_quantized,
-        seed,
-        work_dir,
-        where,
-        names,
-        opset,
+        widths=widths,
+        method=chosen,
+        softmax=softmax,
+        calib_data=calib_data,
+        num_calib=num_calib,
+        classes=names,
+        opset=opset,
+        save_quantized=save_quantized,
+        work_dir=work_dir,
+        seed=seed,
+        device=where,
     )
     show(result, as_json=as_json, text=lambda: print_result(result))
 

@@ -91,12 +91,12 @@ def open_target(
         return Target(name, "canonical ONNX (onnxruntime)", open_reference(source), recorded, source.classes, names)
     if name.endswith(".safetensors"):
         from repq_deploy.devices import predictor
-        from repq_deploy.quant import model as quantized
+        from repq_deploy.quant import saved
 
-        saved = quantized.load(Path(name))
-        recorded, names = _recorded({"repq.preprocess": saved.preprocess_json}, name), saved.provenance.classes
-        kind, predict = f"quantized model ({_in_torch(device)})", predictor(saved, device)
-        return Target(name, kind, predict, recorded, _classes(saved.model), names)
+        quantized = saved.load(Path(name))
+        recorded, names = _recorded({"repq.preprocess": quantized.preprocess_json}, name), quantized.provenance.classes
+        kind, predict = f"quantized model ({_in_torch(device)})", predictor(quantized, device)
+        return Target(name, kind, predict, recorded, _classes(quantized.model), names)
     if Path(name).is_file():
         raise BadInput(f"{name}: expected a file ending in {', '.join(_FILES)}, or a model's name")
     from repq_deploy.devices import predictor
@@ -125,9 +125,9 @@ def recorded_preprocess(name: str) -> Preprocess:
     if path.suffix == ".onnx":
         return _recorded(read_source(path).metadata, name)
     if path.suffix == ".safetensors":
-        from repq_deploy.quant import model as quantized
+        from repq_deploy.quant import saved
 
-        return _recorded({"repq.preprocess": quantized.load(path).preprocess_json}, name)
+        return _recorded({"repq.preprocess": saved.load(path).preprocess_json}, name)
     raise BadInput(f"--preprocess-from {name}: expected a file of ours ending in .engine, .onnx or .safetensors")
 
 

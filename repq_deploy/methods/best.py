@@ -1,4 +1,4 @@
-"""The method to use: what measured best of all steps, in two efforts. Everything in it folds into plain Q/DQ.
+"""The method to use: what measured best of all steps, with more or less effort. Everything in it folds into plain Q/DQ.
 
 ``best`` needs calibration only. The residual stream is rotated, so that no channel has outliers; keys and values are
 centered; activations are those of RepQ-ViT, save that ranges of 4 bits and fewer may be clipped more, and that

@@ -28,7 +28,8 @@ from repq_deploy.system.files import sha256_of
 
 __all__ = ["ALIASES", "ModelSpec", "build_architecture", "create", "resolve"]
 
-Weights = Literal["pretrained", "checkpoint", "random", "demo"]
+#: "own": of a module that somebody else has built; no record of ours builds it again.
+Weights = Literal["pretrained", "checkpoint", "random", "demo", "own"]
 
 #: The papers' short names.
 ALIASES = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from repq_deploy.errors import BadInput
 from repq_deploy.quant.curves import CURVES, CurveQuantizer, curve_finder
-from repq_deploy.quant.quantizers import Log2Quantizer, Quantizer, RangeFinder, UniformQuantizer
+from repq_deploy.quant.kinds import make_quantizer
+from repq_deploy.quant.quantizers import Log2Quantizer, Quantizer, RangeFinder
 from repq_deploy.quant.ranges import log2_finder, operand_finder
 
 __all__ = ["SOFTMAX_KINDS", "check_softmax", "softmax_finder", "softmax_quantizer"]
@@ -31,11 +32,9 @@ def check_softmax(kind: str) -> str:
 
 def softmax_quantizer(kind: str, site: str, bits: int) -> Quantizer:
     """The quantizer of attention probabilities of one ``kind``, which is not "float"."""
-    if kind in CURVES:
-        return CurveQuantizer(site, bits, CURVES[kind])
-    if kind == "uniform" or (kind == "by_bits" and bits >= UNIFORM_FROM):
-        return UniformQuantizer(site, bits)
-    return Log2Quantizer(site, bits, steps_per_octave=2 if kind == "log_sqrt2" else 1)
+    if kind == "by_bits":
+        kind = "uniform" if bits >= UNIFORM_FROM else "log2"
+    return make_quantizer(kind, site, bits)
 
 
 def softmax_finder(quantizer: Quantizer, kind: str = "percentile") -> RangeFinder:

@@ -12,7 +12,7 @@ import numpy as np
 
 from repq_deploy.bits import BitWidths, SiteBits
 from repq_deploy.calib_data import ImageSource, open_images
-from repq_deploy.calibrate import quantize
+from repq_deploy.calibrate import calibrate
 from repq_deploy.devices import on_device, predictor
 from repq_deploy.evaluation import Target, check_data, evaluate
 from repq_deploy.methods import Method
@@ -99,7 +99,7 @@ def _top1(
 
 def _measured(search: Search, widths: BitWidths, method: Method, source: ImageSource) -> float:
     model = zoo.create(search.spec, search.checkpoint, search.seed)
-    quantized = quantize(
+    quantized = calibrate(
         model, search.spec, search.images, bits=widths, method=method, seed=search.seed, device=search.device
     )
     with on_device(search.device, quantized):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from repq_deploy.bits import BitWidths
-from repq_deploy.calibrate import quantize
+from repq_deploy.calibrate import calibrate
 from repq_deploy.calibration.resume import WorkFolder
 from repq_deploy.errors import BadInput
 from repq_deploy.methods import Method
@@ -61,7 +61,7 @@ def run(folder, *, die_at: int | None = None, method: Method = METHOD, seed: int
             raise Killed
 
     bits, work = BitWidths.parse("w4a4"), WorkFolder(folder)
-    model = quantize(
+    model = calibrate(
         float_model("vit"),
         SPECS["vit"],
         images_for("vit"),

@@ -15,9 +15,10 @@ from PIL import Image
 
 from repq_deploy.bits import BitWidths
 from repq_deploy.calib_data import Preprocess, load_images, open_images
-from repq_deploy.calibrate import quantize
+from repq_deploy.calibrate import calibrate
 from repq_deploy.cli import evaluate, targets
-from repq_deploy.quant import model as quantized
+from repq_deploy.quant import saved as quantized
+from repq_deploy.quant.model import Provenance
 from tests.conftest import SPECS, float_model, images_for
 
 PREPROCESS = Preprocess((8, 8), 1.0, "center", "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -69,8 +70,12 @@ def linear(tmp_path: Path) -> Path:
 def saved(tmp_path: Path) -> Path:
     """A tiny quantized ViT of five classes, as ``repq-export --save-quantized`` leaves it."""
     preprocess = Preprocess((32, 32), 1.0, "center", "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).to_json()
-    model = quantize(
-        float_model("vit"), SPECS["vit"], images_for("vit"), bits=BitWidths.parse("w8a8"), preprocess=preprocess
+    model = calibrate(
+        float_model("vit"),
+        SPECS["vit"],
+        images_for("vit"),
+        bits=BitWidths.parse("w8a8"),
+        origin=Provenance(preprocess=preprocess),
     )
     quantized.save(model, tmp_path / "vit.safetensors")
     return tmp_path / "vit.safetensors"

@@ -18,7 +18,7 @@ from repq_deploy.cli import export
 from repq_deploy.errors import BadInput
 from repq_deploy.export import prove_export as agreement
 from repq_deploy.export.onnx_session import reference_session
-from repq_deploy.quant import model as quantized
+from repq_deploy.quant import saved as quantized
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_random_weights_are_said_loudly(run, tmp_path):
 def test_too_little_agreement_writes_nothing(run, tmp_path, monkeypatch):
     wrong = agreement.SiteAgreement("blocks.0.attn.q", 1000, 0.5, 500, 16, 4)
     found = agreement.ExportAgreement((wrong,), 1.0, 1.0, 0.0)
-    monkeypatch.setattr("repq_deploy.export.compare_export", lambda *_: found)
+    monkeypatch.setattr("repq_deploy.api.compare_export", lambda *_: found)
     done = run("demo", "-o", tmp_path / "demo.onnx", "--num-calib", 4)
     assert done.code == 1
     assert "blocks.0.attn.q: 500 of its 1000 codes in ONNX Runtime differ" in done.err
@@ -112,7 +112,6 @@ BAD = [
     (("demo", "--bits", "w9a4"), "weight width 9 is outside 2 to 8"),
     (("demo", "--bits", "w4a4,haed=w8a8"), "'haed' matches no site"),
     (("demo", "--method", "repk"), "expected one of best, best-high, dopq, erq"),
-    (("demo", "--method", "repq", "--effort", "high"), "is of method best, found method repq"),
     (("demo", "--float", "--bits", "w4a4"), "--bits: has no effect beside --float"),
     (("demo", "--float", "--save-quantized", "q.safetensors"), "--save-quantized: has no effect beside --float"),
     (("demo", "--dry-run", "--calib-data", "no-such-folder"), "no-such-folder: no such file"),
@@ -199,7 +198,7 @@ def test_a_recipe_of_steps_is_a_method_and_options_go_before_it(run, tmp_path):
     assert (result["bits"], result["method"], result["attention"]) == ("w5a5", "mine", "tan")
     assert result["calibration_images"] == 6
     nodes = {node.op_type for node in onnx.load(output).graph.node}
-    assert {"TanQuantizeLinear", "TableDequantizeLinear"} <= nodes
+    assert {"AtanQuantizeLinear", "TableDequantizeLinear"} <= nodes
 
 
 def test_a_recipe_may_change_the_softmax_of_a_method(run, tmp_path):
@@ -213,13 +212,6 @@ def test_a_recipe_may_change_the_softmax_of_a_method(run, tmp_path):
     options = ("--method", "repq", "-o", tmp_path / "demo.onnx", "--json")
     result = json.loads(run("demo", "--recipe", recipe, *options).out)
     assert (result["attention"], result["calibration_images"]) == ("log_sqrt2", 32)
-
-
-def test_effort_is_not_for_a_recipe_of_steps(run, tmp_path):
-    recipe = tmp_path / "mine.yaml"
-    recipe.write_text("steps:\n  - ranges\n  - fold\n")
-    done = run("demo", "--recipe", recipe, "--effort", "high", "-o", tmp_path / "demo.onnx")
-    assert (done.code, "the recipe lists its own steps" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize(

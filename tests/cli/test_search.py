@@ -75,7 +75,7 @@ def test_top1_of_a_plot_is_kept_for_a_plot_that_was_killed(run, tmp_path, monkey
     assert all(top1 in range(0, 101, 10) for top1 in kept)
     plot.unlink()
     monkeypatch.setattr(
-        "repq_deploy.search.trade_off.quantize", mock.Mock(side_effect=AssertionError("measured again"))
+        "repq_deploy.search.trade_off.calibrate", mock.Mock(side_effect=AssertionError("measured again"))
     )
     done = run(*QUICK, *options, "--plot", plot, "--plot-data", classes)
     assert done.code == 0, done.err

@@ -5,14 +5,14 @@ import onnx
 import pytest
 
 from repq_deploy.bits import BitWidths
-from repq_deploy.calibrate import quantize
+from repq_deploy.calibrate import calibrate
 from repq_deploy.export.canonical import canonical_onnx
 from repq_deploy.export.lowering import exact_anywhere, lower
 from repq_deploy.export.onnx_session import reference_session
 from repq_deploy.export.prove_export import compare_export
 from repq_deploy.export.table import site_table
 from repq_deploy.methods import Method
-from repq_deploy.quant.model import load, save
+from repq_deploy.quant.saved import load, save
 from repq_deploy.recipes import load_recipe
 from repq_deploy.steps import Step
 from tests.conftest import SPECS, float_model, images_for
@@ -35,7 +35,7 @@ def from_yaml(recipe: str, family: str, bits: str, folder):
     said = load_recipe(path)
     method = Method(said.method, "log_sqrt2", tuple(Step(name, options) for name, options in said.steps))
     widths = BitWidths.parse(said.bits)
-    model = quantize(float_model(family), SPECS[family], images_for(family), bits=widths, method=method)
+    model = calibrate(float_model(family), SPECS[family], images_for(family), bits=widths, method=method)
     return model, canonical_onnx(model, tuple(images_for(family).shape[1:]))
 
 

@@ -7,9 +7,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from repq_deploy.bits import BitWidths
-from repq_deploy.calibrate import quantize
+from repq_deploy.calibrate import calibrate
 from repq_deploy.errors import BadInput
-from repq_deploy.quant.model import load, save, wrap
+from repq_deploy.quant.model import wrap
+from repq_deploy.quant.saved import load, save
 from tests.conftest import SPECS, float_model, images_for, quantized_model
 
 
@@ -70,7 +71,7 @@ def test_images_that_are_not_finite_are_refused():
     images = images_for("vit")
     images[1, 0, 0, 0] = float("nan")
     with pytest.raises(BadInput, match="NaN"):
-        quantize(float_model("vit"), SPECS["vit"], images, bits=BitWidths.parse("w4a4"))
+        calibrate(float_model("vit"), SPECS["vit"], images, bits=BitWidths.parse("w4a4"))
 
 
 def test_files_that_are_not_ours_are_refused(tmp_path):
@@ -135,13 +136,13 @@ def test_a_record_that_is_no_json_is_refused_in_one_line(tmp_path, saved, text):
 @pytest.mark.parametrize("method", ["repq", "minmax"])
 @pytest.mark.parametrize("attention", ["float", "uniform", "log2", "log_sqrt2"])
 def test_attention_is_quantized_as_asked(method: str, attention: str):
-    model = quantize(
+    model = calibrate(
         float_model("vit"),
         SPECS["vit"],
         images_for("vit"),
         bits=BitWidths.parse("w8a8"),
         method=method,
-        attention=attention,
+        softmax=attention,
     )
     quantizers = model.quantizers()
     assert ("blocks.0.attn.q" in quantizers) == (attention != "float")
@@ -171,5 +172,5 @@ def test_a_model_of_ones_own_loads_into_the_module_that_is_given(tmp_path, saved
     loaded = load(tmp_path / "m.safetensors", model=float_model("vit"))
     expected = quantized_model("vit", "w4a4")
     assert torch.equal(loaded(images_for("vit")), expected(images_for("vit")))
-    with pytest.raises(BadInput, match=r"m\.safetensors: the model has no place for"):
+    with pytest.raises(BadInput, match=r"m\.safetensors: its table of quantizers is not that"):
         load(tmp_path / "m.safetensors", model=float_model("swin"))

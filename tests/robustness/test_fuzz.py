@@ -53,7 +53,7 @@ LEAVES = st.one_of(
 )
 
 OPTIONS = {
-    "repq-export": """--bits --method --effort --preset --recipe --attention --checkpoint --checkpoint-prefix
+    "repq-export": """--bits --method --preset --recipe --softmax --checkpoint --checkpoint-prefix
         --num-classes --img-size --calib-data --num-calib --work-dir --save-quantized --device --seed""",
     "repq-build-engine": """--backend --target --cpu --min-batch --opt-batch --max-batch --precision --compute --output
         --reference-data --seed""",

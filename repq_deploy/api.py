@@ -1,0 +1,186 @@
+"""The way from a model to an engine, for Python as for the command line, whose commands are parsers before these.
+
+``load_model`` -> ``load_images`` -> ``quantize`` -> ``export_onnx`` -> ``build_engine``: ``repq_deploy`` offers them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from repq_deploy.bits import BitWidths
+from repq_deploy.calib_data.images import LoadedImages, load_sample
+from repq_deploy.calib_data.preprocess import Preprocess
+from repq_deploy.calib_data.sources import ImageSource
+from repq_deploy.calibrate import calibrate
+from repq_deploy.calibration.part import inputs_of_part
+from repq_deploy.calibration.resume import WorkFolder
+from repq_deploy.calibration.run import Report
+from repq_deploy.devices import find_device
+from repq_deploy.errors import BadInput, ValidationFailed
+from repq_deploy.export.canonical import canonical_onnx, write_canonical
+from repq_deploy.export.opsets import at_opset, check_opset, oldest_onnxruntime
+from repq_deploy.export.prove_export import ExportAgreement, compare_export
+from repq_deploy.methods import Method
+from repq_deploy.models.loading import FloatModel, of_own_module
+from repq_deploy.quant import saved
+from repq_deploy.quant.model import Provenance, QuantizedModel
+from repq_deploy.system.files import atomic_output
+
+__all__ = ["Exported", "export_onnx", "load_images", "quantize"]
+
+#: Images that the proof of an export runs on.
+PROOF_IMAGES = 4
+
+
+def load_images(
+    source: str | Path | ImageSource, model: FloatModel | Preprocess, *, count: int | None = None, seed: int = 0
+) -> LoadedImages:
+    """Load images as ``model`` takes them.
+
+    Args:
+        source: a folder, flat or with one folder per class, an ``.npz`` file, or ``demo:calib``.
+        model: what says the preprocessing.
+        count: how many, chosen with ``seed``; default: all.
+
+    Raises:
+        BadInput: too few images, or too many that cannot be read; or a model without known preprocessing.
+    """
+    preprocess = model.preprocess if isinstance(model, FloatModel) else model
+    if preprocess is None:
+        raise BadInput("the model's preprocessing is not known; pass a Preprocess in its place")
+    return load_sample(source, preprocess, count=count, seed=seed)
+
+
+def quantize(
+    model: FloatModel | nn.Module,
+    images: LoadedImages | Tensor | NDArray[np.float32],
+    *,
+    bits: str | BitWidths = "w8a8",
+    preset: str = "deploy",
+    method: str | Method = "best",
+    softmax: str | None = None,
+    part: str | None = None,
+    forward: Callable[[nn.Module, Tensor], Any] | None = None,
+    classes: Sequence[str] = (),
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    inplace: bool = False,
+    report: Report = lambda doing, done, total: None,
+    work: WorkFolder | Path | None = None,
+) -> QuantizedModel:
+    """Quantize a model on a few images, which need no labels.
+
+    Args:
+        model: what ``load_model`` gives, or a module of your own that is of a supported family, or has such a part.
+        images: normalized calibration images [N, 3, H, W]; those of ``load_images`` are recorded by their hash.
+        bits: such as ``w6a6`` or ``w4a4,head=w8a8``, or ``BitWidths``.
+        preset: ``deploy`` or ``paper``, where ``bits`` is text.
+        method: a method's name, or one of your own.
+        softmax: how attention probabilities are quantized; default: as the method does it.
+        part: the path of a submodule of your own model, such as ``backbone``; it alone is quantized and returned. The
+            whole model runs over ``images``, in float, to find out what the part is given.
+        forward: with ``part``: runs the whole model on a batch; default: ``model(batch)``.
+        classes: the names of the model's outputs, in order; they travel with the model.
+        seed: for every random choice.
+        device: where PyTorch computes; the result is on the CPU.
+        inplace: use up ``model`` rather than a copy of it.
+        report: called with what is being done, how much of it is done, and how much there is.
+        work: a folder that keeps the state, so that the same call resumes a calibration that was killed. A
+            ``WorkFolder`` is to be finished by the caller, a path is finished here.
+
+    Raises:
+        BadInput: a model, method or bits that are not supported, or images that are not finite.
+    """
+    sha256 = images.source.sha256 if isinstance(images, LoadedImages) else ""
+    pixels = images.pixels if isinstance(images, LoadedImages) else images
+    tensor = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
+    if part is not None:
+        whole = model.network if isinstance(model, FloatModel) else model
+        tensor = inputs_of_part(whole, part, tensor, forward)
+        model = of_own_module(whole.get_submodule(part))
+    found = model if isinstance(model, FloatModel) else of_own_module(model)
+    network = found.network if inplace else copy.deepcopy(found.network)
+    folder = work if isinstance(work, WorkFolder) else WorkFolder(work)
+    quantized = calibrate(
+        network,
+        found.spec,
+        tensor,
+        bits=BitWidths.parse(bits, preset=preset) if isinstance(bits, str) else bits,
+        method=method,
+        softmax=softmax,
+        seed=seed,
+        origin=Provenance(
+            calibration_sha256=sha256,
+            preprocess="" if found.preprocess is None else found.preprocess.to_json(),
+            classes=tuple(classes),
+        ),
+        report=report,
+        work=folder,
+        device=find_device(device) if isinstance(device, str) else device,
+    )
+    if not isinstance(work, WorkFolder):
+        folder.finish()
+    return quantized
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A canonical ONNX file that was written: how its codes agree with PyTorch's, and which ONNX Runtime opens it."""
+
+    path: Path
+    agreement: ExportAgreement
+    oldest_onnxruntime: str | None
+
+
+def export_onnx(
+    quantized: QuantizedModel,
+    path: Path | str,
+    images: LoadedImages | Tensor | NDArray[np.float32],
+    *,
+    opset: int = 21,
+    save_quantized: Path | str | None = None,
+    doing: Callable[[str], contextlib.AbstractContextManager[Any]] = lambda text: contextlib.nullcontext(),
+) -> Exported:
+    """Write ``quantized`` as a canonical ONNX file, proven to compute the same codes in ONNX Runtime.
+
+    Args:
+        path: the file to write, in one step; nothing is written where the proof fails.
+        images: normalized images [N, 3, H, W] for the proof, of which the first four are used.
+        opset: 21, or 20 where all weights have more than 4 bits.
+        save_quantized: also write the PyTorch model, as safetensors; either both files are written, or none.
+        doing: called with what is being done; the context that it gives is entered meanwhile.
+
+    Raises:
+        BadInput: an opset that the weights do not allow, or a path that cannot be written.
+        ValidationFailed: ONNX Runtime computes other codes.
+    """
+    check_opset(opset, quantized.bits.narrowest_weight)
+    pixels = images.pixels if isinstance(images, LoadedImages) else images
+    tensor = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
+    _, channels, height, width = tensor.shape
+    with doing("exporting to ONNX"):
+        model = at_opset(canonical_onnx(quantized, (channels, height, width)), opset)
+    with doing("comparing codes with ONNX Runtime"):
+        agreement = compare_export(quantized, model, tensor[:PROOF_IMAGES])
+    if failing := agreement.failing:
+        raise ValidationFailed(
+            f"{failing[0].site}: {failing[0].unexplained} of its {failing[0].codes} codes in ONNX Runtime differ from "
+            f"PyTorch's by more than ties in rounding, expected none ({len(failing)} sites differ); nothing was "
+            "written, please report this model"
+        )
+    target = Path(path)
+    with contextlib.ExitStack() as outputs:  # both files, or none
+        if save_quantized is not None:
+            saved.write(quantized, outputs.enter_context(atomic_output(Path(save_quantized))))
+        write_canonical(model, target)
+    return Exported(target, agreement, oldest_onnxruntime(model))

@@ -1,0 +1,71 @@
+"""A float model ready to be quantized: the network, the record that builds it again, and its preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from repq_deploy.calib_data.preprocess import Preprocess
+from repq_deploy.models.checkpoints import CheckpointFile
+from repq_deploy.models.preprocessing import preprocess_of
+from repq_deploy.models.zoo import ModelSpec, create, resolve
+
+__all__ = ["FloatModel", "load_model", "of_own_module"]
+
+
+@dataclass(frozen=True, eq=False)
+class FloatModel:
+    """``network`` takes normalized images [N, 3, H, W] as ``preprocess`` makes them; None where that is not known."""
+
+    network: nn.Module
+    spec: ModelSpec
+    preprocess: Preprocess | None
+
+
+def load_model(
+    name: str,
+    *,
+    checkpoint: CheckpointFile | Path | str | None = None,
+    num_classes: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    pretrained: bool = True,
+    seed: int = 0,
+    note: Callable[[str], None] = lambda text: None,
+) -> FloatModel:
+    """Build the model called ``name``, with its weights.
+
+    Args:
+        name: a short name (``deit_s``), a timm id, or ``demo``.
+        checkpoint: a file with your own weights: safetensors, or one of ``torch.save`` that holds tensors only.
+        num_classes: default: as many as the checkpoint's head has, otherwise timm's.
+        img_size: pixels of both sides, or height and width; default: the checkpoint's, otherwise timm's.
+        pretrained: take timm's weights where there is no checkpoint; otherwise they are random.
+        seed: of random weights.
+        note: called with what was taken of the checkpoint, left out or made to fit.
+
+    Raises:
+        BadInput: an unknown name, weights that do not fit or cannot be read, or a download that fails.
+    """
+    file = CheckpointFile(Path(checkpoint)) if isinstance(checkpoint, Path | str) else checkpoint
+    spec = resolve(name, checkpoint=file, num_classes=num_classes, img_size=img_size, pretrained=pretrained)
+    return build(spec, file, seed=seed, note=note)
+
+
+def build(
+    spec: ModelSpec,
+    checkpoint: CheckpointFile | None = None,
+    *,
+    seed: int = 0,
+    note: Callable[[str], None] = lambda text: None,
+) -> FloatModel:
+    """The model of a ``spec`` that ``zoo.resolve`` has given, with the weights that it names."""
+    network = create(spec, checkpoint, seed, note=note)
+    return FloatModel(network, spec, preprocess_of(network))
+
+
+def of_own_module(network: nn.Module) -> FloatModel:
+    """Somebody's own module of a supported family. Nothing is known of its preprocessing, and no record builds it."""
+    return FloatModel(network, ModelSpec(type(network).__name__, "", {}, None, "own"), None)
