@@ -23,7 +23,7 @@ import numpy as np
 from commands import run_command, table_line, write_readme
 from subjects import BACKENDS, OURS, PEERS, Maker, write_images
 
-from repq_deploy.engines.backends.registry import backend_named
+from repq_deploy.engines.backends import backend_named
 from repq_deploy.engines.bench.measure import describe_machine
 from repq_deploy.engines.cpu import kind_here
 from repq_deploy.engines.foreign import open_plain

@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 from repq_deploy.bits import BitWidths
 from repq_deploy.calibrate import calibrate
+from repq_deploy.engines.backends import backend_named
 from repq_deploy.export.canonical import canonical_onnx, write_canonical
+from repq_deploy.export.lowering import Lowering, lower
+from repq_deploy.export.passes.base import PassReport
 from repq_deploy.models.zoo import ModelSpec, create
 from repq_deploy.quant.model import QuantizedModel
 
@@ -120,6 +123,11 @@ def exported(
         model = quantized_model(family, bits, preset=preset, method=method, softmax=softmax)
         write_canonical(canonical_onnx(model, tuple(images_for(family).shape[1:])), kept)
     return onnx.load(kept)
+
+
+def lower_for(model: onnx.ModelProto, backend: str, **options: object) -> tuple[onnx.ModelProto, list[PassReport]]:
+    """``model`` lowered by the passes of a backend; ``options`` are those of ``Lowering``."""
+    return lower(model, backend_named(backend).passes(Lowering(**options)))  # type: ignore[arg-type]
 
 
 @pytest.fixture(

@@ -23,6 +23,7 @@ from repq_deploy.cli.common import (
 )
 from repq_deploy.cli.entry import entry_point
 from repq_deploy.cli.streams import say
+from repq_deploy.engines.backends import backend_named, backend_names, choose_backend
 from repq_deploy.errors import BadInput
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def build_engine(
     backend: Annotated[
         list[str] | None,
         typer.Option(
-            help="The runtime to build for: onnxruntime, openvino, tensorrt-rtx or tensorrt. Repeat it for several. "
+            help=f"The runtime to build for: {', '.join(backend_names())}. Repeat it for several. "
             "Default: the best one whose engine this machine can run."
         ),
     ] = None,
@@ -96,9 +97,9 @@ def build_engine(
         _validate(validate_only, as_json=as_json, dry_run=dry_run)
         return
     # ONNX takes a second to import; a typing error should not.
-    from repq_deploy.engines.backends.registry import backend_named, choose_backend
     from repq_deploy.engines.batching import Profile
     from repq_deploy.engines.build import make_reference, output_stem, plan_build
+    from repq_deploy.engines.compute import lowering_for
     from repq_deploy.engines.source import read_source
 
     profile = Profile(min_batch, opt_batch, max_batch)
@@ -112,13 +113,10 @@ def build_engine(
             plan_build(
                 source,
                 one,
+                lowering_for(one, precision=precision, compute=compute, allow_rounding=allow_rounding, cpu=cpu),
                 stem=output_stem(file, output),
-                precision=precision,
                 targets=targets,
                 profile=profile,
-                compute=compute,
-                allow_rounding=allow_rounding,
-                cpu=cpu,
                 force=force,
                 reference_data=reference_data,
             ),
@@ -197,8 +195,8 @@ def _plan_entry(plan: BuildPlan, why: str) -> dict[str, Any]:
         "target": plan.target,
         "cpu": None if form is None else form.kind,
         "form": None if form is None else form.why,
-        "precision": plan.precision,
-        "compute": plan.compute,
+        "precision": plan.lowering.precision,
+        "compute": plan.lowering.compute,
         "batch": [plan.profile.min, plan.profile.opt, plan.profile.max],
         "reference": str(plan.reference),
         "bits": plan.source.bits,
@@ -258,9 +256,12 @@ def _next(entry: dict[str, Any]) -> list[str]:
     manifest = entry["manifest"]
     if manifest["precision"] == "fp16":
         return [f"next: repq-build-engine {manifest['source']['name']} --backend {entry['backend']} --precision fp32"]
-    if entry["backend"] == "onnxruntime":
+    from repq_deploy.engines.backends.onnxruntime import BACKEND as REFERENCE
+
+    if entry["backend"] == REFERENCE.name:
         return []
-    return [f"next: repq-build-engine {manifest['source']['name']} --backend onnxruntime, to see if the graph is right"]
+    again = f"repq-build-engine {manifest['source']['name']} --backend {REFERENCE.name}"
+    return [f"next: {again}, to see if the graph is right"]
 
 
 def _target_words(target: str | None, cpu: str | None) -> str:

@@ -56,7 +56,8 @@ def inspect(
 
 
 def _model(file: Path, passes: str | None, compute: str, allow_rounding: bool) -> dict[str, Any]:
-    from repq_deploy.engines.compute import check_compute
+    from repq_deploy.engines.backends import backend_named
+    from repq_deploy.engines.compute import lowering_for
     from repq_deploy.engines.source import read_source
     from repq_deploy.export.lowering import lower
     from repq_deploy.export.table import site_table
@@ -73,20 +74,12 @@ def _model(file: Path, passes: str | None, compute: str, allow_rounding: bool) -
     }
     if passes is not None:
         source.check_one_file()
-        half = passes.startswith("tensorrt")
-        check_compute(
-            compute,
-            backend=passes,
-            precision="fp16" if half else "fp32",
-            target="sm89",  # one with FP8: a lowering is the same for all that have it
-            allow_rounding=allow_rounding,
-        )
-        lowered, reports = lower(
-            source.model, backend=passes, half=half, compute=compute, allow_rounding=allow_rounding
-        )
+        backend = backend_named(passes)
+        lowering = lowering_for(backend, compute=compute, allow_rounding=allow_rounding)
+        lowered, reports = lower(source.model, backend.passes(lowering))
         result["lowering"] = {
             "backend": passes,
-            "precision": "fp16" if half else "fp32",
+            "precision": lowering.precision,
             "compute": compute,
             "passes": [dataclasses.asdict(report) for report in reports],
             "nodes": {"canonical": len(source.model.graph.node), "lowered": len(lowered.graph.node)},
@@ -111,14 +104,15 @@ def _engine(file: Path, passes: str | None) -> dict[str, Any]:
 
 def _kernels(file: Path, manifest: Manifest) -> dict[str, int] | None:
     """How many products run in each number type on this machine; None where the runtime does not tell."""
-    if manifest.backend != "openvino":
-        return None
-    from repq_deploy.engines.backends.openvino import product_kernels
-    from repq_deploy.engines.runner import read_engine
+    from repq_deploy.engines.backends import backend_named
+    from repq_deploy.engines.runner import check_engine
 
+    ask = backend_named(manifest.backend).product_kernels
+    if ask is None:
+        return None
     try:
-        read_engine(file, manifest)  # refuses one that was altered
-        return product_kernels(file, manifest.session)
+        check_engine(file, manifest)
+        return ask(file, manifest.session)
     except BackendMissing:
         return None
 

@@ -12,8 +12,9 @@ import onnx
 from repq_deploy.calib_data import Preprocess
 from repq_deploy.calib_data.classes import check_names
 from repq_deploy.cli.common import console, say_note
+from repq_deploy.engines.backends.onnxruntime import BACKEND as REFERENCE
 from repq_deploy.engines.backends.onnxruntime import open_reference
-from repq_deploy.engines.foreign import open_plain
+from repq_deploy.engines.foreign import foreign_formats, open_plain
 from repq_deploy.engines.manifest import read_manifest
 from repq_deploy.engines.prove_engine import PASSED
 from repq_deploy.engines.runner import open_engine
@@ -29,8 +30,6 @@ if TYPE_CHECKING:  # what runs an engine needs no torch
 
 __all__ = ["ModelOptions", "is_model_name", "open_target", "recorded_preprocess", "runs_in_torch"]
 
-_FILES = (".onnx", ".xml", ".engine", ".safetensors")
-
 
 @dataclass(frozen=True)
 class ModelOptions:
@@ -44,7 +43,7 @@ class ModelOptions:
 
 def is_model_name(name: str) -> bool:
     """Whether ``name`` is to be read as a model's name, not as a file's."""
-    return not name.endswith(_FILES)
+    return not name.endswith(_files())
 
 
 def runs_in_torch(name: str) -> bool:
@@ -83,12 +82,13 @@ def open_target(
             manifest.classes,
             _class_names(manifest.metadata),
         )
-    if name.endswith((".onnx", ".xml")) and not _is_ours(Path(name)):
+    if name.endswith(tuple(foreign_formats())) and not _is_ours(Path(name)):
         return _plain(name, preprocess)
     if name.endswith(".onnx"):
         source = read_source(Path(name))
         recorded, names = _recorded(source.metadata, name), _class_names(source.metadata)
-        return Target(name, "canonical ONNX (onnxruntime)", open_reference(source), recorded, source.classes, names)
+        kind = f"canonical ONNX ({REFERENCE.name})"
+        return Target(name, kind, open_reference(source), recorded, source.classes, names)
     if name.endswith(".safetensors"):
         from repq_deploy.devices import predictor
         from repq_deploy.quant import saved
@@ -98,7 +98,7 @@ def open_target(
         kind, predict = f"quantized model ({_in_torch(device)})", predictor(quantized, device)
         return Target(name, kind, predict, recorded, _classes(quantized.model), names)
     if Path(name).is_file():
-        raise BadInput(f"{name}: expected a file ending in {', '.join(_FILES)}, or a model's name")
+        raise BadInput(f"{name}: expected a file ending in {', '.join(_files())}, or a model's name")
     from repq_deploy.devices import predictor
     from repq_deploy.models import zoo
     from repq_deploy.models.preprocessing import preprocess_of
@@ -135,6 +135,11 @@ def _in_torch(device: torch.device | None) -> str:
     return "PyTorch" if device is None or device.type == "cpu" else f"PyTorch on {device}"
 
 
+def _files() -> tuple[str, ...]:
+    """The suffixes of what is read as a file."""
+    return (*foreign_formats(), ".engine", ".safetensors")
+
+
 def _is_ours(path: Path) -> bool:
     """Whether an ONNX file was made by ``repq-export``; what cannot be read is left to whoever reads it."""
     if path.suffix != ".onnx" or not path.is_file():
@@ -160,8 +165,7 @@ def _plain(name: str, preprocess: Preprocess | None) -> Target:
             f"{name}: takes images {list(model.image_shape)} and gives {model.classes or 'any number of'} classes; "
             f"expected images {[3, *preprocess.size]} as --preprocess-from records, and a fixed number"
         )
-    kind = "ONNX" if name.endswith(".onnx") else "IR"
-    return Target(name, f"{kind} ({model.runtime})", model.runner(), preprocess, model.classes)
+    return Target(name, f"{model.kind} ({model.runtime})", model.runner(), preprocess, model.classes)
 
 
 def _recorded(metadata: Mapping[str, str], name: str) -> Preprocess:

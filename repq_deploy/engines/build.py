@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repq_deploy import __version__
-from repq_deploy.engines.backends.registry import Backend
+from repq_deploy.engines.backends import Backend
 from repq_deploy.engines.batching import Profile, Runner
-from repq_deploy.engines.compute import check_compute
-from repq_deploy.engines.cpu import CpuForm, can_run, check_cpu, choose_form, kind_here
+from repq_deploy.engines.compute import COMPUTES, lowering_for
+from repq_deploy.engines.cpu import CpuForm, can_run, choose_form, kind_here
 from repq_deploy.engines.manifest import FileRecord, Manifest, PassCount, manifest_path
 from repq_deploy.engines.proofs import Proofs, prove
 from repq_deploy.engines.prove_engine import Tolerance, Validation, compare, not_run, tolerance
@@ -28,6 +28,8 @@ from repq_deploy.system.outputs import check_outputs
 
 if TYPE_CHECKING:
     import onnx
+
+    from repq_deploy.export.lowering import Lowering
 
 __all__ = [
     "BuildPlan",
@@ -50,15 +52,12 @@ class BuildPlan:
     source: SourceModel
     backend: Backend
     version: str
-    precision: str
+    lowering: Lowering
     targets: tuple[str, ...]
     target: str | None
     profile: Profile
     engine: Path
     reference: Path
-    compute: str = "int8"
-    allow_rounding: bool = False
-    cpu: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,50 +85,37 @@ def output_stem(source: Path, output: Path | None) -> Path:
 def plan_build(
     source: SourceModel,
     backend: Backend,
+    lowering: Lowering | None = None,
     *,
     stem: Path,
-    precision: str | None = None,
     targets: Sequence[str] = (),
     profile: Profile | None = None,
-    compute: str = "int8",
-    allow_rounding: bool = False,
-    cpu: str | None = None,
     reference_data: str | None = None,
     force: bool = False,
 ) -> BuildPlan:
     """Check that ``backend`` is installed and can do what is asked, and that the files can be written; write nothing.
 
-    ``precision`` None means the backend's default. ``compute`` and ``allow_rounding`` are those of ``lower``. ``cpu``
-    is one of ``CPU_OPTIONS``; None lets the model decide (``cpu_form``). ``reference_data`` is what ``make_reference``
-    will read, so it must not be an output. ``force`` allows outputs to replace files of other tools.
+    ``lowering`` is one of ``lowering_for``; None means the backend's default. ``reference_data`` is what
+    ``make_reference`` will read, so it must not be an output. ``force`` allows outputs to replace files of other tools.
     """
     source.check_one_file()
+    lowering = lowering or lowering_for(backend)
     version = backend.version()
-    if precision is None:
-        precision = backend.precisions[0]
-    elif precision not in backend.precisions:
-        raise BadInput(
-            f"precision {precision!r}: backend {backend.name} computes in {' or '.join(backend.precisions)} around Q/DQ"
-        )
-    target = backend.target(targets)
-    check_compute(compute, backend=backend.name, precision=precision, target=target, allow_rounding=allow_rounding)
-    check_cpu(cpu, backend=backend.name, portable=backend.portable)
-    parts = [compute] * (compute != "int8") + [part for part in (target, cpu) if part is not None]
+    target = backend.target(targets, lowering)
+    parts = [lowering.compute] * (lowering.compute != COMPUTES[0])
+    parts += [part for part in (target, lowering.cpu) if part is not None]
     suffix = "".join(f"-{part}" for part in parts).replace("+", "-")
     engine = stem.with_name(f"{stem.name}.{backend.name}{suffix}.engine")
     plan = BuildPlan(
         source=source,
         backend=backend,
         version=version,
-        precision=precision,
+        lowering=lowering,
         targets=tuple(targets),
         target=target,
         profile=profile or Profile(),
         engine=engine,
         reference=stem.with_name(f"{stem.name}.reference.npz"),
-        compute=compute,
-        allow_rounding=allow_rounding,
-        cpu=cpu,
     )
     check_outputs(
         [("engine", plan.engine), ("manifest", manifest_path(plan.engine)), ("reference", plan.reference)],
@@ -155,18 +141,19 @@ def build_engine(
         reference_file = outputs.enter_context(atomic_output(plan.reference))
         engine_file = outputs.enter_context(atomic_output(plan.engine))
         started = time.perf_counter()
-        half, form = plan.precision == "fp16", cpu_form(plan)
-        lowered, passes = _lower(plan, half=half, form=form)
-        single = _lower(plan, half=False, form=form)[0] if half else lowered
+        form = cpu_form(plan)
+        lowering = dataclasses.replace(plan.lowering, sums_in_16_bits=form is not None and form.sums_in_16_bits)
+        lowered, passes = _lower(plan, lowering, form)
+        single = _lower(plan, dataclasses.replace(lowering, half=False), form)[0] if lowering.half else lowered
         runs_here = form is not None and can_run(form.kind, saturates=plan.backend.saturates())
         proofs = prove(
-            plan.source, plan.backend, single, reference, allow_rounding=plan.allow_rounding, runs_here=runs_here
+            plan.source, plan.backend, single, reference, allow_rounding=lowering.allow_rounding, runs_here=runs_here
         )
         plan.backend.build(lowered, engine_file, profile=plan.profile, targets=plan.targets, progress=progress)
         seconds = time.perf_counter() - started
         engine = engine_file.read_bytes()
         progress(1.0, "validating")
-        manifest = _manifest(plan, reference, engine, passes, proofs, form, _oldest_runtime(plan, lowered))
+        manifest = _manifest(plan, reference, engine, passes, proofs, form, plan.backend.oldest_runtime(lowered))
         manifest = dataclasses.replace(manifest, validation=_validate(engine, manifest, reference))
         reference_file.write_bytes(reference.to_bytes())
         manifest_file.write_text(manifest.to_json(), encoding="utf-8")
@@ -200,39 +187,24 @@ def validate_engine(path: Path) -> Manifest:
 
 def cpu_form(plan: BuildPlan) -> CpuForm | None:
     """The form that the model is lowered to, with the CPUs that it is for; None for a GPU."""
-    if not plan.backend.portable:
+    if not plan.backend.on_cpus:
         return None
     from repq_deploy.export.lowering import lower, saturation_of  # noqa: PLC0415
 
-    found = saturation_of(lower(plan.source.model, backend=plan.backend.name, half=False)[0])
+    found = saturation_of(lower(plan.source.model, plan.backend.passes(plan.lowering))[0])
     here = kind_here(saturates=plan.backend.saturates())
-    return choose_form(plan.cpu, here=here, products=found.products, weight_share=found.weight_share)
+    return choose_form(plan.lowering.cpu, here=here, products=found.products, weight_share=found.weight_share)
 
 
-def _lower(plan: BuildPlan, *, half: bool, form: CpuForm | None) -> tuple[onnx.ModelProto, tuple[PassCount, ...]]:
+def _lower(plan: BuildPlan, lowering: Lowering, form: CpuForm | None) -> tuple[onnx.ModelProto, tuple[PassCount, ...]]:
     from repq_deploy.export.lowering import lower  # noqa: PLC0415 (only a build needs the exporter's dependencies)
 
-    lowered, reports = lower(
-        plan.source.model,
-        backend=plan.backend.name,
-        half=half,
-        compute=plan.compute,
-        allow_rounding=plan.allow_rounding,
-        sums_in_16_bits=form is not None and form.sums_in_16_bits,
-    )
+    lowered, reports = lower(plan.source.model, plan.backend.passes(lowering))
     if form is not None:
         needs = plan.backend.session_options()
         for key, value in {"cpu": form.kind, "backend": plan.backend.name, **needs}.items():
             lowered.metadata_props.add(key=f"repq.engine.{key.lower()}", value=value)
     return lowered, tuple(PassCount(report.name, report.changed) for report in reports)
-
-
-def _oldest_runtime(plan: BuildPlan, lowered: onnx.ModelProto) -> str | None:
-    if plan.backend.name != "onnxruntime":
-        return None
-    from repq_deploy.export.opsets import oldest_onnxruntime  # noqa: PLC0415
-
-    return oldest_onnxruntime(lowered)
 
 
 def _manifest(
@@ -247,7 +219,7 @@ def _manifest(
     return Manifest(
         backend=plan.backend.name,
         target=plan.target,
-        precision=plan.precision,
+        precision=plan.lowering.precision,
         engine=FileRecord(plan.engine.name, hashlib.sha256(engine).hexdigest()),
         source=FileRecord(plan.source.path.name, plan.source.sha256),
         reference=plan.reference.name,
@@ -264,11 +236,11 @@ def _manifest(
         cpu=None if form is None else form.kind,
         oldest_runtime=oldest_runtime,
         metadata=plan.source.metadata,
-        compute=plan.compute,
-        allow_rounding=plan.allow_rounding,
+        compute=plan.lowering.compute,
+        allow_rounding=plan.lowering.allow_rounding,
         validation=not_run(
             "not validated yet",
-            _tolerance(plan.source.bits, plan.precision, reference, proofs.rounded_sqnr_db),
+            _tolerance(plan.source.bits, plan.lowering.precision, reference, proofs.rounded_sqnr_db),
         ),
     )
 

@@ -43,7 +43,7 @@ class CpuForm:
     why: str
 
 
-def check_cpu(asked: str | None, *, backend: str, portable: bool) -> None:
+def check_cpu(asked: str | None, *, backend: str, on_cpus: bool) -> None:
     """Refuse a ``--cpu`` that is not known, or not for CPUs.
 
     Raises:
@@ -51,7 +51,7 @@ def check_cpu(asked: str | None, *, backend: str, portable: bool) -> None:
     """
     if asked is not None and asked not in CPU_OPTIONS:
         raise BadInput(f"--cpu {asked}: expected one of {', '.join(CPU_OPTIONS)}")
-    if asked is not None and not portable:
+    if asked is not None and not on_cpus:
         raise BadInput(f"--cpu {asked}: backend {backend} builds for GPUs; use --target")
 
 

@@ -1,4 +1,4 @@
-"""Any model of one image input, ours or not: an ONNX file in ONNX Runtime, or an IR in OpenVINO."""
+"""Any model of one image input, ours or not, in the runtime that opens files of its kind as they are."""
 
 from __future__ import annotations
 
@@ -10,26 +10,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repq_deploy.engines.backends.onnxruntime import open_onnx
-from repq_deploy.engines.backends.openvino import open_ir
+from repq_deploy.engines.backends import ForeignFormat, all_backends
 from repq_deploy.engines.batching import BatchedRunner, Profile, Runner
 from repq_deploy.errors import BadInput
 from repq_deploy.system.files import existing_file
 
-__all__ = ["SUFFIXES", "PlainModel", "open_plain"]
-
-#: What ``open_plain`` reads, by the runtime it opens it in.
-SUFFIXES = {".onnx": "onnxruntime", ".xml": "openvino"}
+__all__ = ["PlainModel", "foreign_formats", "open_plain"]
 
 
 @dataclass(frozen=True)
 class PlainModel:
     """``run`` computes the first output of images float32 [N, *image_shape], where N is ``batch`` if that is a number.
 
-    ``classes`` is the size of the output's last axis, None where the file does not fix it.
+    ``kind`` is what such a file is called, and ``runtime`` the backend that runs it. ``classes`` is the size of the
+    output's last axis, None where the file does not fix it.
     """
 
     run: Callable[[NDArray[np.float32]], Any]
+    kind: str
     runtime: str
     batch: int | None
     image_shape: tuple[int, ...]
@@ -41,6 +39,15 @@ class PlainModel:
         return BatchedRunner(self.run, profile, self.image_shape)
 
 
+def foreign_formats() -> dict[str, tuple[str, ForeignFormat]]:
+    """What ``open_plain`` reads: by suffix, the backend that opens such files and how. One that is preferred wins."""
+    found: dict[str, tuple[str, ForeignFormat]] = {}
+    for backend in all_backends():
+        if backend.foreign is not None:
+            found.setdefault(backend.foreign.suffix, (backend.name, backend.foreign))
+    return found
+
+
 def open_plain(path: Path, *, threads: int | None = None) -> PlainModel:
     """Open ``path`` with its runtime's own optimizations; ``threads`` None leaves their number to the runtime.
 
@@ -50,15 +57,18 @@ def open_plain(path: Path, *, threads: int | None = None) -> PlainModel:
         BuildFailed: its runtime refuses it.
     """
     existing_file(path, "model")
-    if path.suffix not in SUFFIXES:
-        raise BadInput(f"model {path}: expected a file ending in {' or '.join(SUFFIXES)}")
-    run, shape, output = (open_onnx if path.suffix == ".onnx" else open_ir)(path, threads=threads)
+    formats = foreign_formats()
+    if path.suffix not in formats:
+        raise BadInput(f"model {path}: expected a file ending in {' or '.join(formats)}")
+    runtime, form = formats[path.suffix]
+    run, shape, output = form.open(path, threads=threads)
     if len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
         raise BadInput(f"model {path}: input of shape {list(shape)}; expected images [batch, C, H, W] of a fixed size")
     batch, *image = shape
     return PlainModel(
         run,
-        SUFFIXES[path.suffix],
+        form.kind,
+        runtime,
         batch if isinstance(batch, int) else None,
         tuple(size for size in image if isinstance(size, int)),
         output[-1] if output and isinstance(output[-1], int) else None,

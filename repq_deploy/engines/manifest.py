@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from repq_deploy.bounds import largest
+from repq_deploy.engines.backends import backend_names
 from repq_deploy.engines.batching import Profile
 from repq_deploy.engines.compute import COMPUTES
 from repq_deploy.engines.cpu import KIND_WORDS as CPU_KINDS
@@ -23,8 +24,6 @@ from repq_deploy.records import decode, parse_json
 __all__ = ["FORMAT", "FileRecord", "KernelCodes", "Manifest", "PassCount", "manifest_path", "read_manifest"]
 
 FORMAT = 2
-
-BACKEND_NAMES = ("onnxruntime", "openvino", "tensorrt-rtx", "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Manifest:
         rounded_sqnr_db: where rounding was allowed, how near the lowered graph's logits are to the canonical one's.
         kernel_codes: how the codes of the engine's own kernels compare; None where the kernels could not be run.
         cpu: the kind of CPU that a CPU backend's engine is exact on ("any", or see ``engines.cpu``); None for GPUs.
-        oldest_runtime: the first version of ONNX Runtime that opens the engine; None for other backends.
+        oldest_runtime: the first version of the runtime that opens the engine; None where that is not known.
     """
 
     backend: str
@@ -141,7 +140,7 @@ class Manifest:
             ValueError: it names the field.
         """
         known = {
-            "backend": (self.backend, BACKEND_NAMES),
+            "backend": (self.backend, backend_names()),
             "precision": (self.precision, ("fp16", "fp32")),
             "compute": (self.compute, COMPUTES),
             "cpu": (self.cpu, (None, *CPU_KINDS)),

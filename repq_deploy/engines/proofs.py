@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from repq_deploy.engines.backends import Backend
 from repq_deploy.engines.backends.onnxruntime import open_reference
-from repq_deploy.engines.backends.registry import Backend
 from repq_deploy.engines.manifest import KernelCodes
 from repq_deploy.engines.prove_engine import sqnr_db
 from repq_deploy.engines.reference import Reference, run_batches
@@ -75,7 +75,7 @@ def prove(
 def _prove_kernels(
     source: SourceModel, backend: Backend, lowered: onnx.ModelProto, reference: Reference
 ) -> KernelCodes:
-    from repq_deploy.export.lowering import lower, saturation_of  # noqa: PLC0415
+    from repq_deploy.export.lowering import Lowering, lower, saturation_of  # noqa: PLC0415
 
     found = _compare_kernels(source, backend, lowered, reference)
     if found.holds:
@@ -84,7 +84,7 @@ def _prove_kernels(
     said = f"{found.unexplained} of {found.codes} codes differ, most at {found.worst}"
     saturating = saturation_of(lowered).products
     if saturating:
-        safe, _ = lower(source.model, backend=backend.name, half=False, sums_in_16_bits=True)
+        safe, _ = lower(source.model, backend.passes(Lowering(sums_in_16_bits=True)))
         if _compare_kernels(source, backend, safe, reference).holds:
             raise BuildFailed(
                 f"{runtime} saturates on this CPU: {said}; {saturating} products of {source.path.name} have sums that "

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from repq_deploy.engines.backends.registry import backend_named
+from repq_deploy.engines.backends import backend_named
 from repq_deploy.engines.batching import Runner
 from repq_deploy.engines.cpu import KIND_WORDS, can_run
 from repq_deploy.engines.manifest import Manifest, manifest_path, read_manifest
 from repq_deploy.errors import BackendMissing, BadInput
 from repq_deploy.system.files import existing_file, sha256_of
 
-__all__ = ["Runner", "load_engine", "open_engine", "read_engine"]
+__all__ = ["Runner", "check_engine", "load_engine", "open_engine"]
 
 
 def open_engine(path: Path, *, session: Mapping[str, str] | None = None) -> tuple[Runner, Manifest]:
@@ -26,11 +26,12 @@ def open_engine(path: Path, *, session: Mapping[str, str] | None = None) -> tupl
     """
     existing_file(path, "engine")
     manifest = read_manifest(path)
-    return load_engine(read_engine(path, manifest), manifest, session=session), manifest
+    check_engine(path, manifest)
+    return load_engine(path, manifest, session=session), manifest
 
 
-def read_engine(path: Path, manifest: Manifest) -> bytes | Path:
-    """Check that the engine file ``path`` is what its manifest describes, and give it as ``load_engine`` takes it."""
+def check_engine(path: Path, manifest: Manifest) -> None:
+    """Raise BadInput where the engine file ``path`` is not what its manifest describes."""
     try:
         content = sha256_of(path)
     except OSError as error:
@@ -41,8 +42,6 @@ def read_engine(path: Path, manifest: Manifest) -> bytes | Path:
             "describes: "
             "truncated, altered or of another build; copy both again, or rebuild with repq-build-engine"
         )
-    # A runtime that reads the file itself need not keep bytes that it was given for as long as the session lives.
-    return path if backend_named(manifest.backend).portable else path.read_bytes()
 
 
 def load_engine(engine: bytes | Path, manifest: Manifest, *, session: Mapping[str, str] | None = None) -> Runner:

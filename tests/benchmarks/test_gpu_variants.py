@@ -9,7 +9,9 @@ from types import ModuleType
 
 import pytest
 
-from repq_deploy.engines.compute import check_compute
+from repq_deploy.engines.backends.tensorrt_rtx import BACKEND as RTX
+from repq_deploy.engines.backends.trt.backend import check_fp8
+from repq_deploy.engines.compute import lowering_for
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu" / "variants.py"
 
@@ -26,8 +28,10 @@ def variants() -> ModuleType:
 
 def test_every_variant_can_be_asked_for(variants: ModuleType) -> None:
     for one in variants.VARIANTS:
-        options = {"backend": "tensorrt-rtx", "precision": "fp16", "target": one.target}
-        check_compute(one.compute, **options, allow_rounding=one.allow_rounding)
+        lowering = lowering_for(RTX, precision="fp16", compute=one.compute, allow_rounding=one.allow_rounding)
+        assert lowering.compute == one.compute
+        if "fp8" in one.compute:
+            check_fp8(RTX.name, one.compute, one.target)
         assert one.build_options[:2] == ["--backend", "tensorrt-rtx"]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from repq_deploy.cli import build_engine
-from repq_deploy.engines.backends import registry as select
+from repq_deploy.engines import backends
 from repq_deploy.engines.backends.trt import runner as trt_runner
 from repq_deploy.engines.backends.trt.gpu import gpu_target
 from repq_deploy.errors import BuildFailed
@@ -65,7 +65,7 @@ def test_json_is_one_object_and_quiet_says_nothing(run: Callable[..., Any], mode
 
 
 def test_dry_run_writes_nothing(run: Callable[..., Any], model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "gpu_target", lambda: None)
+    monkeypatch.setattr(backends, "gpu_target", lambda: None)
     done = run(model, "--dry-run", "--max-batch", 16)
     assert done.code == 0
     assert "backend onnxruntime 1." in done.out
@@ -103,7 +103,7 @@ def test_no_gpu(run: Callable[..., Any], model: Path, monkeypatch: pytest.Monkey
         raise trt_runner.BackendMissing(f"backend {backend}: no usable GPU here")
 
     monkeypatch.setattr(trt_runner, "_cuda", no_gpu)
-    monkeypatch.setattr(select, "gpu_target", lambda: None)
+    monkeypatch.setattr(backends, "gpu_target", lambda: None)
     done = run(model, "--backend", "tensorrt-rtx", "--target", "sm89")
     engine = model.parent / "tiny.tensorrt-rtx-sm89.engine"
     assert done.code == 0
@@ -120,7 +120,7 @@ def test_a_crashed_builder_exits_1_and_leaves_nothing(
     def crash(self: object, *arguments: object, **options: object) -> None:
         raise BuildFailed("backend onnxruntime: the builder crashed (SIGSEGV)")
 
-    monkeypatch.setattr(type(select.BACKENDS["onnxruntime"]), "build", crash)
+    monkeypatch.setattr(type(backends.backend_named("onnxruntime")), "build", crash)
     done = run(model, "--backend", "onnxruntime", "--json")
     assert (done.code, done.out) == (1, "")
     assert done.err.splitlines()[-1] == "repq-build-engine: error: backend onnxruntime: the builder crashed (SIGSEGV)"

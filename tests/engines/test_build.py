@@ -18,12 +18,14 @@ from repq_deploy.engines.backends.trt.backend import TrtBackend
 from repq_deploy.engines.backends.trt.gpu import gpu_target
 from repq_deploy.engines.batching import GraphRunner, Profile
 from repq_deploy.engines.build import build_engine, output_stem, plan_build, validate_engine
+from repq_deploy.engines.compute import lowering_for
 from repq_deploy.engines.cpu import CpuForm
 from repq_deploy.engines.manifest import KernelCodes, Manifest, PassCount, manifest_path, read_manifest
 from repq_deploy.engines.reference import make_reference, read_reference
 from repq_deploy.engines.runner import open_engine
 from repq_deploy.engines.source import SourceModel
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
+from repq_deploy.export import Lowering
 from tests.engines.graphs import CLASSES, oracle, write_tiny
 
 rtx = pytest.mark.skipif(not tensorrt_rtx.BACKEND.is_installed(), reason="TensorRT-RTX is not installed")
@@ -35,7 +37,9 @@ def source(tmp_path: Path) -> SourceModel:
 
 
 def made(source: SourceModel, backend: object = ort.BACKEND, **options: object) -> build.BuiltEngine:
-    plan = plan_build(source, backend, stem=source.path.with_suffix(""), **options)  # type: ignore[arg-type]
+    asked = {name: options.pop(name) for name in ("precision", "cpu") if name in options}
+    lowering = lowering_for(backend, **asked)  # type: ignore[arg-type]
+    plan = plan_build(source, backend, lowering, stem=source.path.with_suffix(""), **options)  # type: ignore[arg-type]
     return build_engine(plan, make_reference(source, data=None, seed=0))
 
 
@@ -93,9 +97,9 @@ def test_a_wrong_lowering_is_no_engine(source: SourceModel, tmp_path: Path, monk
     lower = build._lower
 
     def wrong(
-        plan: build.BuildPlan, *, half: bool, form: CpuForm | None
+        plan: build.BuildPlan, lowering: Lowering, form: CpuForm | None
     ) -> tuple[onnx.ModelProto, tuple[PassCount, ...]]:
-        model, passes = lower(plan, half=half, form=form)
+        model, passes = lower(plan, lowering, form)
         return _lose_the_clip(model), passes
 
     monkeypatch.setattr(build, "_lower", wrong)

@@ -14,6 +14,7 @@ from repq_deploy.engines.backends.onnxruntime import OnnxRuntimeBackend
 from repq_deploy.engines.backends.tensorrt_rtx import BACKEND as RTX
 from repq_deploy.engines.batching import GraphRunner
 from repq_deploy.engines.build import BuiltEngine, build_engine, plan_build
+from repq_deploy.engines.compute import lowering_for
 from repq_deploy.engines.cpu import CpuForm, can_run, choose_form, kind_here
 from repq_deploy.engines.reference import make_reference
 from repq_deploy.engines.runner import open_engine
@@ -59,7 +60,7 @@ def source(tmp_path: Path) -> SourceModel:
 
 
 def made(source: SourceModel, cpu: str | None = None) -> BuiltEngine:
-    plan = plan_build(source, ort.BACKEND, stem=source.path.with_suffix(""), cpu=cpu)
+    plan = plan_build(source, ort.BACKEND, lowering_for(ort.BACKEND, cpu=cpu), stem=source.path.with_suffix(""))
     return build_engine(plan, make_reference(source, data=None, seed=0))
 
 
@@ -136,12 +137,11 @@ def test_any_client_gets_what_our_own_runner_gives(source: SourceModel, cpu: str
     assert built.manifest.session == {}
 
 
-def test_unknown_kinds_and_gpus_are_refused(source: SourceModel) -> None:
+def test_unknown_kinds_and_gpus_are_refused() -> None:
     with pytest.raises(BadInput, match="--cpu sparc: expected one of any, native, vnni, avx2, arm64"):
-        plan_build(source, ort.BACKEND, stem=source.path, cpu="sparc")
-    if RTX.is_installed():
-        with pytest.raises(BadInput, match="tensorrt-rtx builds for GPUs; use --target"):
-            plan_build(source, RTX, stem=source.path, cpu="any")
+        lowering_for(ort.BACKEND, cpu="sparc")
+    with pytest.raises(BadInput, match="tensorrt-rtx builds for GPUs; use --target"):
+        lowering_for(RTX, cpu="any")
 
 
 def test_a_form_says_why():

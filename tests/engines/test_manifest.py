@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 
-from repq_deploy.engines.backends.registry import BACKENDS
 from repq_deploy.engines.batching import Profile
 from repq_deploy.engines.manifest import (
-    BACKEND_NAMES,
     FileRecord,
     KernelCodes,
     Manifest,
@@ -103,6 +101,9 @@ def test_a_missing_or_binary_manifest_is_named(tmp_path: Path) -> None:
         read_manifest(engine)
 
 
-def test_every_backend_may_be_in_a_manifest() -> None:
-    """``select``, which imports the backends, has them too."""
-    assert set(BACKEND_NAMES) == set(BACKENDS)
+def test_a_backend_that_is_none_is_refused_with_those_there_are() -> None:
+    text = MANIFEST.to_json().replace('"backend": "tensorrt-rtx"', '"backend": "tpu"')
+    with pytest.raises(
+        BadInput, match="backend is 'tpu', expected one of onnxruntime, openvino, tensorrt, tensorrt-rtx"
+    ):
+        Manifest.from_json(text, name="m")

@@ -10,7 +10,7 @@ import onnxsim
 import onnxslim
 import pytest
 
-from repq_deploy.engines.backends.registry import backend_named
+from repq_deploy.engines.backends import backend_named
 from repq_deploy.engines.build import build_engine, make_reference, plan_build
 from repq_deploy.engines.prove_engine import PASSED
 from repq_deploy.engines.runner import open_engine

@@ -9,14 +9,13 @@ from onnx.reference import ReferenceEvaluator
 
 from repq_deploy.errors import BadInput
 from repq_deploy.export.domain import DOMAIN
-from repq_deploy.export.lowering import lower
 from repq_deploy.export.onnx_session import reference_session
 from repq_deploy.export.passes.base import run_passes
 from repq_deploy.export.passes.float_activations import FloatActivations
 from repq_deploy.export.passes.fp8_products import FP8Products
 from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
 from repq_deploy.export.passes.operands import fp8
-from tests.conftest import exported, images_for
+from tests.conftest import exported, images_for, lower_for
 
 FP8 = onnx.TensorProto.FLOAT8E4M3FN
 EXACT = "w4a4,head=w4a4,patch_embed=w4a4"
@@ -43,19 +42,19 @@ def test_fp8_holds_the_whole_numbers_to_16_and_the_powers_of_two():
 def test_four_bits_are_exact_in_fp8(family: str, attention: str, preset: str):
     """``paper`` has asymmetric weights, codes from -15 to 15."""
     model = made(family, EXACT, attention=attention, preset=preset)
-    lowered, reports = lower(model, backend="tensorrt-rtx", half=False, compute="fp8")
+    lowered, reports = lower_for(model, "tensorrt-rtx", half=False, compute="fp8")
     products = sum(node.op_type in ("MatMul", "Conv") for node in model.graph.node)
     assert {report.name: report.changed for report in reports}["FP8Products"] == products
     kinds = {tensor.data_type for tensor in lowered.graph.initializer}
     assert FP8 in kinds
     assert onnx.TensorProto.INT8 not in kinds
-    exact, _ = lower(model, backend="tensorrt-rtx", half=False)
+    exact, _ = lower_for(model, "tensorrt-rtx", half=False)
     assert np.array_equal(run(lowered, family), run(exact, family))
 
 
 def test_the_reference_evaluator_agrees_with_onnx_runtime():
     model = made("vit", EXACT)
-    lowered, _ = lower(model, backend="tensorrt-rtx", half=False, compute="fp8")
+    lowered, _ = lower_for(model, "tensorrt-rtx", half=False, compute="fp8")
     ours = ReferenceEvaluator(lowered).run(None, {"images": images_for("vit").numpy()})[0]
     theirs = run(model, "vit")
     assert np.linalg.norm(ours - theirs) < 1e-3 * np.linalg.norm(theirs)
@@ -63,29 +62,29 @@ def test_the_reference_evaluator_agrees_with_onnx_runtime():
 
 def test_what_fp8_cannot_hold_is_refused_by_name():
     with pytest.raises(BadInput, match=r"head\.input \(codes -128 to 127\).*fp8\+int8.*--allow-rounding"):
-        lower(made("vit", "w4a4"), backend="tensorrt-rtx", half=True, compute="fp8")
+        lower_for(made("vit", "w4a4"), "tensorrt-rtx", half=True, compute="fp8")
     with pytest.raises(BadInput, match=r"blocks\.0\.attn\.p \(log-sqrt2, 4 bits\)"):
-        lower(made("vit", EXACT, attention="log_sqrt2"), backend="tensorrt-rtx", half=True, compute="fp8")
+        lower_for(made("vit", EXACT, attention="log_sqrt2"), "tensorrt-rtx", half=True, compute="fp8")
     with pytest.raises(BadInput, match=r"blocks\.0\.attn\.q \(codes -\d+ to \d+\)"):
-        lower(made("vit", "w6a6"), backend="tensorrt-rtx", half=True, compute="fp8")
+        lower_for(made("vit", "w6a6"), "tensorrt-rtx", half=True, compute="fp8")
 
 
 def test_mixed_leaves_the_rest_on_int8(family: str):
     model = made(family, "w4a4")
-    lowered, reports = lower(model, backend="tensorrt-rtx", half=False, compute="fp8+int8")
+    lowered, reports = lower_for(model, "tensorrt-rtx", half=False, compute="fp8+int8")
     products = sum(node.op_type in ("MatMul", "Conv") for node in model.graph.node)
     at_8_bits = 3 if family == "distilled" else 2  # the patch embedding and the head, or both heads
     assert {report.name: report.changed for report in reports}["FP8Products"] == products - at_8_bits
     kinds = [tensor.data_type for tensor in lowered.graph.initializer if tensor.name.startswith("head.")]
     assert onnx.TensorProto.INT8 in kinds
     assert FP8 not in kinds
-    exact, _ = lower(model, backend="tensorrt-rtx", half=False)
+    exact, _ = lower_for(model, "tensorrt-rtx", half=False)
     assert np.array_equal(run(lowered, family), run(exact, family))
 
 
 def test_rounding_costs_what_fp8s_mantissa_says():
     model = made("vit", "w8a8", attention="log2")
-    rounded, reports = lower(model, backend="tensorrt-rtx", half=False, compute="fp8", allow_rounding=True)
+    rounded, reports = lower_for(model, "tensorrt-rtx", half=False, compute="fp8", allow_rounding=True)
     products = sum(node.op_type in ("MatMul", "Conv") for node in model.graph.node)
     assert {report.name: report.changed for report in reports}["FP8Products"] == products
     error = np.linalg.norm(run(rounded, "vit") - run(model, "vit")) / np.linalg.norm(run(model, "vit"))
@@ -157,7 +156,7 @@ def test_activations_in_float_are_exact_and_leave_weights_packed(bits: str):
 @pytest.mark.parametrize("compute", ["fp8+int8", "fp16"])
 def test_half_around_them_stays_near(compute: str):
     model = made("vit", "w4a4")
-    lowered, _ = lower(model, backend="tensorrt-rtx", half=True, compute=compute)
+    lowered, _ = lower_for(model, "tensorrt-rtx", half=True, compute=compute)
     onnx.checker.check_model(lowered, full_check=True)
     scales = {node.input[1] for node in lowered.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
     kinds = {tensor.data_type for tensor in lowered.graph.initializer if tensor.name in scales}

@@ -8,7 +8,7 @@ import pytest
 
 from repq_deploy.errors import BadInput
 from repq_deploy.export.domain import DOMAIN
-from repq_deploy.export.lowering import exact_anywhere, lower
+from repq_deploy.export.lowering import exact_anywhere
 from repq_deploy.export.onnx_session import reference_session
 from repq_deploy.export.passes.activation_qdq import ActivationQDQ
 from repq_deploy.export.passes.base import PassError, run_passes
@@ -17,7 +17,7 @@ from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
 from repq_deploy.export.passes.table_plain_ops import TablePlainOps
 from repq_deploy.export.passes.to_half import ToHalf
 from repq_deploy.export.passes.unpack_int4 import UnpackInt4
-from tests.conftest import exported, images_for, quantized_model
+from tests.conftest import exported, images_for, lower_for, quantized_model
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_a_channel_wise_activation_is_a_defect():
 )
 def test_lowering_leaves_standard_onnx(family, backend, half):
     model = exported(family, "w8a8")
-    lowered, reports = lower(model, backend=backend, half=half)
+    lowered, reports = lower_for(model, backend, half=half)
     assert {entry.domain for entry in lowered.opset_import} <= {"", "com.microsoft"}
     assert {report.name for report in reports} >= {"UnpackInt4", "Log2PlainOps"}
     assert backend == "onnxruntime" or len(lowered.opset_import) == 1
@@ -185,9 +185,9 @@ def test_lowering_leaves_standard_onnx(family, backend, half):
 
 def test_what_cannot_be_lowered_is_refused(canonical):
     with pytest.raises(BadInput, match="expected one of onnxruntime"):
-        lower(canonical, backend="onnx", half=False)
+        lower_for(canonical, "onnx", half=False)
     with pytest.raises(BadInput, match="compute in fp32"):
-        lower(canonical, backend="onnxruntime", half=True)
+        lower_for(canonical, "onnxruntime", half=True)
 
 
 def test_float_attention_is_lowered_to_the_fused_kernel():
@@ -195,6 +195,6 @@ def test_float_attention_is_lowered_to_the_fused_kernel():
     assert not [site for site in model.quantizers() if site.endswith((".q", ".k", ".v", ".p"))]
     canonical = exported("vit", "w8a8", softmax="float")
     assert {e.key: e.value for e in canonical.metadata_props}["repq.softmax"] == "float"
-    lowered, _ = lower(canonical, backend="onnxruntime", half=False)
+    lowered, _ = lower_for(canonical, "onnxruntime", half=False)
     assert [node.op_type for node in lowered.graph.node].count("MultiHeadAttention") == 2
     assert relative(logits(exact_anywhere(lowered)), logits(canonical)) < 1e-5

@@ -8,10 +8,9 @@ import onnx_graphsurgeon as gs
 import onnxruntime
 import pytest
 
-from repq_deploy.export.lowering import lower
 from repq_deploy.export.prove_kernels import compare_codes
 from repq_deploy.export.prove_lowering import load_reference
-from tests.conftest import exported, images_for
+from tests.conftest import exported, images_for, lower_for
 from tests.export.passes.saturating import saturating
 
 
@@ -28,7 +27,7 @@ def optimized(model: onnx.ModelProto, folder) -> onnx.ModelProto:
 @pytest.mark.parametrize("bits", ["w8a8", "w4a4"])
 def test_a_plain_session_of_an_engine_for_any_cpu_has_the_canonical_codes(family, bits, tmp_path):
     canonical = exported(family, bits)
-    engine, _ = lower(canonical, backend="onnxruntime", half=False, sums_in_16_bits=True)
+    engine, _ = lower_for(canonical, "onnxruntime", half=False, sums_in_16_bits=True)
     found = compare_codes(canonical, optimized(engine, tmp_path), images_for(family).numpy())
     assert found.holds
     assert found.unexplained <= 4
@@ -40,7 +39,7 @@ def test_a_plain_session_of_an_engine_for_any_cpu_has_the_canonical_codes(family
 @pytest.mark.parametrize("softmax", ["tan", "adalog", "log2"])
 def test_all_kinds_of_quantizers_are_compared(backend, softmax):
     canonical = exported("vit", "w4a4", softmax=softmax)
-    lowered, _ = lower(canonical, backend=backend, half=False, sums_in_16_bits=True)
+    lowered, _ = lower_for(canonical, backend, half=False, sums_in_16_bits=True)
     found = compare_codes(canonical, lowered, images_for("vit").numpy())
     assert found.holds
     assert found.sites == 18
@@ -85,7 +84,7 @@ def test_scales_moved_by_their_last_bit_move_ties_only():
 
 def test_kernels_that_saturate_are_seen():
     canonical = exported("vit", "w8a8")
-    lowered, _ = lower(canonical, backend="onnxruntime", half=False)
+    lowered, _ = lower_for(canonical, "onnxruntime", half=False)
     images = images_for("vit").numpy()
     found = compare_codes(canonical, lowered, images, kernels=lambda graph: load_reference(saturating(graph)))
     assert not found.holds

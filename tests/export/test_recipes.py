@@ -7,7 +7,7 @@ import pytest
 from repq_deploy.bits import BitWidths
 from repq_deploy.calibrate import calibrate
 from repq_deploy.export.canonical import canonical_onnx
-from repq_deploy.export.lowering import exact_anywhere, lower
+from repq_deploy.export.lowering import exact_anywhere
 from repq_deploy.export.onnx_session import reference_session
 from repq_deploy.export.prove_export import compare_export
 from repq_deploy.export.table import site_table
@@ -15,7 +15,7 @@ from repq_deploy.methods import Method
 from repq_deploy.quant.saved import load, save
 from repq_deploy.recipes import load_recipe
 from repq_deploy.steps import Step
-from tests.conftest import SPECS, float_model, images_for
+from tests.conftest import SPECS, float_model, images_for, lower_for
 
 RECIPES = {
     "adaround": "- ranges: {weights: false}\n- fold\n- weights: {rounding: adaround, ridge: 1.0}",
@@ -70,7 +70,7 @@ def test_all_blocks_on_every_family_and_from_a_file(each_family, bits, tmp_path)
 def test_the_lowered_graph_computes_the_same(backend, tmp_path):
     """At 8 bits, where one tie is not amplified."""
     _, graph = from_yaml("all", "vit", "w8a8", tmp_path)
-    lowered, _ = lower(graph, backend=backend, half=False)
+    lowered, _ = lower_for(graph, backend, half=False)
     onnx.checker.check_model(lowered, full_check=True)
     images = {"images": images_for("vit").numpy()}
     (expected,), (found,) = (reference_session(each).run(None, images) for each in (graph, exact_anywhere(lowered)))

@@ -7,7 +7,7 @@ defaults and gets the same codes at the same speed.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,50 +17,65 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from repq_deploy.engines.backends import ForeignFormat
+from repq_deploy.engines.backends._cpu import CpuBackend
 from repq_deploy.engines.batching import THREADS, BatchedRunner, GraphRunner, Profile, Runner
 from repq_deploy.engines.source import INPUT, OUTPUT, SourceModel
 from repq_deploy.errors import BadInput, BuildFailed
+from repq_deploy.export.lowering import Lowering
 from repq_deploy.export.onnx_session import onnxruntime_module, open_session
+from repq_deploy.export.opsets import oldest_onnxruntime
+from repq_deploy.export.passes.base import Pass
+from repq_deploy.export.passes.float_code_products import FloatCodeProducts
+from repq_deploy.export.passes.fused_attention import FusedAttention
+from repq_deploy.export.passes.integer_products import IntegerProducts
+from repq_deploy.export.passes.log2_by_log_softmax import Log2ByLogSoftmax
+from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
+from repq_deploy.export.passes.patch_product import PatchProduct
+from repq_deploy.export.passes.quantize_before_moves import QuantizeBeforeMoves
+from repq_deploy.export.passes.separate_projections import SeparateProjections
+from repq_deploy.export.passes.table_plain_ops import TablePlainOps
+from repq_deploy.export.passes.token_gather import TokenGather
+from repq_deploy.export.passes.unpack_int4 import UnpackInt4
+from repq_deploy.export.passes.unsaturated_products import UnsaturatedProducts
+from repq_deploy.export.passes.unsigned_codes import UnsignedCodes
 from repq_deploy.system.leftovers import check_room, temporary_folder
 
 __all__ = ["BACKEND", "OnnxRuntimeBackend", "open_onnx", "open_reference"]
 
 
-@dataclass(frozen=True)
-class OnnxRuntimeBackend:
+@dataclass(frozen=True, kw_only=True)
+class OnnxRuntimeBackend(CpuBackend):
     """Builds and opens ``<name>.onnxruntime.engine``."""
-
-    name: str = "onnxruntime"
-    precisions: tuple[str, ...] = ("fp32",)
-    portable: bool = True
 
     def version(self) -> str:
         return str(onnxruntime_module().__version__)
 
-    def target(self, targets: Sequence[str]) -> None:
-        """Always None: it is not for GPUs."""
-        if targets:
-            raise BadInput(f"--target {','.join(targets)}: backend {self.name} builds for CPUs; use --cpu")
+    def passes(self, lowering: Lowering) -> list[Pass]:
+        """Bytes where the canonical graph has Q/DQ, each product in the integer kernel, in the layout it is needed."""
+        self.check_single(lowering)
+        passes: list[Pass] = [
+            UnpackInt4(),
+            TokenGather(),
+            SeparateProjections(),
+            UnsignedCodes(),
+            PatchProduct(),
+            Log2ByLogSoftmax(),
+            FusedAttention(),
+            QuantizeBeforeMoves(),
+            IntegerProducts(),
+            TablePlainOps(),
+            Log2PlainOps(),
+        ]
+        if lowering.sums_in_16_bits:
+            passes.append(UnsaturatedProducts())
+        return [*passes, FloatCodeProducts(sums_in_16_bits=lowering.sums_in_16_bits)]
 
     def saturates(self) -> bool:
         return _saturates()
 
-    def session_options(self) -> dict[str, str]:
-        return {}
-
-    def build(
-        self,
-        model: onnx.ModelProto,
-        output: Path,
-        *,
-        profile: Profile,
-        targets: Sequence[str],
-        progress: Callable[[float, str], None],
-    ) -> None:
-        """Write ``model``; the session that validates it is what shows whether ONNX Runtime accepts it."""
-        del profile, targets
-        progress(0.0, "writing the lowered graph")
-        output.write_bytes(model.SerializeToString(deterministic=True))
+    def oldest_runtime(self, model: onnx.ModelProto) -> str | None:
+        return oldest_onnxruntime(model)
 
     def served_graph(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """``model`` as a session with default options optimizes it and runs it."""
@@ -87,9 +102,6 @@ class OnnxRuntimeBackend:
         model = str(engine) if isinstance(engine, Path) else engine
         opened = open_session(model, optimize=True, threads=_threads(session), what="engine")
         return BatchedRunner(_runner(opened, INPUT, OUTPUT, what="engine"), profile, image_shape)
-
-
-BACKEND = OnnxRuntimeBackend()
 
 
 def open_reference(source: SourceModel, *, data: bytes | None = None) -> Runner:
@@ -161,3 +173,11 @@ def _saturates() -> bool:
     session = open_session(model.SerializeToString(), optimize=True, what="probe of the CPU")
     (sums,) = session.run(None, {"a": np.full((4, depth), 255, np.uint8)})
     return bool((sums != 255 * 127 * depth).any())
+
+
+BACKEND = OnnxRuntimeBackend(
+    name="onnxruntime",
+    modules=("onnxruntime",),
+    preference=1,
+    foreign=ForeignFormat(".onnx", "ONNX", open_onnx, lambda path: path.with_name(f"{path.name}.data")),
+)

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,18 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from repq_deploy.engines.backends import ForeignFormat
+from repq_deploy.engines.backends._cpu import CpuBackend
 from repq_deploy.engines.batching import THREADS, BatchedRunner, GraphRunner, Profile, Runner
 from repq_deploy.engines.source import INPUT, OUTPUT
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
+from repq_deploy.export.lowering import Lowering
+from repq_deploy.export.passes.base import Pass
+from repq_deploy.export.passes.float_code_products import FloatCodeProducts
+from repq_deploy.export.passes.log2_by_log_sum_exp import Log2ByLogSumExp
+from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
+from repq_deploy.export.passes.table_plain_ops import TablePlainOps
+from repq_deploy.export.passes.unpack_int4 import UnpackInt4
 
 __all__ = ["BACKEND", "OpenVinoBackend", "open_ir", "product_kernels"]
 
@@ -35,45 +43,25 @@ _INTEGERS = ("i8", "u8")
 _SESSION = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
-@dataclass(frozen=True)
-class OpenVinoBackend:
+@dataclass(frozen=True, kw_only=True)
+class OpenVinoBackend(CpuBackend):
     """Builds and opens ``<name>.openvino.engine``."""
-
-    name: str = "openvino"
-    precisions: tuple[str, ...] = ("fp32",)
-    portable: bool = True
-
-    def is_installed(self) -> bool:
-        """Whether the module can be found, without the cost of importing it."""
-        return find_spec("openvino") is not None
 
     def version(self) -> str:
         return str(_openvino().__version__).split("-", 1)[0]
 
-    def target(self, targets: Sequence[str]) -> None:
-        """Always None: it is not for GPUs."""
-        if targets:
-            raise BadInput(f"--target {','.join(targets)}: backend {self.name} builds for CPUs; use --cpu")
+    def passes(self, lowering: Lowering) -> list[Pass]:
+        """OpenVINO's own transformations fuse attention of the canonical form; one product for each of q, k and v stops
+        them. It has no kernel of two unsigned factors: what could saturate is multiplied in float."""
+        self.check_single(lowering)
+        products = FloatCodeProducts(sums_in_16_bits=lowering.sums_in_16_bits)
+        return [UnpackInt4(), Log2ByLogSumExp(), TablePlainOps(), Log2PlainOps(), products]
 
     def saturates(self) -> bool:
         return _saturates()
 
     def session_options(self) -> dict[str, str]:
         return dict(_SESSION)
-
-    def build(
-        self,
-        model: onnx.ModelProto,
-        output: Path,
-        *,
-        profile: Profile,
-        targets: Sequence[str],
-        progress: Callable[[float, str], None],
-    ) -> None:
-        """Write ``model``; compiling it is what shows whether OpenVINO accepts it."""
-        del profile, targets
-        progress(0.0, "writing the lowered graph")
-        output.write_bytes(model.SerializeToString(deterministic=True))
 
     def served_graph(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """``model`` itself: OpenVINO does not give out what it compiles it to."""
@@ -104,9 +92,6 @@ class OpenVinoBackend:
             return compiled({INPUT: images})[OUTPUT].copy()
 
         return BatchedRunner(run, profile, image_shape)
-
-
-BACKEND = OpenVinoBackend()
 
 
 def open_ir(
@@ -204,3 +189,11 @@ def _openvino() -> Any:
             f"backend openvino: cannot be imported ({error}); run: pip install 'repq-deploy[openvino]'"
         ) from error
     return openvino
+
+
+BACKEND = OpenVinoBackend(
+    name="openvino",
+    modules=("openvino",),
+    foreign=ForeignFormat(".xml", "IR", open_ir, lambda path: path.with_suffix(".bin")),
+    product_kernels=product_kernels,
+)

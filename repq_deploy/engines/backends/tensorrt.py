@@ -14,4 +14,5 @@ BACKEND = TrtBackend(
     modules=("tensorrt",),
     install="repq-deploy[tensorrt]",
     builds_for_this_gpu=True,
+    preference=2,
 )

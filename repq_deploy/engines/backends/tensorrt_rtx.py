@@ -13,6 +13,6 @@ BACKEND = TrtBackend(
     name="tensorrt-rtx",
     modules=("tensorrt_rtx", "tensorrt_rtx_bindings"),
     install="repq-deploy[tensorrt-rtx]",
-    builds_for_this_gpu=False,
+    preference=1,
     default_targets=("sm80", "sm86", "sm89", "sm120", "sm121"),  # "8.0, 8.6, 8.9, 12.0 and later"
 )

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from repq_deploy.engines.foreign import SUFFIXES
+from repq_deploy.engines.foreign import foreign_formats
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
 from repq_deploy.system.children import child_process
 from repq_deploy.system.files import existing_file
@@ -47,8 +47,9 @@ class BenchPlan:
             raise BadInput(f"models {', '.join(labels)}: two have one name; give names as in NAME=FILE")
         for _, path in self.subjects:
             existing_file(path, "model")
-            if path.suffix not in (".engine", *SUFFIXES):
-                raise BadInput(f"model {path}: expected a file ending in .engine, {' or '.join(SUFFIXES)}")
+            suffixes = foreign_formats()
+            if path.suffix not in (".engine", *suffixes):
+                raise BadInput(f"model {path}: expected a file ending in .engine, {' or '.join(suffixes)}")
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,8 @@ def _measured(
 
 def _weights(path: Path) -> Path:
     """Where the weights of the model ``path`` are, if not in it."""
-    beside = {".xml": path.with_suffix(".bin"), ".onnx": path.with_name(f"{path.name}.data")}
-    return beside.get(path.suffix, path)
+    formats = foreign_formats()
+    return formats[path.suffix][1].weights(path) if path.suffix in formats else path
 
 
 def _run(request: dict[str, Any], label: str) -> list[dict[str, Any]]:

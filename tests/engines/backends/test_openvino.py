@@ -18,6 +18,7 @@ from repq_deploy.engines.runner import open_engine
 from repq_deploy.engines.source import SourceModel, read_source
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
 from repq_deploy.export.canonical import write_canonical
+from repq_deploy.export.lowering import Lowering
 from tests.conftest import exported
 from tests.engines.graphs import oracle, write_tiny
 
@@ -129,4 +130,4 @@ def test_without_openvino_the_pip_line_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_it_builds_for_no_target() -> None:
     with pytest.raises(BadInput, match="use --cpu"):
-        BACKEND.target(["sm89"])
+        BACKEND.target(["sm89"], Lowering())

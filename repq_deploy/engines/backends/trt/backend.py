@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,41 +12,69 @@ from typing import Any
 
 import onnx
 
+from repq_deploy.engines.backends import Backend
 from repq_deploy.engines.backends.trt.child import build_in_child
 from repq_deploy.engines.backends.trt.gpu import gpu_target
 from repq_deploy.engines.backends.trt.runner import TrtSession
-from repq_deploy.engines.batching import BatchedRunner, GraphRunner, Profile, Runner
+from repq_deploy.engines.batching import BatchedRunner, Profile, Runner
+from repq_deploy.engines.compute import COMPUTES
 from repq_deploy.errors import BackendMissing, BadInput
+from repq_deploy.export.lowering import Lowering
+from repq_deploy.export.passes.attention_scale import AttentionScale
+from repq_deploy.export.passes.base import Pass
+from repq_deploy.export.passes.float_activations import FloatActivations
+from repq_deploy.export.passes.fp8_products import FP8Products
+from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
+from repq_deploy.export.passes.quantize_before_moves import QuantizeBeforeMoves
+from repq_deploy.export.passes.table_plain_ops import TablePlainOps
+from repq_deploy.export.passes.to_half import ToHalf
+from repq_deploy.export.passes.unpack_int4 import UnpackInt4
 
-__all__ = ["TrtBackend"]
+__all__ = ["TrtBackend", "check_fp8"]
+
+#: Ada is the first generation with FP8.
+_FP8_SINCE = 89
 
 
-@dataclass(frozen=True)
-class TrtBackend:
+@dataclass(frozen=True, kw_only=True)
+class TrtBackend(Backend):
     """Builds and opens ``<name>.<backend>[-sm89].engine``.
 
-    ``modules`` are the import names to try, ``install`` is the pip requirement that brings one of them. With
-    ``builds_for_this_gpu`` the builder measures on the GPU that is there and builds for no other; without, it builds
-    for ``default_targets`` where it is told none.
+    ``install`` is the pip requirement that brings one of the ``modules``. A builder that is not for the GPU that is
+    there builds for ``default_targets`` where it is told none.
     """
 
-    name: str
-    modules: tuple[str, ...]
     install: str
-    builds_for_this_gpu: bool
     default_targets: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ("fp16", "fp32")
-    portable: bool = False
-
-    def is_installed(self) -> bool:
-        """Whether a module can be found, without the cost of importing it."""
-        return any(find_spec(name) is not None for name in self.modules)
+    computes: tuple[str, ...] = COMPUTES
 
     def version(self) -> str:
         return str(self._module().__version__)
 
-    def target(self, targets: Sequence[str]) -> str | None:
-        """The target to record for ``--target``: ``sm80+sm89``, or None for the builder's own default."""
+    def passes(self, lowering: Lowering) -> list[Pass]:
+        """Only fp16 products keep weights packed: INT4 by INT8 has no kernel."""
+        passes: list[Pass] = [AttentionScale()]
+        if lowering.compute == "fp16":
+            passes += [FloatActivations()]
+        else:
+            passes += [QuantizeBeforeMoves(("Reshape", "Transpose"))]
+            if lowering.compute != "int8":
+                mixed = lowering.compute == "fp8+int8"
+                passes += [FP8Products(mixed=mixed, allow_rounding=lowering.allow_rounding)]
+            passes += [UnpackInt4()]
+        passes += [TablePlainOps(), Log2PlainOps()]
+        if lowering.half:
+            passes.append(ToHalf())
+        return passes
+
+    def target(self, targets: Sequence[str], lowering: Lowering) -> str | None:
+        found = self._target(targets)
+        if "fp8" in lowering.compute:
+            check_fp8(self.name, lowering.compute, found)
+        return found
+
+    def _target(self, targets: Sequence[str]) -> str | None:
         trt = self._module()
         if self.builds_for_this_gpu:
             here = gpu_target()
@@ -65,15 +94,7 @@ class TrtBackend:
         return "+".join(targets) or None
 
     def builds_for(self, gpu: str) -> bool:
-        """Whether an engine of its own choice of targets loads on ``gpu``, as in ``sm89``."""
         return self.builds_for_this_gpu or gpu in self.default_targets
-
-    def saturates(self) -> bool:
-        """Never: GPUs sum products of bytes in 32 bits."""
-        return False
-
-    def session_options(self) -> dict[str, str]:
-        return {}
 
     def build(
         self,
@@ -93,12 +114,6 @@ class TrtBackend:
             targets=() if self.builds_for_this_gpu else targets,
             progress=progress,
         )
-
-    def served_graph(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        raise BackendMissing(f"backend {self.name}: shows no graph of its kernels")
-
-    def load_graph(self, model: onnx.ModelProto) -> GraphRunner:
-        raise BackendMissing(f"backend {self.name}: runs engines only, on their GPU")
 
     def open(
         self,
@@ -120,3 +135,21 @@ class TrtBackend:
             raise BackendMissing(
                 f"backend {self.name}: {name} cannot be imported ({error}); run: pip install '{self.install}'"
             ) from error
+
+
+def check_fp8(backend: str, compute: str, target: str | None) -> None:
+    """Refuse a target of GPUs without FP8; None, the builder's own choice, has such GPUs.
+
+    Raises:
+        BadInput: it names them.
+    """
+    if target is None:
+        raise BadInput(
+            f"--compute {compute}: FP8 exists since sm{_FP8_SINCE}, and {backend}'s default targets are older too; "
+            f"name yours, as in --target sm{_FP8_SINCE}"
+        )
+    old = [name for name in target.split("+") if int(re.sub(r"\D", "", name)) < _FP8_SINCE]
+    if old:
+        raise BadInput(
+            f"--compute {compute}: {', '.join(old)} has no FP8, which exists since sm{_FP8_SINCE}; use --compute int8"
+        )

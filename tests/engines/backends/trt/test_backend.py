@@ -11,6 +11,7 @@ from repq_deploy.engines.backends import tensorrt
 from repq_deploy.engines.backends.trt import backend as trt_backend
 from repq_deploy.engines.backends.trt.build import build_serialized, make_logger
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
+from repq_deploy.export import Lowering
 from tests.engines.fakes import fake_tensorrt
 
 
@@ -25,16 +26,16 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tensorrt_builds_for_the_gpu_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trt_backend, "gpu_target", lambda: "sm90")
     assert tensorrt.BACKEND.version() == "11.0.0"
-    assert tensorrt.BACKEND.target([]) == tensorrt.BACKEND.target(["sm90"]) == "sm90"
+    assert tensorrt.BACKEND.target([], Lowering()) == tensorrt.BACKEND.target(["sm90"], Lowering()) == "sm90"
     with pytest.raises(BadInput, match="builds for the GPU here only: sm90"):
-        tensorrt.BACKEND.target(["sm89"])
+        tensorrt.BACKEND.target(["sm89"], Lowering())
 
 
 @pytest.mark.usefixtures("installed")
 def test_tensorrt_needs_a_gpu_to_build(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trt_backend, "gpu_target", lambda: None)
     with pytest.raises(BackendMissing, match="there is none here"):
-        tensorrt.BACKEND.target([])
+        tensorrt.BACKEND.target([], Lowering())
 
 
 def test_the_logger_keeps_errors_as_lines() -> None:
