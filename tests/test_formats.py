@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from repq_deploy.engines.backends.registry import backend_named
+from repq_deploy.engines.backends import backend_named
 from repq_deploy.engines.build import build_engine, make_reference, plan_build
 from repq_deploy.export.table import site_table
 from tests.conftest import exported

@@ -25,7 +25,7 @@ from repq_deploy.engines.reference import make_reference, read_reference
 from repq_deploy.engines.runner import open_engine
 from repq_deploy.engines.source import SourceModel
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
-from repq_deploy.export import Lowering
+from repq_deploy.export.lowering import Lowering
 from tests.engines.graphs import CLASSES, oracle, write_tiny
 
 rtx = pytest.mark.skipif(not tensorrt_rtx.BACKEND.is_installed(), reason="TensorRT-RTX is not installed")

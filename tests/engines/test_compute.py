@@ -13,7 +13,7 @@ from repq_deploy.engines.build import build_engine, plan_build
 from repq_deploy.engines.compute import lowering_for
 from repq_deploy.engines.reference import make_reference
 from repq_deploy.errors import BadInput
-from repq_deploy.export import Lowering
+from repq_deploy.export.lowering import Lowering
 from tests.engines.graphs import write_tiny
 
 rtx = pytest.mark.skipif(not tensorrt_rtx.BACKEND.is_installed(), reason="TensorRT-RTX is not installed")

@@ -17,7 +17,7 @@ from repq_deploy.engines.backends.trt import gpu
 from repq_deploy.engines.backends.trt.backend import TrtBackend
 from repq_deploy.engines.compute import lowering_for
 from repq_deploy.errors import BadInput
-from repq_deploy.export import lower
+from repq_deploy.export.lowering import lower
 from tests.conftest import exported
 
 PACKAGE = Path(backends.__file__).parents[2]

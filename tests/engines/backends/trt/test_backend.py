@@ -11,7 +11,7 @@ from repq_deploy.engines.backends import tensorrt
 from repq_deploy.engines.backends.trt import backend as trt_backend
 from repq_deploy.engines.backends.trt.build import build_serialized, make_logger
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
-from repq_deploy.export import Lowering
+from repq_deploy.export.lowering import Lowering
 from tests.engines.fakes import fake_tensorrt
 
 
