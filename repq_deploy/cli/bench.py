@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ from repq_deploy.cli.common import DryRun, Force, Json, Quiet, Verbose, console,
 from repq_deploy.cli.entry import entry_point
 from repq_deploy.cli.streams import say
 from repq_deploy.errors import BadInput
+from repq_deploy.system.cpus import usable_cpus
 from repq_deploy.system.outputs import check_outputs
 
 if TYPE_CHECKING:
@@ -75,14 +75,10 @@ def bench(
 
 
 def _cpus(threads: int) -> tuple[int, ...]:
-    import os
-
-    if not hasattr(os, "sched_getaffinity"):
-        raise BadInput(f"repq-bench pins threads, which {sys.platform} does not let it; run it on Linux")
-    usable = sorted(os.sched_getaffinity(0))
+    usable = usable_cpus()
     if threads > len(usable):
         raise BadInput(f"--threads {threads}: this process may use {len(usable)} CPUs")
-    return tuple(usable[: threads or None])
+    return usable[: threads or None]
 
 
 def _subject(text: str) -> tuple[str, Path]:
@@ -109,8 +105,8 @@ def _print(results: list[Measured], machine: str, rounds: int) -> None:
             f"{one.p99_ms:.2f}",
             f"{one.images_per_s:.1f}",
             f"{one.speedup:.2f}x",
-            f"{one.memory_mb:.0f}",
-            f"{one.memory_ratio:.2f}",
+            "-" if one.memory_mb is None else f"{one.memory_mb:.0f}",
+            "-" if one.memory_ratio is None else f"{one.memory_ratio:.2f}",
             f"{one.size_mb:.1f}",
         )
         _write(f"{one.batch:>5}  {one.label:{width}}" + "".join(f"  {cell:>9}" for cell in cells))

@@ -42,7 +42,7 @@ def run_export(
     from repq_deploy.calib_data.sources import open_images
     from repq_deploy.calibration.resume import WorkFolder
     from repq_deploy.models.loading import build
-    from repq_deploy.system.allocator import keep_freed_memory
+    from repq_deploy.system.memory import keep_freed_memory
 
     say_weights(spec.name, spec.weights)
     started = time.monotonic()

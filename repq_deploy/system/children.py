@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +19,8 @@ from typing import IO, Any
 from repq_deploy.system.stopping import cleared
 
 __all__ = ["child_process", "end_with_parent"]
+
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 @contextlib.contextmanager
@@ -48,7 +51,23 @@ def end_with_parent() -> None:
 
     def watch() -> None:
         with contextlib.suppress(OSError):
-            os.read(0, 1)
+            if sys.platform == "win32":
+                _look_at_stdin()
+            else:
+                os.read(0, 1)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _look_at_stdin() -> None:
+    """Return once nobody is at the other end of stdin.
+
+    On Windows a thread that waits in a read keeps all others from asking anything about stdin. Libraries ask as they
+    are loaded, and the process would hang for ever.
+    """
+    if sys.platform == "win32":
+        from repq_deploy.system import windows  # noqa: PLC0415 - of this system only
+
+        while windows.stdin_is_open():
+            time.sleep(_SECONDS_BETWEEN_LOOKS)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from repq_deploy.cli.bench import main
+from repq_deploy.engines.bench import measure
 from tests.engines.graphs import write_tiny
 
 
@@ -30,6 +33,32 @@ def test_table_and_json(tmp_path, monkeypatch, capsys):
         bench(monkeypatch, path, "--json", *OPTIONS)
     found = json.loads(capsys.readouterr().out)
     assert found["results"][0]["speedup"] == 1
+
+
+def test_a_system_that_pins_nothing_and_tells_no_memory(tmp_path, monkeypatch, capsys):
+    path = write_tiny(tmp_path).path
+    for name in ("sched_getaffinity", "sched_setaffinity"):
+        monkeypatch.delattr(os, name, raising=False)
+    monkeypatch.setattr("repq_deploy.system.cpus.sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    requests = []
+
+    def answer(request: dict[str, object], label: str) -> list[dict[str, object]]:
+        requests.append(request)
+        return [{"image_shape": [3, 2, 2]}, {"batch": 1, "milliseconds": [1.0] * 5, "memory_mb": None}]
+
+    monkeypatch.setattr(measure, "_run", answer)
+    options = ("--batch", "1", "--rounds", "2", "--seconds", "0")
+    with pytest.raises(SystemExit, match="0"):
+        bench(monkeypatch, path, *options)
+    head, _, line = capsys.readouterr().out.splitlines()
+    assert ", 2 CPUs of 2, not pinned; medians" in head
+    assert line.split()[-3:-1] == ["-", "-"]
+    assert [request["cpus"] for request in requests] == [(0, 1)] * 2
+    with pytest.raises(SystemExit, match="0"):
+        bench(monkeypatch, path, "--json", *options)
+    (found,) = json.loads(capsys.readouterr().out)["results"]
+    assert (found["memory_mb"], found["memory_ratio"]) == (None, None)
 
 
 @pytest.mark.parametrize(

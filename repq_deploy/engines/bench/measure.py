@@ -22,6 +22,7 @@ import numpy as np
 from repq_deploy.engines.foreign import foreign_formats
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
 from repq_deploy.system.children import child_process
+from repq_deploy.system.cpus import can_pin, usable_cpus
 from repq_deploy.system.files import existing_file
 from repq_deploy.system.leftovers import temporary_folder
 
@@ -57,8 +58,8 @@ class Measured:
     """One model at one batch size.
 
     Milliseconds are of a whole batch; ``speedup`` is the first model's median over this one's. ``memory_mb`` is the
-    peak that loading and running add to the process, over all rounds; ``size_mb`` the file's size, with that of
-    an IR's ``.bin`` or an ONNX file's ``.data``. MB are 10^6 bytes.
+    peak that loading and running add to the process, over all rounds, None where the system does not tell it;
+    ``size_mb`` the file's size, with that of an IR's ``.bin`` or an ONNX file's ``.data``. MB are 10^6 bytes.
     """
 
     label: str
@@ -68,10 +69,10 @@ class Measured:
     p90_ms: float
     p99_ms: float
     images_per_s: float
-    memory_mb: float
+    memory_mb: float | None
     size_mb: float
     speedup: float
-    memory_ratio: float
+    memory_ratio: float | None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -85,7 +86,7 @@ def measure(plan: BenchPlan, *, progress: Callable[[str], None] = lambda what: N
         BadInput, BackendMissing: a model that cannot be opened here.
         BuildFailed: a model that its runtime fails to run.
     """
-    cpus = plan.cpus or tuple(sorted(os.sched_getaffinity(0)))
+    cpus = plan.cpus or usable_cpus()
     times: dict[tuple[str, int], list[float]] = {}
     memory: dict[tuple[str, int], float] = {}
     shapes: dict[str, list[int]] = {}
@@ -105,7 +106,8 @@ def measure(plan: BenchPlan, *, progress: Callable[[str], None] = lambda what: N
             for line in lines:
                 key = label, line["batch"]
                 times.setdefault(key, []).extend(line["milliseconds"])
-                memory[key] = max(memory.get(key, 0.0), line["memory_mb"])
+                if line["memory_mb"] is not None:
+                    memory[key] = max(memory.get(key, 0.0), line["memory_mb"])
             if shapes[label] != shapes[first]:
                 raise BadInput(
                     f"model {label}: takes images {shapes[label]}, {first} takes {shapes[first]}; "
@@ -119,14 +121,14 @@ def measure(plan: BenchPlan, *, progress: Callable[[str], None] = lambda what: N
 
 
 def describe_machine(cpus: Sequence[int]) -> str:
-    """The processor and how many of its CPUs were used, in one line."""
+    """The processor, how many of its CPUs were used, and whether nothing was pinned to them, in one line."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    return f"{name}, {len(cpus)} CPUs of {os.cpu_count()}"
+    return f"{name}, {len(cpus)} CPUs of {os.cpu_count()}" + ("" if can_pin() else ", not pinned")
 
 
 def _measured(
@@ -138,6 +140,7 @@ def _measured(
     first: str,
 ) -> Measured:
     runs, median = times[label, batch], statistics.median(times[label, batch])
+    added, added_first = memory.get((label, batch)), memory.get((first, batch))
     return Measured(
         label=label,
         batch=batch,
@@ -146,10 +149,10 @@ def _measured(
         p90_ms=float(np.percentile(runs, 90)),
         p99_ms=float(np.percentile(runs, 99)),
         images_per_s=1e3 * batch * len(runs) / sum(runs),
-        memory_mb=memory[label, batch],
+        memory_mb=added,
         size_mb=sum(one.stat().st_size for one in {path, _weights(path)} if one.exists()) / 1e6,
         speedup=statistics.median(times[first, batch]) / median,
-        memory_ratio=memory[label, batch] / memory[first, batch],
+        memory_ratio=added / added_first if added is not None and added_first else None,
     )
 
 

@@ -1,14 +1,13 @@
 """The process that measures one model: ``python -m repq_deploy.engines.bench.worker REQUEST`` with a JSON request.
 
 It prints one JSON object a line: the shape of an image; then for each batch size, in rising order, the milliseconds of
-every run and the megabytes that the model has added to the process so far at their peak; or an error.
+every run and the megabytes that the model has added to the process so far at their peak, null where the system tells
+none; or an error.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +22,8 @@ from repq_deploy.engines.foreign import open_plain
 from repq_deploy.engines.runner import open_engine
 from repq_deploy.errors import BadInput, RepqError
 from repq_deploy.system.children import end_with_parent
+from repq_deploy.system.cpus import pin
+from repq_deploy.system.memory import process_memory
 
 __all__ = ["main", "timed"]
 
@@ -32,9 +33,9 @@ Run = Callable[[NDArray[np.float32]], Any]
 def main(argv: list[str]) -> int:
     """Measure as ``argv[0]`` says; exit status 1 after an error line."""
     request = json.loads(argv[0])
-    os.sched_setaffinity(0, request["cpus"])
+    pin(request["cpus"])
     try:
-        before = _memory_mb("VmRSS")
+        before = process_memory()
         run, shape, only_batch = _open(Path(request["path"]), len(request["cpus"]))
         _say(image_shape=shape)
         for batch in request["batches"]:
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> int:
                 raise BadInput(f"model {request['path']}: takes batches of {only_batch} only; use --batch {only_batch}")
             images = np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32)
             milliseconds = timed(run, images, warmup=request["warmup"], seconds=request["seconds"])
-            _say(batch=batch, milliseconds=milliseconds, memory_mb=_memory_mb("VmHWM") - before)
+            _say(batch=batch, milliseconds=milliseconds, memory_mb=_added_mb(before))
     except RepqError as error:
         _say(error=str(error), exit_code=error.exit_code)
         return 1
@@ -71,13 +72,10 @@ def _open(path: Path, threads: int) -> tuple[Run, tuple[int, ...], int | None]:
     return model.run, model.image_shape, model.batch
 
 
-def _memory_mb(kind: str) -> float:
-    """Resident memory of this process, at present ("VmRSS") or at its peak ("VmHWM"); see proc_pid_status(5).
-
-    getrusage's peak begins at that of the process that started this one.
-    """
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    return int(re.search(rf"{kind}:\s+(\d+) kB", status)[1]) * 1024 / 1e6  # type: ignore[index]
+def _added_mb(before: tuple[int, int] | None) -> float | None:
+    """How far this process has been above what was resident ``before``."""
+    after = process_memory()
+    return None if before is None or after is None else (after[1] - before[0]) / 1e6
 
 
 def _say(**message: Any) -> None:
