@@ -19,6 +19,9 @@ from safetensors.torch import save_file
 
 from repq_deploy.models import zoo
 
+#: The warm process forks, and reads /proc.
+collect_ignore_glob = [] if sys.platform == "linux" else ["test_*.py"]
+
 #: What one command may take beyond a right one's.
 SECONDS, BYTES = 60.0, 8 * 10**9
 #: Of resident memory, what the warm process has included.
