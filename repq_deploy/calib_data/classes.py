@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,11 +70,19 @@ def in_order_of(source: ImageSource, classes: Sequence[str], where: str) -> Imag
     """
     if source.labels is None or not source.class_names:
         raise BadInput(f"images {source.origin}: in no class folders, which {where} could number")
-    numbers = {name: number for number, name in enumerate(classes)}
-    if unknown := [name for name in source.class_names if name not in numbers]:
+    # macOS may have a folder's accents as characters of their own. A name that is there as it stands comes first.
+    numbers = {_composed(name): number for number, name in enumerate(classes)}
+    numbers |= {name: number for number, name in enumerate(classes)}
+    places = [numbers.get(name, numbers.get(_composed(name))) for name in source.class_names]
+    if unknown := [name for name, place in zip(source.class_names, places, strict=True) if place is None]:
         raise BadInput(f"images {source.origin}: folder {unknown[0]} is no class of {where} ({len(classes)} names)")
-    order = np.array([numbers[name] for name in source.class_names], dtype=np.int64)
+    order = np.array(places, dtype=np.int64)
     return replace(source, labels=order[source.labels], class_names=tuple(classes))
+
+
+def _composed(name: str) -> str:
+    """``name`` with each accented letter as one character."""
+    return unicodedata.normalize("NFC", name)
 
 
 def warn_of_numbers(source: ImageSource) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -89,6 +90,8 @@ class WorkFolder:
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             logger.warning("work folder: %s is damaged (%s); the calibration begins again", self.file, error)
             return 0
+        if sys.platform == "win32":  # a file that is mapped is neither replaced nor removed there
+            tensors = {name: tensor.clone() for name, tensor in tensors.items()}
         device = device_of(self.reference)
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "reference": {}, "extra": {}}
         for name, tensor in tensors.items():

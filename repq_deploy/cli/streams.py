@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -71,6 +72,9 @@ def guarded_streams() -> Iterator[None]:
         SystemExit: whoever read it has gone (``| head``): 141, as SIGPIPE ends other programs.
     """
     _open_closed()
+    if sys.platform == "win32" and isinstance(sys.stdout, TextIOWrapper):
+        # A pipe's encoding is not Unicode there, and names of files may be.
+        sys.stdout.reconfigure(errors="backslashreplace")
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Guarded(sys.stdout, _stdout_failed), _Guarded(sys.stderr, lambda _: _discard(2))
     try:
@@ -82,7 +86,8 @@ def guarded_streams() -> Iterator[None]:
 
 def _stdout_failed(error: OSError) -> None:
     _discard(1)
-    if isinstance(error, BrokenPipeError):
+    # Windows has no error of its own for a reader that has gone.
+    if isinstance(error, BrokenPipeError) or (sys.platform == "win32" and error.errno == errno.EINVAL):
         sys.exit(_BROKEN_PIPE)
     raise StdoutFailed(f"stdout: {error.strerror or error}") from error
 

@@ -156,7 +156,7 @@ def build_engine(
         manifest = _manifest(plan, reference, engine, passes, proofs, form, plan.backend.oldest_runtime(lowered))
         manifest = dataclasses.replace(manifest, validation=_validate(engine, manifest, reference))
         reference_file.write_bytes(reference.to_bytes())
-        manifest_file.write_text(manifest.to_json(), encoding="utf-8")
+        manifest_file.write_bytes(manifest.to_json().encode())
     return BuiltEngine(plan.engine, manifest, seconds, form)
 
 

@@ -32,6 +32,9 @@ __all__ = ["check_cluster", "one_thread", "spread"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+#: Of processes, which Windows waits for all at once; results do not depend on their number.
+_MOST_ON_WINDOWS = 61
+
 #: A function of a module that makes, from the payload, the function that does one item.
 Factory = Callable[[bytes], Callable[[Item], Result]]
 
@@ -61,7 +64,8 @@ def spread(
             for item in items:
                 yield item, work(item)
         return
-    yield from _over_processes(factory, payload, items, min(workers, len(items)))
+    most = _MOST_ON_WINDOWS if sys.platform == "win32" else workers
+    yield from _over_processes(factory, payload, items, min(workers, len(items), most))
 
 
 @contextmanager
@@ -122,7 +126,7 @@ def _what_ended(processes: Sequence[Any]) -> str:
         process.join(1)
     # The pool ends those that are left with SIGTERM.
     codes = [process.exitcode for process in processes if process.exitcode not in (None, 0, -signal.SIGTERM)]
-    if -signal.SIGKILL in codes:
+    if hasattr(signal, "SIGKILL") and -signal.SIGKILL in codes:
         return "a worker process was killed (SIGKILL), most likely for want of memory; use fewer"
     said = f"with exit code {codes[0]}" if codes else "unexpectedly"
     return f"a worker process ended {said}; --workers 1 shows its error"

@@ -11,9 +11,10 @@ import errno
 import functools
 import os
 import re
+import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from repq_deploy.errors import BadInput
@@ -37,14 +38,14 @@ def temporary_file(folder: Path) -> Iterator[Path]:
         OSError: it cannot be made.
     """
     _sweep_once(folder)
-    handle, name = tempfile.mkstemp(dir=folder, prefix=f".repq-{os.getpid()}-", suffix=".part")
-    path = Path(name)
-    try:
-        with cleared(lambda: path.unlink(missing_ok=True)):
-            _lock(handle)
-            yield path
-    finally:
-        os.close(handle)
+    path = folder.absolute() / f".repq-{os.getpid()}-{secrets.token_hex(8)}.part"
+    # Not by mkstemp: on Windows it takes a folder that denies writing for one where the name is taken, 2^31 times.
+    handle: int | None = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    if fcntl is None and handle is not None:
+        os.close(handle)  # an open file is neither replaced nor removed on Windows
+        handle = None
+    with _kept(handle, lambda: path.unlink(missing_ok=True)):
+        yield path
 
 
 @contextlib.contextmanager
@@ -58,11 +59,18 @@ def temporary_folder() -> Iterator[Path]:
         _sweep_once(Path(tempfile.gettempdir()))
         path = Path(tempfile.mkdtemp(prefix=f"repq-{os.getpid()}-"))
     handle = os.open(path, os.O_RDONLY) if fcntl is not None else None
+    with _kept(handle, lambda: shutil.rmtree(path, ignore_errors=True)):
+        yield path
+
+
+@contextlib.contextmanager
+def _kept(handle: int | None, clear: Callable[[], None]) -> Iterator[None]:
+    """Lock what ``handle`` is of, if there is one, and call ``clear`` after the block."""
     try:
-        with cleared(lambda: shutil.rmtree(path, ignore_errors=True)):
+        with cleared(clear):
             if handle is not None:
                 _lock(handle)
-            yield path
+            yield
     finally:
         if handle is not None:
             os.close(handle)

@@ -6,6 +6,7 @@ No output is an input, or another output. A file that this tool did not write is
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -68,6 +69,12 @@ def _has_mark(path: Path) -> bool:
 
 def _same(one: Path, other: Path) -> bool:
     try:
-        return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
+        return _folded(one) == _folded(other) or (one.exists() and other.exists() and one.samefile(other))
     except (OSError, RuntimeError, ValueError):  # a name that is no path: whoever reads it says so
         return False
+
+
+def _folded(path: Path) -> str:
+    """The whole path as the system compares it: Windows, and macOS as it comes, take no notice of case."""
+    name = os.path.normcase(path.resolve())
+    return name.lower() if sys.platform == "darwin" else name

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 __all__ = ["cleared", "ends_with_signals", "when_stopped"]
 
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
 
 _numbers = itertools.count()
 _to_clear: dict[int, Callable[[], None]] = {}
@@ -44,7 +44,8 @@ def cleared(clear: Callable[[], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ends_with_signals(say: Callable[[int], None]) -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and SIGHUP end the process within the block, the last things begun cleared first.
+    """Let Ctrl-C, SIGTERM, SIGHUP and Windows' SIGBREAK end the process within the block, the last things begun cleared
+    first.
 
     ``say`` is called with the signal's number. Only the main thread can take signals; elsewhere nothing changes.
     """

@@ -36,6 +36,19 @@ def test_labels_are_places_in_the_list_and_folders_may_be_missing(tmp_path):
     assert ordered.select([1]).labels.tolist() == [1]
 
 
+def test_accents_may_be_characters_of_their_own_on_either_side(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    source = folders(tmp_path, [decomposed, "\u00e4"])
+    ordered = in_order_of(source, ["x", "a\u0308", composed], "--classes")
+    assert dict(zip(ordered.names, ordered.labels.tolist(), strict=True)) == {
+        f"{decomposed}/0.png": 2,
+        "\u00e4/0.png": 1,
+    }
+    # Where both are there, each is itself.
+    ordered = in_order_of(source, [decomposed, composed, "\u00e4"], "--classes")
+    assert sorted(ordered.labels.tolist()) == [0, 2]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

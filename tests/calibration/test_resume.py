@@ -1,4 +1,7 @@
+import gc
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ from repq_deploy.calibration.resume import WorkFolder
 from repq_deploy.errors import BadInput
 from repq_deploy.methods import Method
 from repq_deploy.steps import step
-from tests.conftest import SPECS, float_model, images_for
+from tests.conftest import SPECS, float_model, images_for, quantized_model
 
 METHOD = Method(
     "test",
@@ -155,9 +158,28 @@ def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch)
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("tempfile.mkstemp", denied)
+    monkeypatch.setattr("os.open", denied)
     with pytest.raises(BadInput, match=r"cannot write into .*Permission denied"):
         run(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is mapped is told by /proc")
+@pytest.mark.parametrize(("system", "mapped"), [("linux", True), ("win32", False)])
+def test_windows_does_not_keep_the_file_mapped(tmp_path, monkeypatch, system, mapped):
+    """There it could be neither replaced nor removed."""
+    model = quantized_model("vit")
+    work = WorkFolder(tmp_path)
+    work.open("key", model, float_model("vit"))
+    work.begin(1)
+    expected = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+    again = WorkFolder(tmp_path)
+    again.open("key", quantized_model("vit"), float_model("vit"))
+    monkeypatch.setattr(sys, "platform", system)
+    assert again.resume() == 1
+    gc.collect()
+    assert (str(again.file) in Path("/proc/self/maps").read_text()) is mapped
+    found = again.model.model.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_a_damaged_state_is_said_and_done_again(tmp_path, monkeypatch, caplog, whole):

@@ -1,3 +1,5 @@
+import errno
+import io
 import re
 import signal
 import subprocess
@@ -7,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from repq_deploy import __version__
+from repq_deploy.cli import streams
 from repq_deploy.cli.common import Verbose, hardware_note, image_size, progress_bar, set_up
 from repq_deploy.cli.entry import entry_point
+from repq_deploy.cli.streams import StdoutFailed
 from repq_deploy.errors import BackendMissing, BadInput, RepqError, ValidationFailed
 from repq_deploy.system.files import existing_file
 
@@ -81,6 +85,7 @@ def test_a_wrong_command_line_is_one_line(call):
         assert done.err.count("\n") == 1 and len(done.err) < 400
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
 @pytest.mark.parametrize(
     ("redirection", "code", "words"),
     [
@@ -109,6 +114,26 @@ def test_streams_that_take_nothing(tmp_path, redirection, code, words):
     assert (tmp_path / "m.onnx").read_bytes() == b"all"
 
 
+@pytest.mark.parametrize(("system", "error"), [("win32", SystemExit), ("linux", StdoutFailed)])
+def test_windows_says_invalid_argument_of_a_reader_that_has_gone(monkeypatch, system, error):
+    discarded: list[int] = []
+    monkeypatch.setattr(streams, "_discard", discarded.append)
+    monkeypatch.setattr(sys, "platform", system)
+    with pytest.raises(error, match="141" if error is SystemExit else "stdout: Invalid argument"):
+        streams._stdout_failed(OSError(errno.EINVAL, "Invalid argument"))
+    assert discarded == [1]
+
+
+def test_names_that_a_pipe_of_windows_cannot_take_are_escaped(monkeypatch):
+    pipe = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pipe, encoding="cp1252", newline=""))
+    monkeypatch.setattr(sys, "platform", "win32")
+    with streams.guarded_streams():
+        streams.say("caf\u00e9 \u732b.onnx")
+    assert pipe.getvalue() == b"caf\xe9 \\u732b.onnx\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is swept there")
 def test_what_a_killed_command_left_is_swept_by_the_next(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
@@ -171,6 +196,7 @@ entry_point(verb, "repq-verb")()
 """
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no process there is asked before it is ended")
 def test_a_terminated_command_leaves_no_half_written_file(tmp_path):
     command = [sys.executable, "-c", WAIT, str(tmp_path / "m.onnx")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from repq_deploy.errors import BackendMissing, BadInput
+from repq_deploy.search import pool
 from repq_deploy.search.pool import spread
 
 
@@ -63,9 +65,26 @@ def dying(payload: bytes) -> Callable[[int], None]:
     return lambda _: os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal here")
 def test_a_worker_that_is_killed_is_said(payload):
     with pytest.raises(BadInput, match=r"--workers 2: a worker process was killed \(SIGKILL\), .* use fewer"):
         list(spread(dying, payload, [1, 2, 3], workers=2))
+
+
+def test_a_system_without_that_signal_says_the_exit_code(monkeypatch):
+    monkeypatch.delattr(signal, "SIGKILL", raising=False)
+    processes = [SimpleNamespace(exitcode=code, join=lambda _: None) for code in (0, 3)]
+    assert pool._what_ended(processes) == "a worker process ended with exit code 3; --workers 1 shows its error"
+
+
+@pytest.mark.parametrize(("system", "most"), [("linux", 100), ("win32", 61)])
+def test_windows_waits_for_61_processes_at_most(payload, monkeypatch, system, most):
+    asked = []
+    monkeypatch.setattr(pool, "_over_processes", lambda *given: iter(asked.append(given[-1]) or ()))
+    monkeypatch.setattr(sys, "platform", system)
+    assert list(spread(summing, payload, range(200), workers=100)) == []
+    assert list(spread(summing, payload, range(4), workers=100)) == []
+    assert asked == [most, 4]
 
 
 def leaving(payload: bytes) -> Callable[[int], None]:

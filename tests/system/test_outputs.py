@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ntpath
 import os
+import posixpath
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +47,18 @@ def test_an_output_that_is_an_input_is_refused_by_both_names(weights: Path, alia
 def test_two_outputs_of_one_name_are_refused(tmp_path: Path):
     with pytest.raises(BadInput, match=r"--save-quantized .*x\.onnx: is also --output"):
         check_outputs([("--output", tmp_path / "x.onnx"), ("--save-quantized", tmp_path / "x.onnx")], [])
+
+
+@pytest.mark.parametrize("system", ["win32", "darwin", "linux"])
+def test_names_that_differ_in_case_only_are_one_file_where_the_system_says_so(tmp_path: Path, monkeypatch, system: str):
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(os.path, "normcase", (ntpath if system == "win32" else posixpath).normcase)
+    outputs = [("--output", tmp_path / "m.onnx"), ("--save-quantized", tmp_path / "M.onnx")]
+    if system == "linux":
+        check_outputs(outputs, [])
+        return
+    with pytest.raises(BadInput, match=r"--save-quantized .*M\.onnx: is also --output .*m\.onnx"):
+        check_outputs(outputs, [])
 
 
 def test_what_differs_is_let_pass_and_what_cannot_be_written_is_not(tmp_path: Path, weights: Path):

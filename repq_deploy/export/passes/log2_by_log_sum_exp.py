@@ -52,7 +52,7 @@ def _emit_all(graph: gs.Graph, quantize: gs.Node, x: gs.Tensor) -> gs.Tensor:
     last = 2 ** quantize.attrs["bits"] - 1
     nats = math.log(2) / quantize.attrs["steps_per_octave"]  # of one code
     log_scale = math.log(float(constant_of(quantize.inputs[1])))
-    emit, columns = Emitter(graph, site, x), np.array([-1])
+    emit, columns = Emitter(graph, site, x), np.array([-1], np.int64)
     row = [*x.shape[:-1], 1] if x.shape is not None else None
 
     # Of a product of integers that both ReduceMax and Sub read, OpenVINO 2026.4 scales the maximum twice. It moves no

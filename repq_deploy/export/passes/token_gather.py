@@ -50,7 +50,7 @@ def _gather(graph: gs.Graph, end: gs.Node) -> bool:
     # One of the two may have its windows in the batch.
     size, channels = max(int(np.prod(shape[1:])) for shape in shapes), source.shape[-1]
     tokens = size // channels
-    numbers = np.arange(size).reshape(-1, *source.shape[1:])
+    numbers = np.arange(size, dtype=np.int64).reshape(-1, *source.shape[1:])
     moved = _run(end.outputs[0], {id(source): numbers})
     if moved is None or moved.size != numbers.size or moved.shape[-1] != channels:
         return False
@@ -58,11 +58,10 @@ def _gather(graph: gs.Graph, end: gs.Node) -> bool:
     if not np.array_equal(moved.reshape(tokens, channels), order[:, :1] * channels + np.arange(channels)):
         return False
     name, batch = end.name, graph.inputs[0].shape[0]
-    y = append(
-        graph, "Reshape", f"{name}/tokens", [source, np.array([-1, tokens, channels])], shape=[batch, tokens, channels]
-    )
+    rows = np.array([-1, tokens, channels], np.int64)
+    y = append(graph, "Reshape", f"{name}/tokens", [source, rows], shape=[batch, tokens, channels])
     y = append(graph, "Gather", f"{name}/gather", [y, order[:, 0].copy()], shape=[batch, tokens, channels], axis=1)
-    target = np.array([-1, *moved.shape[1:]])
+    target = np.array([-1, *moved.shape[1:]], np.int64)
     replace_output(end, append(graph, "Reshape", f"{name}/shape", [y, target], shape=end.outputs[0].shape), graph)
     return True
 

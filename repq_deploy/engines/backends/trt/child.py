@@ -20,6 +20,9 @@ __all__ = ["build_in_child"]
 
 logger = logging.getLogger(__name__)
 
+#: From here on, what Windows gives as an exit status is the number of a crash, which is looked up in hexadecimal.
+_NTSTATUS_ERRORS = 0xC0000000
+
 COMMAND = (sys.executable, "-P", "-m", "repq_deploy.engines.backends.trt.worker")
 
 
@@ -80,9 +83,17 @@ def _run(request: Mapping[str, object], folder: Path, *, backend: str, progress:
         raise OSError(errno, os.strerror(errno))
     if error:
         raise BuildFailed(f"backend {backend}: {error}")
-    how = f"crashed ({signal.Signals(-status).name})" if status < 0 else f"ended with exit status {status}"
     last = f": {said.splitlines()[-1]}" if said else ""
     raise BuildFailed(
-        f"backend {backend}: the builder {how} in the phase {phase!r}{last}; "
+        f"backend {backend}: the builder {_ending(status)} in the phase {phase!r}{last}; "
         "try another --backend, --precision or --target, and -v to see all it said"
     )
+
+
+def _ending(status: int) -> str:
+    """How a process with this exit status ended."""
+    if status < 0:
+        return f"crashed ({signal.Signals(-status).name})"
+    if status >= _NTSTATUS_ERRORS:
+        return f"crashed ({status:#x})"
+    return f"ended with exit status {status}"

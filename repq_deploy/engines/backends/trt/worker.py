@@ -32,7 +32,7 @@ def main() -> int:
     def reply(**message: Any) -> None:
         try:
             replies.write(json.dumps(message) + "\n")
-        except BrokenPipeError:
+        except OSError:  # BrokenPipeError; Windows has another
             os._exit(1)  # the parent is gone: nobody waits for this engine
 
     try:

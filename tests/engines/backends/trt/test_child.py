@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +14,8 @@ import pytest
 from repq_deploy.engines.backends.trt import child
 from repq_deploy.engines.batching import Profile
 from repq_deploy.errors import BuildFailed
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="no process ends by a signal there")
 
 PHASE = 'print(\'{"fraction": 0.5, "phase": "Optimizing graph"}\', flush=True); '
 
@@ -31,11 +35,12 @@ def build(output: Path, seen: list[tuple[float, str]]) -> None:
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        (
+        pytest.param(
             "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
             r"crashed \(SIGSEGV\) in the phase 'Optimizing graph'",
+            marks=posix,
         ),
-        ("import os; os.write(1, b'{\"fra'); os.kill(os.getpid(), 9)", r"crashed \(SIGKILL\)"),
+        pytest.param("import os; os.write(1, b'{\"fra'); os.kill(os.getpid(), 9)", r"crashed \(SIGKILL\)", marks=posix),
         ("raise SystemExit('out of luck')", "ended with exit status 1 in the phase 'Optimizing graph': out of luck"),
         ('print(\'{"error": "node x: bad"}\'); raise SystemExit(1)', "backend tensorrt-rtx: node x: bad$"),
     ],
@@ -47,6 +52,32 @@ def test_a_dead_builder_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         build(tmp_path / "x.engine", seen)
     assert "\n" not in str(caught.value)
     assert seen == [(0.5, "Optimizing graph")]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(1, "ended with exit status 1"), (0xC0000005, r"crashed (0xc0000005)"), (-signal.SIGTERM, "crashed (SIGTERM)")],
+)
+def test_a_crash_is_told_by_the_number_that_is_looked_up(status: int, said: str) -> None:
+    assert child._ending(status) == said
+
+
+def test_a_worker_whose_parent_is_gone_ends_whatever_its_system_says(monkeypatch, tmp_path: Path) -> None:
+    request = {"module": "json", "model": str(tmp_path / "m"), "profile": {}, "targets": [], "output": "x"}
+    (tmp_path / "m").write_bytes(b"")
+    (tmp_path / "request").write_text(json.dumps(request))
+    script = (
+        "import io, os, sys; from repq_deploy.engines.backends.trt import worker\n"
+        "class Broken(io.StringIO):\n"
+        "    def write(self, text): raise OSError(22, 'Invalid argument')\n"
+        "worker.os.fdopen = lambda *_, **__: Broken()\n"
+        "worker.build_serialized = lambda *_, progress, **__: progress(0.5, 'x')\n"
+        "sys.exit(worker.main() + 40)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "request")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_the_request_reaches_the_builder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -76,9 +107,10 @@ def test_an_interrupt_ends_the_builder(monkeypatch: pytest.MonkeyPatch, tmp_path
         child.build_in_child(
             b"", tmp_path / "x", backend="b", module="m", profile=Profile(), targets=(), progress=interrupt
         )
-    assert started[0].returncode < 0
+    assert started[0].returncode != 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which processes are there")
 def test_a_builder_ends_with_its_parent_however_that_goes(tmp_path: Path) -> None:
     """Killed by SIGKILL, a parent can clear nothing."""
     parent = (
