@@ -8,6 +8,7 @@
     images = rq.load_images("images/train", model, count=128)
     quantized = rq.quantize(model, images, bits="w6a6")
     rq.export_onnx(quantized, "deit_s.onnx", images)
+    rq.build_engine("deit_s.onnx")
 
 Names are imported on first use: what runs an engine needs no torch, which what calibrates and exports does.
 """
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from repq_deploy.api import quantize as quantize
     from repq_deploy.bits import BitWidths as BitWidths
     from repq_deploy.calib_data.preprocess import Preprocess as Preprocess
+    from repq_deploy.engines.api import BuildSettings as BuildSettings
+    from repq_deploy.engines.api import build_engine as build_engine
     from repq_deploy.engines.runner import open_engine as open_engine
     from repq_deploy.models.loading import FloatModel as FloatModel
     from repq_deploy.models.loading import load_model as load_model
@@ -36,6 +39,8 @@ _DOOR = {
     "BitWidths": ("bits", "BitWidths"),
     "FloatModel": ("models.loading", "FloatModel"),
     "Preprocess": ("calib_data.preprocess", "Preprocess"),
+    "BuildSettings": ("engines.api", "BuildSettings"),
+    "build_engine": ("engines.api", "build_engine"),
     "export_onnx": ("api", "export_onnx"),
     "load_images": ("api", "load_images"),
     "load_model": ("models.loading", "load_model"),
@@ -47,8 +52,10 @@ _DOOR = {
 
 __all__ = [
     "BitWidths",
+    "BuildSettings",
     "FloatModel",
     "Preprocess",
+    "build_engine",
     "export_onnx",
     "load_images",
     "load_model",

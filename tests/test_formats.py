@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from repq_deploy.engines.backends import backend_named
-from repq_deploy.engines.build import build_engine, make_reference, plan_build
+from repq_deploy.engines.build import build_planned, make_reference, plan_build
 from repq_deploy.export.table import site_table
 from tests.conftest import exported
 from tests.engines.graphs import write_tiny
@@ -40,7 +40,7 @@ def test_an_engine_runs_in_its_runtime_alone(tmp_path, name, program):
     pytest.importorskip(name)
     source = write_tiny(tmp_path)
     plan = plan_build(source, backend_named(name), stem=tmp_path / "tiny")
-    built = build_engine(plan, make_reference(source, data=None, seed=0))
+    built = build_planned(plan, make_reference(source, data=None, seed=0))
     command = [sys.executable, "-P", str(ROOT / "engines" / f"{program}.py"), str(built.engine), str(plan.reference)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     error = re.fullmatch(r"classes \[[\d, ]+\], relative error (\S+)\n", done.stdout)

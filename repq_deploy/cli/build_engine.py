@@ -23,7 +23,7 @@ from repq_deploy.cli.common import (
 )
 from repq_deploy.cli.entry import entry_point
 from repq_deploy.cli.streams import say
-from repq_deploy.engines.backends import backend_named, backend_names, choose_backend
+from repq_deploy.engines.backends import backend_names
 from repq_deploy.errors import BadInput
 
 if TYPE_CHECKING:
@@ -97,42 +97,32 @@ def build_engine(
         _validate(validate_only, as_json=as_json, dry_run=dry_run)
         return
     # ONNX takes a second to import; a typing error should not.
+    from repq_deploy.engines.api import BuildSettings, plan_engines
     from repq_deploy.engines.batching import Profile
-    from repq_deploy.engines.build import make_reference, output_stem, plan_build
-    from repq_deploy.engines.compute import lowering_for
-    from repq_deploy.engines.source import read_source
+    from repq_deploy.engines.build import make_reference
 
-    profile = Profile(min_batch, opt_batch, max_batch)
-    names = dict.fromkeys(backend or ())
-    chosen = [(backend_named(name), "asked for") for name in names] or [choose_backend()]
+    settings = BuildSettings(
+        precision=precision,
+        compute=compute,
+        allow_rounding=allow_rounding,
+        cpu=cpu,
+        targets=() if target is None else tuple(part.strip().lower() for part in target.split(",")),
+        profile=Profile(min_batch, opt_batch, max_batch),
+        reference_data=reference_data,
+        seed=seed,
+        force=force,
+    )
     assert file is not None  # noqa: S101 (checked above)
-    source = read_source(file)
-    targets = [part.strip().lower() for part in target.split(",")] if target is not None else []
-    plans = [
-        (
-            plan_build(
-                source,
-                one,
-                lowering_for(one, precision=precision, compute=compute, allow_rounding=allow_rounding, cpu=cpu),
-                stem=output_stem(file, output),
-                targets=targets,
-                profile=profile,
-                force=force,
-                reference_data=reference_data,
-            ),
-            why,
-        )
-        for one, why in chosen
-    ]
+    planned = plan_engines(file, backend or (), output, settings)
     if dry_run:
-        entries = [_plan_entry(plan, why) for plan, why in plans]
+        entries = [_plan_entry(one.plan, one.why) for one in planned]
         show({"dry_run": True, "engines": entries}, as_json=as_json, text=lambda: _print_plans(entries))
         return
     with console.status("running the reference"):
-        reference = make_reference(source, data=reference_data, seed=seed)
+        reference = make_reference(planned[0].plan.source, data=reference_data, seed=seed)
     entries = []
-    for plan, why in plans:
-        entries.append(_build(plan, why, reference))
+    for one in planned:
+        entries.append(_build(one.plan, one.why, reference))
         if not as_json:  # as each is there: the next one may fail
             _print_engines(entries[-1:])
     show({"engines": entries}, as_json=as_json, text=lambda: None)
@@ -140,12 +130,12 @@ def build_engine(
 
 
 def _build(plan: BuildPlan, why: str, reference: Any) -> dict[str, Any]:
-    from repq_deploy.engines.build import build_engine as build
+    from repq_deploy.engines.build import build_planned
 
     console.print(f"backend {plan.backend.name}: {why}")
     with progress_bar() as progress:
         task = progress.add_task(f"building {plan.engine.name}", total=100)
-        built = build(
+        built = build_planned(
             plan,
             reference,
             progress=lambda fraction, phase: progress.update(

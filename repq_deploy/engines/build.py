@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BuildPlan",
     "BuiltEngine",
-    "build_engine",
+    "Progress",
+    "build_planned",
     "cpu_form",
     "make_reference",
     "output_stem",
@@ -125,7 +126,7 @@ def plan_build(
     return plan
 
 
-def build_engine(
+def build_planned(
     plan: BuildPlan, reference: Reference, *, progress: Progress = lambda fraction, phase: None
 ) -> BuiltEngine:
     """Lower, build and validate. The engine, its manifest and the reference appear together, or none of them does.

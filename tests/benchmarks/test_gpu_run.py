@@ -16,7 +16,7 @@ import pytest
 
 from repq_deploy.engines.backends import onnxruntime as ort
 from repq_deploy.engines.batching import Profile
-from repq_deploy.engines.build import build_engine, plan_build
+from repq_deploy.engines.build import build_planned, plan_build
 from repq_deploy.engines.reference import make_reference
 from tests.engines.graphs import oracle, write_tiny
 
@@ -40,7 +40,7 @@ def engine(tmp_path: Path) -> tuple[Path, Any]:
     """An engine with its files, and the model that it is of."""
     source = write_tiny(tmp_path, bits="w8a6", levels=31)
     plan = plan_build(source, ort.BACKEND, stem=tmp_path / "tiny", profile=Profile(1, 8, 32))
-    return build_engine(plan, make_reference(source, data=None, seed=0)).engine, source.model
+    return build_planned(plan, make_reference(source, data=None, seed=0)).engine, source.model
 
 
 class FakeRunner:

@@ -17,7 +17,7 @@ from repq_deploy.cli import inspect
 from repq_deploy.cli.targets import is_model_name
 from repq_deploy.engines import backends
 from repq_deploy.engines.backends import Backend, backend_named
-from repq_deploy.engines.build import build_engine, make_reference, plan_build, validate_engine
+from repq_deploy.engines.build import build_planned, make_reference, plan_build, validate_engine
 from repq_deploy.engines.foreign import open_plain
 from repq_deploy.engines.runner import open_engine
 from repq_deploy.engines.source import SourceModel
@@ -45,7 +45,7 @@ def source(tmp_path: Path) -> SourceModel:
 
 def test_it_is_built_for_and_validated(toy: Backend, source: SourceModel) -> None:
     plan = plan_build(source, toy, stem=source.path.with_suffix(""))
-    built = build_engine(plan, make_reference(source, data=None, seed=0))
+    built = build_planned(plan, make_reference(source, data=None, seed=0))
     assert built.engine.name == "tiny.toy.engine"
     assert built.manifest.validation.verdict == "PASSED", built.manifest.validation.reason
     assert (built.manifest.backend, built.manifest.oldest_runtime) == ("toy", "1.0")

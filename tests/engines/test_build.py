@@ -17,7 +17,7 @@ from repq_deploy.engines.backends.onnxruntime import OnnxRuntimeBackend
 from repq_deploy.engines.backends.trt.backend import TrtBackend
 from repq_deploy.engines.backends.trt.gpu import gpu_target
 from repq_deploy.engines.batching import GraphRunner, Profile
-from repq_deploy.engines.build import build_engine, output_stem, plan_build, validate_engine
+from repq_deploy.engines.build import build_planned, output_stem, plan_build, validate_engine
 from repq_deploy.engines.compute import lowering_for
 from repq_deploy.engines.cpu import CpuForm
 from repq_deploy.engines.manifest import KernelCodes, Manifest, PassCount, manifest_path, read_manifest
@@ -40,7 +40,7 @@ def made(source: SourceModel, backend: object = ort.BACKEND, **options: object) 
     asked = {name: options.pop(name) for name in ("precision", "cpu") if name in options}
     lowering = lowering_for(backend, **asked)  # type: ignore[arg-type]
     plan = plan_build(source, backend, lowering, stem=source.path.with_suffix(""), **options)  # type: ignore[arg-type]
-    return build_engine(plan, make_reference(source, data=None, seed=0))
+    return build_planned(plan, make_reference(source, data=None, seed=0))
 
 
 def files(folder: Path) -> set[str]:
@@ -245,7 +245,7 @@ def test_rtx_engine_is_built_in_a_child_and_not_run(source: SourceModel, tmp_pat
     )
     assert plan.engine.name == "vit.tensorrt-rtx-sm86-sm89.engine"
     reference = make_reference(source, data=None, seed=0)
-    built = build_engine(plan, reference, progress=lambda fraction, phase: phases.append(phase))
+    built = build_planned(plan, reference, progress=lambda fraction, phase: phases.append(phase))
     assert {"Building engine", "validating"} <= set(phases)
     assert built.engine.stat().st_size > 10_000
     manifest = built.manifest

@@ -9,7 +9,7 @@ import pytest
 
 from repq_deploy.engines.backends import backend_named, tensorrt_rtx
 from repq_deploy.engines.backends.trt.backend import TrtBackend
-from repq_deploy.engines.build import build_engine, plan_build
+from repq_deploy.engines.build import build_planned, plan_build
 from repq_deploy.engines.compute import lowering_for
 from repq_deploy.engines.reference import make_reference
 from repq_deploy.errors import BadInput
@@ -93,7 +93,7 @@ def test_rtx_builds_each_variant_and_the_manifest_says_which(
         targets=("sm89",),
     )
     assert plan.engine.name == f"vit.tensorrt-rtx-{name}-sm89.engine"
-    manifest = build_engine(plan, make_reference(source, data=None, seed=0)).manifest
+    manifest = build_planned(plan, make_reference(source, data=None, seed=0)).manifest
     assert (manifest.compute, manifest.allow_rounding) == (compute, bool(rounded))
     assert manifest.validation.verdict in ("BUILT, NOT RUN", "PASSED")
     if rounded:

@@ -13,7 +13,7 @@ from repq_deploy.engines.backends import onnxruntime as ort
 from repq_deploy.engines.backends.onnxruntime import OnnxRuntimeBackend
 from repq_deploy.engines.backends.tensorrt_rtx import BACKEND as RTX
 from repq_deploy.engines.batching import GraphRunner
-from repq_deploy.engines.build import BuiltEngine, build_engine, plan_build
+from repq_deploy.engines.build import BuiltEngine, build_planned, plan_build
 from repq_deploy.engines.compute import lowering_for
 from repq_deploy.engines.cpu import CpuForm, can_run, choose_form, kind_here
 from repq_deploy.engines.reference import make_reference
@@ -61,7 +61,7 @@ def source(tmp_path: Path) -> SourceModel:
 
 def made(source: SourceModel, cpu: str | None = None) -> BuiltEngine:
     plan = plan_build(source, ort.BACKEND, lowering_for(ort.BACKEND, cpu=cpu), stem=source.path.with_suffix(""))
-    return build_engine(plan, make_reference(source, data=None, seed=0))
+    return build_planned(plan, make_reference(source, data=None, seed=0))
 
 
 @pytest.fixture

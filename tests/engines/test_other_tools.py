@@ -11,7 +11,7 @@ import onnxslim
 import pytest
 
 from repq_deploy.engines.backends import backend_named
-from repq_deploy.engines.build import build_engine, make_reference, plan_build
+from repq_deploy.engines.build import build_planned, make_reference, plan_build
 from repq_deploy.engines.prove_engine import PASSED
 from repq_deploy.engines.runner import open_engine
 from repq_deploy.engines.source import read_source
@@ -29,7 +29,7 @@ def logits(path: Path) -> np.ndarray:
     """Of the engine built from a file."""
     source = read_source(path)
     plan = plan_build(source, backend_named("onnxruntime"), stem=path.with_suffix(""))
-    built = build_engine(plan, make_reference(source, data=None, seed=0))
+    built = build_planned(plan, make_reference(source, data=None, seed=0))
     assert built.manifest.validation.verdict == PASSED
     images = np.random.default_rng(0).standard_normal((4, *source.image_shape)).astype(np.float32)
     return open_engine(built.engine)[0](images)

@@ -12,7 +12,7 @@ import pytest
 from repq_deploy.engines.backends import openvino
 from repq_deploy.engines.backends.openvino import BACKEND, product_kernels
 from repq_deploy.engines.batching import THREADS, Profile
-from repq_deploy.engines.build import BuiltEngine, build_engine, plan_build
+from repq_deploy.engines.build import BuiltEngine, build_planned, plan_build
 from repq_deploy.engines.reference import make_reference
 from repq_deploy.engines.runner import open_engine
 from repq_deploy.engines.source import SourceModel, read_source
@@ -32,7 +32,7 @@ def source(tmp_path: Path) -> SourceModel:
 
 def made(source: SourceModel) -> BuiltEngine:
     plan = plan_build(source, BACKEND, stem=source.path.with_suffix(""), profile=Profile(1, 2, 4))
-    return build_engine(plan, make_reference(source, data=None, seed=0))
+    return build_planned(plan, make_reference(source, data=None, seed=0))
 
 
 @installed

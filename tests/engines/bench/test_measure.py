@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from repq_deploy.engines.backends.onnxruntime import BACKEND
 from repq_deploy.engines.bench.measure import BenchPlan, measure
 from repq_deploy.engines.bench.worker import timed
-from repq_deploy.engines.build import build_engine, make_reference, plan_build
+from repq_deploy.engines.build import build_planned, make_reference, plan_build
 from repq_deploy.errors import BadInput, BuildFailed
 from tests.engines.graphs import write_tiny
 
@@ -27,7 +27,7 @@ def built(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("bench")
     source = write_tiny(folder)
     made = plan_build(source, BACKEND, stem=folder / "tiny")
-    return source.path, build_engine(made, make_reference(source, data=None, seed=0)).engine
+    return source.path, build_planned(made, make_reference(source, data=None, seed=0)).engine
 
 
 def test_an_engine_and_an_onnx_file_side_by_side(built):
