@@ -96,10 +96,6 @@ class BitWidths:
     def to_dict(self) -> dict[str, Any]:
         return {"bits": str(self), "preset": self.preset}
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> BitWidths:
-        return cls.parse(data["bits"], preset=data["preset"])
-
 
 def _site_bits(text: str, whole: str) -> SiteBits:
     match = _PATTERN.fullmatch(text.lower())

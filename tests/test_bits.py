@@ -25,7 +25,7 @@ def test_presets_differ_in_patch_embed_head_and_symmetry():
 
 def test_round_trip():
     bits = BitWidths.parse("w4a4,head=w8a8", preset="paper")
-    assert BitWidths.from_dict(bits.to_dict()) == bits
+    assert BitWidths.parse(str(bits), preset=bits.preset) == bits
 
 
 def test_unmatched_overrides_are_found():

@@ -16,7 +16,7 @@ from repq_deploy.calib_data.preprocess import Preprocess
 from repq_deploy.calib_data.sources import ImageSource, UnreadableImage, open_images
 from repq_deploy.errors import BadInput
 
-__all__ = ["ImageSource", "LoadedImages", "choose", "iterate_batches", "load_images", "load_sample", "open_images"]
+__all__ = ["ImageSource", "LoadedImages", "choose", "iterate_batches", "load_sample", "open_images"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +27,6 @@ class LoadedImages:
 
     pixels: np.ndarray
     source: ImageSource
-
-
-def load_images(
-    spec: str | Path | ImageSource, preprocess: Preprocess, count: int | None = None, seed: int = 0
-) -> np.ndarray:
-    """``load_sample(...)``'s pixels: float32 [N, 3, H, W]."""
-    return load_sample(spec, preprocess, count=count, seed=seed).pixels
 
 
 def load_sample(

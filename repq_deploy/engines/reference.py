@@ -135,10 +135,10 @@ def _images_of_file(path: Path, image_shape: tuple[int, ...]) -> NDArray[np.floa
 
 
 def _images_of_folder(data: str, source: SourceModel, seed: int) -> NDArray[np.float32]:
-    from repq_deploy.calib_data.images import load_images  # noqa: PLC0415 (pillow only where images are decoded)
+    from repq_deploy.calib_data.images import load_sample  # noqa: PLC0415 (pillow only where images are decoded)
     from repq_deploy.calib_data.preprocess import Preprocess  # noqa: PLC0415
 
     if "repq.preprocess" not in source.metadata:
         raise BadInput(f"model {source.path}: says no preprocessing (repq.preprocess); give --reference-data as an npz")
     preprocess = Preprocess.from_json(source.metadata["repq.preprocess"])
-    return np.asarray(load_images(data, preprocess, IMAGES, seed), dtype=np.float32)
+    return np.asarray(load_sample(data, preprocess, count=IMAGES, seed=seed).pixels, dtype=np.float32)

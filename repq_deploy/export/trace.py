@@ -75,7 +75,7 @@ _FAKE_QUANTIZE_CURVE = _operator(
 )
 
 
-def _fake_quantize(x: Any, scale: Any, zero_point: Any, bits: int, axis: int | None = None, site: str = "") -> Any:
+def _fake_quantize(x: Any, scale: Any, zero_point: Any, bits: int, axis: int | None, site: str) -> Any:
     attributes = {"bits": bits, "site": site} | ({} if axis is None else {"axis": axis})
     return _FAKE_QUANTIZE(x, scale, zero_point, **attributes)
 

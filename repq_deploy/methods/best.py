@@ -13,8 +13,6 @@ from __future__ import annotations
 from repq_deploy.methods.registry import register
 from repq_deploy.steps import step
 
-__all__ = ["BEST", "BEST_HIGH"]
-
 _ACTIVATIONS = (
     step("rotate", what="stream"),
     step("center"),
@@ -22,11 +20,9 @@ _ACTIVATIONS = (
     step("fold"),
 )
 
-BEST = register(
-    "best", softmax="by_bits", steps=(*_ACTIVATIONS, step("weights", ridge=1.0, rounding="gptq")), images=128
-)
+register("best", softmax="by_bits", steps=(*_ACTIVATIONS, step("weights", ridge=1.0, rounding="gptq")), images=128)
 
-BEST_HIGH = register(
+register(
     "best-high",
     softmax="by_bits",
     steps=(

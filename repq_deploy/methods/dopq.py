@@ -13,9 +13,7 @@ from __future__ import annotations
 from repq_deploy.methods.registry import register
 from repq_deploy.steps import step
 
-__all__ = ["DOPQ"]
-
-DOPQ = register(
+register(
     "dopq",
     softmax="tan",
     steps=(

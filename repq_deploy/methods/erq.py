@@ -17,9 +17,7 @@ from __future__ import annotations
 from repq_deploy.methods.registry import register
 from repq_deploy.steps import step
 
-__all__ = ["ERQ"]
-
-ERQ = register(
+register(
     "erq",
     softmax="log_sqrt2",
     steps=(

@@ -5,9 +5,7 @@ from __future__ import annotations
 from repq_deploy.methods.registry import register
 from repq_deploy.steps import step
 
-__all__ = ["MINMAX"]
-
-MINMAX = register(
+register(
     "minmax",
     softmax="uniform",
     steps=(step("ranges", find="minmax", post_norm="tensor"), step("fold")),

@@ -10,9 +10,7 @@ from __future__ import annotations
 from repq_deploy.methods.registry import register
 from repq_deploy.steps import step
 
-__all__ = ["MIXQ"]
-
-MIXQ = register(
+register(
     "mixq",
     softmax="log_sqrt2",
     steps=(step("ranges", post_norm="clipped"), step("fold")),

@@ -15,9 +15,7 @@ from __future__ import annotations
 from repq_deploy.methods.registry import register
 from repq_deploy.steps import step
 
-__all__ = ["REPQ"]
-
-REPQ = register(
+register(
     "repq",
     softmax="log_sqrt2",
     steps=(step("ranges", post_norm="channel"), step("fold")),

@@ -11,9 +11,7 @@ from __future__ import annotations
 from repq_deploy.methods.registry import register
 from repq_deploy.steps import step
 
-__all__ = ["REPQUANT"]
-
-REPQUANT = register(
+register(
     "repquant",
     softmax="log_sqrt2",
     steps=(

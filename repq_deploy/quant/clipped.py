@@ -47,30 +47,20 @@ def clip_channels(found: UniformParameters, x: Tensor, kappa: float, bits: int) 
 
 
 def clipped_channel_finder(
-    bits: int,
-    *,
-    kappa: float | None = None,
-    weight: Tensor | None = None,
-    weight_bits: int = 8,
-    symmetric: bool = False,
+    bits: int, *, weight: Tensor, weight_bits: int, symmetric: bool
 ) -> Callable[[Tensor], UniformParameters]:
     """A finder of the channel-wise parameters of a post-norm input, axis -1, to be folded afterwards.
 
+    The cap is the one of ``KAPPAS`` that gives the layer's output the least error, its weight quantized after the fold.
+
     Args:
-        kappa: the cap on scales, in units of the channels' median scale. None: the value in ``KAPPAS`` that gives the
-            layer's output the least error, with its weight quantized after the fold.
-        weight: the float weight of the linear layer, [out, C]; needed where ``kappa`` is None.
+        weight: the float weight of the linear layer, [out, C].
         weight_bits, symmetric: the bits of the weight's quantizer, and whether it is symmetric.
     """
     unclipped = percentile_finder(bits, axis=-1, spans_zero=False)
-    if kappa is None and weight is None:
-        raise ValueError("the finder of kappa needs the layer's weight")
 
     def find(x: Tensor) -> UniformParameters:
         found = unclipped(x)
-        if kappa is not None:
-            return clip_channels(found, x, kappa, bits)
-        assert weight is not None  # noqa: S101 - for the type checker
         rows = x.reshape(-1, x.shape[-1])
         rows = rows[:: max(1, len(rows) // _ROWS)]
         candidates = [clip_channels(found, x, each, bits) for each in KAPPAS]

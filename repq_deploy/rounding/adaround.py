@@ -25,27 +25,16 @@ __all__ = ["adaround"]
 
 #: How far the sigmoid is stretched beyond 0 and 1, so that it reaches both.
 _STRETCH = 0.1
+#: Adam's steps, each of which costs one product of a matrix of the weight's size with ``inputs``, and its rate.
+_STEPS, _RATE = 400, 0.05
+#: Of the regularizer, for an error in units of the squared grid step and the inputs' mean square.
+_STRENGTH = 1.0
 #: Share of the steps before the regularizer begins.
 _WARM_UP = 0.2
 
 
-def adaround(
-    weight: Tensor,
-    inputs: Tensor,
-    grid: UniformParameters,
-    bits: int,
-    *,
-    steps: int = 400,
-    rate: float = 0.05,
-    strength: float = 1.0,
-) -> Tensor:
-    """Round ``weight`` [out, in] as ``repq_deploy.rounding.gptq`` describes; no row is worse than its nearest rounding.
-
-    Args:
-        steps: how many steps Adam takes; each costs one product of a matrix of the weight's size with ``inputs``.
-        rate: the learning rate of V.
-        strength: of the regularizer, for an error in units of the squared grid step and the inputs' mean square.
-    """
+def adaround(weight: Tensor, inputs: Tensor, grid: UniformParameters, bits: int) -> Tensor:
+    """Round ``weight`` [out, in] as ``rounding.gptq`` describes; no row is worse than its nearest rounding."""
     scale, zero_point = grid.scale[:, None], grid.zero_point[:, None]
     moment = (inputs / torch.diagonal(inputs).mean().clamp_min(1e-30)).float()
     exact = weight / scale
@@ -55,21 +44,21 @@ def adaround(
     variable = torch.log(part / (1 - part)).float()
     missing = (down - exact).float()
     first, second = torch.zeros_like(variable), torch.zeros_like(variable)
-    for step in range(1, steps + 1):
+    for step in range(1, _STEPS + 1):
         sigmoid = torch.sigmoid(variable)
         stretched = sigmoid * (1 + 2 * _STRETCH) - _STRETCH
         up = stretched.clamp(0, 1)
         gradient = 2 * (missing + up) @ moment
-        if (progress := (step / steps - _WARM_UP) / (1 - _WARM_UP)) > 0:
+        if (progress := (step / _STEPS - _WARM_UP) / (1 - _WARM_UP)) > 0:
             beta = 2 + 9 * (1 + math.cos(math.pi * progress))
             undecided = 2 * up - 1
-            gradient -= strength * 2 * beta * undecided.abs().pow(beta - 1) * torch.sign(undecided)
+            gradient -= _STRENGTH * 2 * beta * undecided.abs().pow(beta - 1) * torch.sign(undecided)
         # A clipped h has no slope: it is decided.
         gradient *= (1 + 2 * _STRETCH) * sigmoid * (1 - sigmoid) * ((stretched > 0) & (stretched < 1))
         first.lerp_(gradient, 0.1)
         second.lerp_(gradient.square(), 0.001)
         change = (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
-        variable -= rate * change
+        variable -= _RATE * change
     up = (torch.sigmoid(variable) >= 0.5).to(weight.dtype)
     learned = ops.uniform_values(down + up, grid.scale, 0)
     plain = nearest(weight, inputs, grid, bits)

@@ -18,6 +18,9 @@ from repq_deploy.rounding.linear_algebra import cholesky
 
 __all__ = ["Rounding", "gptq", "nearest"]
 
+#: Times the mean power, what GPTQ adds to the diagonal.
+DAMPING = 0.01
+
 #: (weight [out, in], inputs [in, in], grid, bits) -> weight on the grid.
 Rounding = Callable[[Tensor, Tensor, UniformParameters, int], Tensor]
 
@@ -28,15 +31,15 @@ def nearest(weight: Tensor, inputs: Tensor, grid: UniformParameters, bits: int) 
     return ops.uniform_values(ops.uniform_codes(weight, grid.scale, grid.zero_point, bits, 0), grid.scale, 0)
 
 
-def gptq(weight: Tensor, inputs: Tensor, grid: UniformParameters, bits: int, *, damping: float = 0.01) -> Tensor:
+def gptq(weight: Tensor, inputs: Tensor, grid: UniformParameters, bits: int) -> Tensor:
     """GPTQ (Frantar et al., arXiv 2210.17323): round column by column; those to come make up for the error.
 
-    Columns are taken in the order of falling input power. ``damping`` times the mean power is added to the diagonal.
+    Columns are taken in the order of falling input power.
     """
     size, block = weight.shape[1], 64
     order = torch.argsort(torch.diagonal(inputs), descending=True)
     identity = torch.eye(size, dtype=inputs.dtype, device=inputs.device)
-    hessian = inputs[order][:, order] + damping * torch.diagonal(inputs).mean() * identity
+    hessian = inputs[order][:, order] + DAMPING * torch.diagonal(inputs).mean() * identity
     # The upper Cholesky factor of the inverse: its row i says how an error in column i moves the columns after it.
     inverse = torch.cholesky_inverse(cholesky(hessian))
     factor = cholesky(inverse).T.float()

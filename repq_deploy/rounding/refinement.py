@@ -19,14 +19,15 @@ __all__ = ["refined"]
 
 #: Flips tried for each row in each round.
 FLIPS = 100
+#: The ridge's strength, relative to the inputs' mean power.
+STRENGTH = 0.01
 
 
-def refined(weight: Tensor, inputs: Tensor, grid: UniformParameters, bits: int, *, strength: float = 0.01) -> Tensor:
-    """Round ``weight`` [out, in] as ``repq_deploy.rounding.gptq`` describes; ``strength`` is the ridge's,
-    relative to the inputs' mean power."""
+def refined(weight: Tensor, inputs: Tensor, grid: UniformParameters, bits: int) -> Tensor:
+    """Round ``weight`` [out, in] as ``repq_deploy.rounding.gptq`` describes."""
     weight = weight.clone()
     free = torch.arange(weight.shape[1], device=weight.device)
-    penalty = strength * torch.diagonal(inputs).mean()
+    penalty = STRENGTH * torch.diagonal(inputs).mean()
     while len(free) > 0:
         now, free = free[: (len(free) + 1) // 2], free[(len(free) + 1) // 2 :]
         before = weight[:, now]

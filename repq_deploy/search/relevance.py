@@ -45,16 +45,14 @@ def relevance(
     images: Tensor,
     modules: Sequence[str],
     *,
-    targets: Tensor | None = None,
     on_images: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The relevance that enters each of ``modules`` for one class of each image.
+    """The relevance that enters each of ``modules`` for the predicted class of each image.
 
     Args:
         model: a float model in evaluation mode; left as it was.
         images: normalized [N, 3, H, W]; batches of them go to the model's device.
         modules: names of modules whose first input has the images along its first axis, or images times windows.
-        targets: class indices [N]; default: the predicted ones.
         on_images: called with (done, all) after each batch of images.
 
     Returns:
@@ -72,7 +70,7 @@ def relevance(
         with _constant_parameters(model), torch.enable_grad():
             with _tapped(model, modules, parts, len(batch)), Rules():
                 logits = model(batch)
-            chosen = logits.argmax(dim=1) if targets is None else targets[start : start + _BATCH].to(device)
+            chosen = logits.argmax(dim=1)
             chosen_logits = logits.gather(1, chosen[:, None])[:, 0]
             torch.autograd.grad(
                 logits, batch, torch.zeros_like(logits).scatter_(1, chosen[:, None], 1.0) * logits.detach()
@@ -89,7 +87,6 @@ def relevance_shares(
     sites: Sites,
     images: Tensor,
     *,
-    targets: Tensor | None = None,
     on_images: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, float]:
     """The share Omega_l of every linear and attention site: the part of the logit that passes through the site, divided
@@ -104,7 +101,7 @@ def relevance_shares(
     """
     entrances = {site.name: site.name for site in sites.linears}
     entrances |= {site.name: site.proj for site in sites.attentions}
-    found, logits = relevance(model, images, sorted(set(entrances.values())), targets=targets, on_images=on_images)
+    found, logits = relevance(model, images, sorted(set(entrances.values())), on_images=on_images)
     # Every relevance of an image has the sign of its logit; a logit of zero has none to share.
     used = logits != 0
     if not used.any():

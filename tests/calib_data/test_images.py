@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repq_deploy.calib_data import ImageSource, Preprocess, iterate_batches, load_images, load_sample, open_images
+from repq_deploy.calib_data import ImageSource, Preprocess, iterate_batches, load_sample, open_images
 from repq_deploy.errors import BadInput
 
 PREPROCESS = Preprocess((4, 4), 1.0, "center", "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -36,7 +36,7 @@ def values(pixels: np.ndarray) -> list[int]:
 
 
 def test_shape_and_values(folder: Path):
-    pixels = load_images(folder, PREPROCESS)
+    pixels = load_sample(folder, PREPROCESS).pixels
     assert (pixels.shape, pixels.dtype) == ((20, 3, 4, 4), np.float32)
     np.testing.assert_allclose(
         pixels, np.broadcast_to(np.arange(20)[:, None, None, None] / 255, pixels.shape), atol=1e-7
@@ -44,10 +44,10 @@ def test_shape_and_values(folder: Path):
 
 
 def test_choice_is_seeded_and_nested(folder: Path):
-    eight = values(load_images(folder, PREPROCESS, count=8, seed=3))
+    eight = values(load_sample(folder, PREPROCESS, count=8, seed=3).pixels)
     assert eight == np.random.default_rng(3).permutation(20)[:8].tolist()
-    assert values(load_images(folder, PREPROCESS, count=5, seed=3)) == eight[:5]
-    assert values(load_images(folder, PREPROCESS, count=8, seed=4)) != eight
+    assert values(load_sample(folder, PREPROCESS, count=5, seed=3).pixels) == eight[:5]
+    assert values(load_sample(folder, PREPROCESS, count=8, seed=4).pixels) != eight
 
 
 def test_sample_knows_its_images(folder: Path):
@@ -60,7 +60,7 @@ def test_unreadable_image_is_named_and_replaced(folder: Path, caplog: pytest.Log
     order = np.random.default_rng(0).permutation(20).tolist()
     damage(folder, order[2])
     with caplog.at_level(logging.WARNING, "repq_deploy"):
-        pixels = load_images(folder, PREPROCESS, count=5)
+        pixels = load_sample(folder, PREPROCESS, count=5).pixels
     assert values(pixels) == [*order[:2], *order[3:6]]
     assert f"{order[2]:02d}.png" in caplog.text
 
@@ -69,24 +69,24 @@ def test_too_many_unreadable_images(folder: Path):
     order = np.random.default_rng(0).permutation(20).tolist()
     damage(folder, *order[:2])
     with pytest.raises(BadInput, match="2 unreadable images, allowed are 1"):
-        load_images(folder, PREPROCESS, count=5)
+        load_sample(folder, PREPROCESS, count=5)
 
 
 def test_too_few_images(folder: Path):
     with pytest.raises(BadInput, match="found 20, expected at least 21"):
-        load_images(folder, PREPROCESS, count=21)
+        load_sample(folder, PREPROCESS, count=21)
 
 
 def test_too_few_readable_images(folder: Path):
     damage(folder, 7)
     with pytest.raises(BadInput, match="only 19 can be read, expected 20"):
-        load_images(folder, PREPROCESS, count=20)
-    assert len(load_images(folder, PREPROCESS)) == 19
+        load_sample(folder, PREPROCESS, count=20)
+    assert len(load_sample(folder, PREPROCESS).pixels) == 19
 
 
 def test_count_must_be_positive(folder: Path):
     with pytest.raises(BadInput, match="at least 1"):
-        load_images(folder, PREPROCESS, count=0)
+        load_sample(folder, PREPROCESS, count=0)
 
 
 def collected(source: ImageSource, batch_size: int) -> list[tuple[list[int], list[int] | None]]:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from repq_deploy.bits import BitWidths
-from repq_deploy.calib_data import Preprocess, load_images, open_images
+from repq_deploy.calib_data import Preprocess, load_sample, open_images
 from repq_deploy.calibrate import calibrate
 from repq_deploy.cli import evaluate, targets
 from repq_deploy.quant import saved as quantized
@@ -83,7 +83,7 @@ def saved(tmp_path: Path) -> Path:
 
 def test_canonical_onnx_equals_numpy(run, linear: Path, data: Path):
     result = json.loads(run(linear, "--data", data, "--json", "--batch-size", 16).out)
-    logits = load_images(data, PREPROCESS).reshape(40, -1) @ weights()
+    logits = load_sample(data, PREPROCESS).pixels.reshape(40, -1) @ weights()
     labels = np.load(data)["labels"]
     ranked = np.argsort(-logits, axis=1)
     assert result["images"] == 40
@@ -127,7 +127,7 @@ def test_classes_say_which_output_each_folder_is(run, tmp_path: Path):
     result = json.loads(run(model, "--data", tmp_path / "images", "--json", "--classes", tmp_path / "classes.txt").out)
 
     source = open_images(tmp_path / "images")
-    logits = load_images(source, PREPROCESS).reshape(12, -1) @ weights()
+    logits = load_sample(source, PREPROCESS).pixels.reshape(12, -1) @ weights()
     labels = np.array([names.index(name.split("/")[0]) for name in source.names])
     assert result["top1"] == pytest.approx(100 * (logits.argmax(axis=1) == labels).mean())
     assert result["class_order"] == f"of --classes {tmp_path / 'classes.txt'}"
@@ -153,7 +153,9 @@ def test_saved_model_equals_torch(run, saved: Path, tmp_path: Path):
     result = json.loads(run(saved, "--data", tmp_path / "x.npz", "--json").out)
     model = quantized.load(saved)
     with torch.inference_mode():
-        predicted = model(torch.from_numpy(load_images(tmp_path / "x.npz", _preprocess(model)))).argmax(1).numpy()
+        predicted = (
+            model(torch.from_numpy(load_sample(tmp_path / "x.npz", _preprocess(model)).pixels)).argmax(1).numpy()
+        )
     assert result["kind"] == "quantized model (PyTorch)"
     assert result["top1"] == pytest.approx(100 * (predicted == np.load(tmp_path / "x.npz")["labels"]).mean())
     assert result["top5"] is None

@@ -8,9 +8,9 @@ from repq_deploy.calibration.statistics import Statistics
 from repq_deploy.quant.quantizers import UniformParameters
 from repq_deploy.quant.ranges import minmax_finder
 from repq_deploy.rounding.adaround import adaround
-from repq_deploy.rounding.gptq import gptq, nearest
+from repq_deploy.rounding.gptq import DAMPING, gptq, nearest
 from repq_deploy.rounding.linear_algebra import cholesky, solve
-from repq_deploy.rounding.refinement import refined
+from repq_deploy.rounding.refinement import STRENGTH, refined
 from repq_deploy.rounding.ridge import ridge_update
 
 
@@ -65,9 +65,9 @@ def test_all_lie_between_the_best_of_all_roundings_and_the_nearest(rounding, sha
 def test_gptq_equals_its_definition():
     """The textbook form: one column at a time, the inverse Hessian downdated by elimination."""
     weight, inputs, grid = problem(4, 9, 4, seed=2)
-    found = gptq(weight, inputs, grid, 4, damping=0.05)
+    found = gptq(weight, inputs, grid, 4)
     order = torch.argsort(torch.diagonal(inputs), descending=True)
-    inverse = torch.linalg.inv(inputs + 0.05 * torch.diagonal(inputs).mean() * torch.eye(9))
+    inverse = torch.linalg.inv(inputs + DAMPING * torch.diagonal(inputs).mean() * torch.eye(9))
     left, expected = weight.clone(), torch.empty_like(weight)
     for i in order:
         expected[:, i] = nearest(left[:, i : i + 1], inputs, grid, 4)[:, 0]
@@ -102,8 +102,8 @@ def test_refinement_with_uncorrelated_inputs_is_the_nearest_rounding():
 def test_refinement_flips_what_its_definition_flips():
     """One row and one flip at a time, in NumPy, by the error itself; the columns left make up for it by ridge."""
     weight, inputs, grid = problem(7, 9, 4, seed=5)
-    found = refined(weight, inputs, grid, 4, strength=0.02)
-    moment, penalty = inputs.numpy(), 0.02 * float(torch.diagonal(inputs).mean())
+    found = refined(weight, inputs, grid, 4)
+    moment, penalty = inputs.numpy(), STRENGTH * float(torch.diagonal(inputs).mean())
     for row in range(7):
         scale, zero_point = float(grid.scale[row]), float(grid.zero_point[row])
         left, free = weight[row].numpy().copy(), list(range(9))

@@ -35,11 +35,10 @@ def test_the_relevance_at_every_block_is_the_logit(family):
     assert [parameter.requires_grad for parameter in model.parameters()] == before
 
 
-def test_it_is_conserved_for_any_class_and_with_two_heads():
+def test_it_is_conserved_with_two_heads():
     model, images = create(SPECS["distilled"], seed=1), images_for("distilled")
-    targets = torch.tensor([0, 1, 2, 3])
-    found, logits = relevance(model, images, ["blocks.0", "head", "head_dist"], targets=targets)
-    torch.testing.assert_close(logits, model(images).detach()[range(4), targets], rtol=1e-4, atol=1e-6)
+    found, logits = relevance(model, images, ["blocks.0", "head", "head_dist"])
+    torch.testing.assert_close(logits, model(images).detach().max(dim=1).values, rtol=1e-4, atol=1e-6)
     for total in (found["blocks.0"], found["head"] + found["head_dist"]):
         assert (total / logits - 1).abs().max() < 1e-3
 

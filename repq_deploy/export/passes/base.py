@@ -39,9 +39,6 @@ class Pass(abc.ABC):
     def call(self, graph: gs.Graph) -> int:
         """Rewrite ``graph`` in place; the number of places changed."""
 
-    def requires(self, graph: gs.Graph) -> None:  # noqa: B027 - most passes take any graph
-        """Raise PassError where the pass would not be right."""
-
     def ensures(self, graph: gs.Graph) -> None:  # noqa: B027 - most passes promise no more than their rule
         """Raise PassError where the rewrite left something behind."""
 
@@ -56,7 +53,6 @@ def run_passes(model: onnx.ModelProto, passes: Sequence[Pass]) -> tuple[onnx.Mod
     graph = gs.import_onnx(bare)
     reports = []
     for rewrite in passes:
-        rewrite.requires(graph)
         changed = rewrite.call(graph)
         graph.cleanup().toposort()
         rewrite.ensures(graph)

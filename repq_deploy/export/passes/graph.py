@@ -67,10 +67,10 @@ def dequantize(
     return values
 
 
-def producer(tensor: gs.Tensor, op: str, domain: str = "") -> Any:
-    """The node that computes ``tensor``, if it is one of operator ``op``; else None."""
+def producer(tensor: gs.Tensor, op: str) -> Any:
+    """The node that computes ``tensor``, if it is one of ONNX's operator ``op``; else None."""
     for node in tensor.inputs:
-        if node.op == op and (node.domain or "") == domain:
+        if node.op == op and not node.domain:
             return node
     return None
 
