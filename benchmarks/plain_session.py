@@ -30,6 +30,7 @@ from repq_deploy.engines.reference import make_reference
 from repq_deploy.engines.runner import open_engine
 from repq_deploy.engines.source import read_source
 from repq_deploy.evaluation import Target, evaluate
+from repq_deploy.export.names import INPUT, PREPROCESS
 from repq_deploy.export.prove_kernels import compare_codes
 
 RESULTS = Path(__file__).parent / "results" / "plain-session.md"
@@ -43,7 +44,7 @@ def ratio(plain: onnxruntime.InferenceSession, runner, images: np.ndarray, round
     """The session's time over the runner's: minima of runs in turn."""
     best = [np.inf, np.inf]
     for _ in range(rounds):
-        for index, run in enumerate((lambda: plain.run(None, {"images": images}), lambda: runner(images))):
+        for index, run in enumerate((lambda: plain.run(None, {INPUT: images}), lambda: runner(images))):
             started = time.perf_counter()
             run()
             best[index] = min(best[index], time.perf_counter() - started)
@@ -63,10 +64,8 @@ def row(model: Path, data: str, work: Path, rounds: int) -> list[str]:
         graph = onnx.load(options.optimized_model_filepath)
     codes = compare_codes(source.model, graph, make_reference(source, data=None, seed=0).images)
     plain = onnxruntime.InferenceSession(str(engine))
-    preprocess = Preprocess.from_json(source.metadata["repq.preprocess"])
-    alone = Target(
-        "plain", "session", lambda images: plain.run(None, {"images": images})[0], preprocess, source.classes
-    )
+    preprocess = Preprocess.from_json(source.metadata[PREPROCESS])
+    alone = Target("plain", "session", lambda images: plain.run(None, {INPUT: images})[0], preprocess, source.classes)
     canonical = Target("canonical", "ONNX", open_reference(source), preprocess, source.classes)
     found = evaluate(alone, open_images(data, demo_split="test"), against=canonical)
     images = np.random.default_rng(0).normal(size=(8, *source.image_shape)).astype(np.float32)

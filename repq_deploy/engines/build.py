@@ -23,6 +23,7 @@ from repq_deploy.engines.reference import Reference, make_reference, read_refere
 from repq_deploy.engines.runner import load_engine, open_engine
 from repq_deploy.engines.source import SourceModel
 from repq_deploy.errors import BackendMissing, BadInput
+from repq_deploy.export.names import PREFIX
 from repq_deploy.system.files import atomic_output, check_writable, write_atomically
 from repq_deploy.system.outputs import check_outputs
 
@@ -204,7 +205,7 @@ def _lower(plan: BuildPlan, lowering: Lowering, form: CpuForm | None) -> tuple[o
     if form is not None:
         needs = plan.backend.session_options()
         for key, value in {"cpu": form.kind, "backend": plan.backend.name, **needs}.items():
-            lowered.metadata_props.add(key=f"repq.engine.{key.lower()}", value=value)
+            lowered.metadata_props.add(key=f"{PREFIX}engine.{key.lower()}", value=value)
     return lowered, tuple(PassCount(report.name, report.changed) for report in reports)
 
 

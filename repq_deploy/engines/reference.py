@@ -21,6 +21,7 @@ from repq_deploy.engines.prove_engine import sqnr_db
 from repq_deploy.engines.rounding import MANTISSA_BITS, round_constants, round_mantissa
 from repq_deploy.engines.source import SourceModel
 from repq_deploy.errors import BadInput
+from repq_deploy.export.names import PREPROCESS
 from repq_deploy.system.files import read_arrays
 
 __all__ = ["IMAGES", "Reference", "make_reference", "read_reference", "run_batches"]
@@ -138,7 +139,7 @@ def _images_of_folder(data: str, source: SourceModel, seed: int) -> NDArray[np.f
     from repq_deploy.calib_data.images import load_sample  # noqa: PLC0415 (pillow only where images are decoded)
     from repq_deploy.calib_data.preprocess import Preprocess  # noqa: PLC0415
 
-    if "repq.preprocess" not in source.metadata:
-        raise BadInput(f"model {source.path}: says no preprocessing (repq.preprocess); give --reference-data as an npz")
-    preprocess = Preprocess.from_json(source.metadata["repq.preprocess"])
+    if PREPROCESS not in source.metadata:
+        raise BadInput(f"model {source.path}: says no preprocessing ({PREPROCESS}); give --reference-data as an npz")
+    preprocess = Preprocess.from_json(source.metadata[PREPROCESS])
     return np.asarray(load_sample(data, preprocess, count=IMAGES, seed=seed).pixels, dtype=np.float32)

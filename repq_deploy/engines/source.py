@@ -15,7 +15,9 @@ import onnx
 
 from repq_deploy.bits import BitWidths
 from repq_deploy.errors import BadInput
-from repq_deploy.export.digest import DIGEST_KEY, bad_scale, quantizers_digest
+from repq_deploy.export import names
+from repq_deploy.export.digest import bad_scale, quantizers_digest
+from repq_deploy.export.names import INPUT, OUTPUT
 from repq_deploy.records import parse_json
 from repq_deploy.system.files import existing_file, sha256_of
 
@@ -23,9 +25,6 @@ __all__ = ["INPUT", "OUTPUT", "SourceModel", "read_source"]
 
 #: Types of less than a byte.
 _PACKED: dict[int, int] = dict.fromkeys((onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1), 4)
-
-INPUT = "images"
-OUTPUT = "logits"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class SourceModel:
     @property
     def bits(self) -> str:
         """Bit-widths as ``repq-export`` took them, for example ``w4a4,head=w8a8``."""
-        return self.metadata.get("repq.bits", "")
+        return self.metadata.get(names.BITS, "")
 
     def check_one_file(self) -> None:
         """Raise BadInput where weights are in a second file: rewrites and engine builds take a single file."""
@@ -75,10 +74,10 @@ def read_source(path: Path) -> SourceModel:
         model.ParseFromString(data)
     except Exception as error:  # protobuf's DecodeError has no public base across its implementations
         raise BadInput(f"model {path}: not an ONNX file; write one with repq-export") from error
-    metadata = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith("repq.")}
-    if not model.HasField("graph") or "repq.model" not in metadata:
+    metadata = names.recorded(model)
+    if not model.HasField("graph") or names.MODEL not in metadata:
         raise BadInput(
-            f"model {path}: not made by repq-export (no repq.model in its metadata); write it with repq-export"
+            f"model {path}: not made by repq-export (no {names.MODEL} in its metadata); write it with repq-export"
         )
     weights = _weights_file(path, model)
     _check_metadata(path, metadata)
@@ -130,9 +129,9 @@ def _stored_bytes(tensor: onnx.TensorProto) -> int:
 def _check_metadata(path: Path, metadata: dict[str, str]) -> None:
     """Refuse records that no export writes: an engine would carry them on."""
     try:
-        if metadata.get("repq.bits"):
-            BitWidths.parse(metadata["repq.bits"], preset=metadata.get("repq.preset", "deploy"))
-        for key in ("repq.preprocess", "repq.spec", "repq.classes"):
+        if metadata.get(names.BITS):
+            BitWidths.parse(metadata[names.BITS], preset=metadata.get(names.PRESET, "deploy"))
+        for key in (names.PREPROCESS, names.SPEC, names.CLASSES):
             if metadata.get(key):
                 parse_json(metadata[key])
     except (BadInput, ValueError) as error:
@@ -143,7 +142,7 @@ def _check_quantizers(path: Path, model: onnx.ModelProto, metadata: dict[str, st
     """Refuse a file whose quantizers are not those that were exported."""
     if (found := bad_scale(model)) is not None:
         raise BadInput(f"model {path}: the scale of {found}; expected a positive number; export it again")
-    expected = metadata.get(DIGEST_KEY)
+    expected = metadata.get(names.DIGEST)
     if expected is not None and quantizers_digest(model) != expected:
         raise BadInput(
             f"model {path}: its scales, zero points or weights are not those that repq-export wrote: damaged, or "

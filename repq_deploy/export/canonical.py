@@ -14,8 +14,9 @@ from pathlib import Path
 import onnx
 
 from repq_deploy import __version__
+from repq_deploy.export import names
 from repq_deploy.export.default_session import exact_by_default
-from repq_deploy.export.digest import DIGEST_KEY, quantizers_digest
+from repq_deploy.export.digest import quantizers_digest
 from repq_deploy.export.domain import DOMAIN, DOMAIN_VERSION, functions
 from repq_deploy.export.passes.activation_qdq import ActivationQDQ
 from repq_deploy.export.passes.base import run_passes
@@ -27,9 +28,8 @@ from repq_deploy.export.weights_file import write_with_weights_file
 from repq_deploy.quant.model import QuantizedModel
 from repq_deploy.system.files import write_atomically
 
-__all__ = ["METADATA_PREFIX", "canonical_onnx", "write_canonical"]
+__all__ = ["canonical_onnx", "write_canonical"]
 
-METADATA_PREFIX = "repq."
 FORMAT = "1"
 
 
@@ -46,7 +46,7 @@ def canonical_onnx(quantized: QuantizedModel, input_shape: tuple[int, int, int])
         model.functions.extend(f for f in functions(OPSET) if (DOMAIN, f.name) in operators)
     model.graph.name = "repq"
     model.producer_name, model.producer_version = "repq-deploy", __version__
-    of_graph = {f"{METADATA_PREFIX}default_session": exact_by_default(model), DIGEST_KEY: quantizers_digest(model)}
+    of_graph = {names.DEFAULT_SESSION: exact_by_default(model), names.DIGEST: quantizers_digest(model)}
     onnx.helper.set_model_props(model, _metadata(quantized) | of_graph)
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -71,22 +71,22 @@ def write_canonical(model: onnx.ModelProto, path: Path) -> None:
 def _metadata(quantized: QuantizedModel) -> dict[str, str]:
     provenance = quantized.provenance
     entries = {
-        "format": FORMAT,
-        "model": quantized.spec.name,
-        "spec": json.dumps(quantized.spec.to_dict(), sort_keys=True),
-        "bits": str(quantized.bits),
-        "preset": quantized.bits.preset,
-        "method": provenance.method,
-        "softmax": quantized.softmax,
-        "seed": str(provenance.seed),
-        "preprocess": provenance.preprocess,
-        **({"classes": json.dumps(provenance.classes)} if provenance.classes else {}),
-        "calib.images": str(provenance.calibration_images),
-        "calib.sha256": provenance.calibration_sha256,
-        "versions": json.dumps(provenance.versions, sort_keys=True),
-        "version": __version__,
+        f"{names.PREFIX}format": FORMAT,
+        names.MODEL: quantized.spec.name,
+        names.SPEC: json.dumps(quantized.spec.to_dict(), sort_keys=True),
+        names.BITS: str(quantized.bits),
+        names.PRESET: quantized.bits.preset,
+        names.METHOD: provenance.method,
+        names.SOFTMAX: quantized.softmax,
+        f"{names.PREFIX}seed": str(provenance.seed),
+        names.PREPROCESS: provenance.preprocess,
+        **({names.CLASSES: json.dumps(provenance.classes)} if provenance.classes else {}),
+        f"{names.PREFIX}calib.images": str(provenance.calibration_images),
+        f"{names.PREFIX}calib.sha256": provenance.calibration_sha256,
+        f"{names.PREFIX}versions": json.dumps(provenance.versions, sort_keys=True),
+        f"{names.PREFIX}version": __version__,
     }
-    return {METADATA_PREFIX + key: value for key, value in sorted(entries.items())}
+    return dict(sorted(entries.items()))
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -13,9 +13,7 @@ import onnx
 
 from repq_deploy.export.domain import QUANTIZE_CURVE
 
-__all__ = ["DIGEST_KEY", "bad_scale", "quantizers_digest"]
-
-DIGEST_KEY = "repq.quantizers.sha256"
+__all__ = ["bad_scale", "quantizers_digest"]
 
 #: Those whose second input is a scale.
 _QUANTIZERS = (

@@ -12,6 +12,7 @@ import onnx
 import torch
 from torch import nn
 
+from repq_deploy.export import names
 from repq_deploy.export.trace import OPSET, quiet
 
 __all__ = ["float_onnx"]
@@ -35,13 +36,13 @@ def float_onnx(
             (torch.zeros(2, *input_shape),),
             dynamo=True,
             opset_version=OPSET,
-            input_names=["images"],
-            output_names=["logits"],
+            input_names=[names.INPUT],
+            output_names=[names.OUTPUT],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
         )
     assert program is not None  # noqa: S101 - for the type checker: dynamo always returns a program
     exported = program.model_proto
-    recorded = {"repq.model": name, "repq.bits": "", "repq.preprocess": preprocess}
-    onnx.helper.set_model_props(exported, recorded | ({"repq.classes": json.dumps(classes)} if classes else {}))
+    recorded = {names.MODEL: name, names.BITS: "", names.PREPROCESS: preprocess}
+    onnx.helper.set_model_props(exported, recorded | ({names.CLASSES: json.dumps(classes)} if classes else {}))
     return exported

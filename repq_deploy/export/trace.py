@@ -18,6 +18,7 @@ from onnx.defs import OpSchema
 from onnxscript.values import Op, Opset
 
 from repq_deploy.export.domain import DOMAIN
+from repq_deploy.export.names import INPUT, OUTPUT
 from repq_deploy.quant.model import QuantizedModel
 
 __all__ = ["OPSET", "quiet", "trace"]
@@ -36,8 +37,8 @@ def trace(quantized: QuantizedModel, input_shape: tuple[int, int, int]) -> onnx.
             (images,),
             dynamo=True,
             opset_version=OPSET,
-            input_names=["images"],
-            output_names=["logits"],
+            input_names=[INPUT],
+            output_names=[OUTPUT],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             custom_translation_table={
                 torch.ops.repq.fake_quantize.default: _fake_quantize,

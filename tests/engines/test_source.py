@@ -11,7 +11,8 @@ from onnx import numpy_helper
 
 from repq_deploy.engines.source import read_source
 from repq_deploy.errors import BadInput
-from repq_deploy.export.digest import DIGEST_KEY, quantizers_digest
+from repq_deploy.export.digest import quantizers_digest
+from repq_deploy.export.names import DIGEST
 from tests.engines.graphs import CLASSES, SIDE, tiny
 
 
@@ -86,7 +87,7 @@ def test_another_graph_is_refused(tmp_path: Path, change: object, words: str) ->
 )
 def test_quantizers_that_were_changed_are_refused(tmp_path: Path, name: str, value: float) -> None:
     model = tiny()
-    model.metadata_props.add(key=DIGEST_KEY, value=quantizers_digest(model))
+    model.metadata_props.add(key=DIGEST, value=quantizers_digest(model))
     path = tmp_path / "tiny.onnx"
     path.write_bytes(model.SerializeToString())
     read_source(path)
