@@ -10,6 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from repq_deploy.export.domain import DOMAIN, QUANTIZE_CURVE, QUANTIZE_LOG2, without_functions
+from repq_deploy.export.passes.graph import site_of
 
 __all__ = ["SiteRow", "site_table"]
 
@@ -63,7 +64,7 @@ def _non_uniform(node: gs.Node, kind: str) -> SiteRow:
     # A logarithm's second input is its largest value; a curve's values stand in the table that its reader has.
     largest = node.inputs[1] if node.op == QUANTIZE_LOG2 else node.outputs[0].outputs[0].inputs[1]
     bits, scale = node.attrs["bits"], float(largest.values.max())
-    name = node.name.removesuffix("/quantize")
+    name = site_of(node)
     return SiteRow(name, kind, bits, (0, 2**bits - 1), (scale, scale), 1, 0, _shape(node.outputs[0]), "UINT8")
 
 
@@ -75,7 +76,7 @@ def _activation(node: gs.Node) -> SiteRow:
         low, high = (round(float(bound.values) / float(scale)) for bound in producers[0].inputs[1:3])
         codes = (low, high)
     bits = math.ceil(math.log2(codes[1] - codes[0] + 1))
-    name = node.name.removesuffix("/quantize")
+    name = site_of(node)
     return SiteRow(name, "activation", bits, codes, *_scale(scale), zero_point, _shape(node.outputs[0]), "INT8")
 
 
@@ -83,7 +84,7 @@ def _weight(node: gs.Node) -> SiteRow:
     values, scale, zero_point = (np.asarray(tensor.values) for tensor in node.inputs)
     low, high = int(values.astype(np.int32).min()), int(values.astype(np.int32).max())
     bits = max(math.ceil(math.log2(max(-low, high + 1, 1))) + 1, 2)
-    name = node.name.removesuffix("/dequantize")
+    name = site_of(node)
     stored = onnx.TensorProto.DataType.Name(onnx.helper.np_dtype_to_tensor_dtype(values.dtype))
     zero = int(zero_point.astype(np.int32).flat[0])
     return SiteRow(name, "weight", bits, (low, high), *_scale(scale), zero, tuple(values.shape), stored)

@@ -8,7 +8,15 @@ import onnx_graphsurgeon as gs
 
 from repq_deploy.export.passes.base import Pass, PassError
 from repq_deploy.export.passes.byte_products import along_moves, byte_products
-from repq_deploy.export.passes.graph import append, constant_of, is_constant, nodes_of, producer, replace_output
+from repq_deploy.export.passes.graph import (
+    append,
+    constant_of,
+    is_constant,
+    nodes_of,
+    producer,
+    replace_output,
+    site_of,
+)
 
 __all__ = ["FloatCodeProducts", "is_weight_only"]
 
@@ -72,7 +80,7 @@ def _rewrite(graph: gs.Graph, product: gs.Node, known: dict[str, gs.Variable]) -
 
 def _codes(graph: gs.Graph, dequantize: gs.Node, known: dict[str, gs.Variable]) -> gs.Variable:
     """The signed codes that ``dequantize`` reads as floats, called ``<site>/float_codes``."""
-    codes, site = dequantize.inputs[0], str(dequantize.name).removesuffix("/dequantize")
+    codes, site = dequantize.inputs[0], site_of(dequantize)
     if site in known:
         return known[site]
     if constant_of(dequantize.inputs[2]).any():

@@ -19,6 +19,7 @@ __all__ = [
     "nodes_of",
     "producer",
     "replace_output",
+    "site_of",
     "sole_reader",
 ]
 
@@ -32,6 +33,11 @@ def nodes_of(graph: gs.Graph, op: str, domain: str = "") -> Iterator[gs.Node]:
     for node in list(graph.nodes):
         if node.op == op and (node.domain or "") == domain:
             yield node
+
+
+def site_of(node: gs.Node) -> str:
+    """The site, a row of the quantizer table, that a quantizer or a dequantizer is named after."""
+    return str(node.name).removesuffix("/quantize").removesuffix("/dequantize")
 
 
 def constant_of(tensor: gs.Tensor) -> np.ndarray:

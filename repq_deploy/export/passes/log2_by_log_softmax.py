@@ -9,7 +9,15 @@ import onnx_graphsurgeon as gs
 
 from repq_deploy.export.domain import DEQUANTIZE_LOG2, DOMAIN, QUANTIZE_LOG2
 from repq_deploy.export.passes.base import Pass
-from repq_deploy.export.passes.graph import append, constant_of, nodes_of, producer, replace_output, sole_reader
+from repq_deploy.export.passes.graph import (
+    append,
+    constant_of,
+    nodes_of,
+    producer,
+    replace_output,
+    site_of,
+    sole_reader,
+)
 
 __all__ = ["Log2ByLogSoftmax"]
 
@@ -52,7 +60,7 @@ def _rewrite(graph: gs.Graph, quantize: gs.Node) -> bool:
     ):
         return False
     steps, last = quantize.attrs["steps_per_octave"], 2 ** quantize.attrs["bits"] - 1
-    name = quantize.name.removesuffix("/quantize")
+    name = site_of(quantize)
     step, zero = np.array(math.log(2) / steps, np.float32), np.array(255, np.uint8)
     y = append(graph, "LogSoftmax", f"{name}/log", [softmax.inputs[0]], shape=x.shape, axis=softmax.attrs["axis"])
     if scale != 1:

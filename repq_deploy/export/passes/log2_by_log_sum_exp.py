@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from repq_deploy.export.domain import DOMAIN, QUANTIZE_LOG2
 from repq_deploy.export.passes.base import Pass
-from repq_deploy.export.passes.graph import Emitter, constant_of, nodes_of, replace_output
+from repq_deploy.export.passes.graph import Emitter, constant_of, nodes_of, replace_output, site_of
 
 __all__ = ["Log2ByLogSumExp"]
 
@@ -48,7 +48,7 @@ class Log2ByLogSumExp(Pass):
 
 
 def _emit_all(graph: gs.Graph, quantize: gs.Node, x: gs.Tensor) -> gs.Tensor:
-    site = quantize.name.removesuffix("/quantize")
+    site = site_of(quantize)
     last = 2 ** quantize.attrs["bits"] - 1
     nats = math.log(2) / quantize.attrs["steps_per_octave"]  # of one code
     log_scale = math.log(float(constant_of(quantize.inputs[1])))

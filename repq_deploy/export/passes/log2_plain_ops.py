@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from repq_deploy.export.domain import DEQUANTIZE_LOG2, DOMAIN, QUANTIZE_LOG2
 from repq_deploy.export.passes.base import Pass, PassError
-from repq_deploy.export.passes.graph import Emitter, constant_of, nodes_of, replace_output
+from repq_deploy.export.passes.graph import Emitter, constant_of, nodes_of, replace_output, site_of
 
 __all__ = ["Log2PlainOps"]
 
@@ -31,7 +31,7 @@ class Log2PlainOps(Pass):
                 raise PassError(f"{quantize.name}: expected one {DEQUANTIZE_LOG2} as its reader, found {len(readers)}")
             x, scale = quantize.inputs
             steps, last = quantize.attrs["steps_per_octave"], 2 ** quantize.attrs["bits"] - 1
-            emit = Emitter(graph, quantize.name.removesuffix("/quantize"), x)
+            emit = Emitter(graph, site_of(quantize), x)
             ratio = emit("Div", x, scale)
             exact = emit("Mul", emit("Log", ratio), -steps / math.log(2))
             codes = emit("Clip", emit("Round", exact), 0.0, float(last))

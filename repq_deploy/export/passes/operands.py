@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from repq_deploy.export.domain import DEQUANTIZE_LOG2, DOMAIN
-from repq_deploy.export.passes.graph import constant_of
+from repq_deploy.export.passes.graph import constant_of, site_of
 
 __all__ = ["Activation", "Log2Probabilities", "Weight", "fp8", "operand"]
 
@@ -38,7 +38,7 @@ class Activation:
 
     @property
     def site(self) -> str:
-        return str(self.quantize.name).removesuffix("/quantize")
+        return site_of(self.quantize)
 
     @property
     def clip(self) -> gs.Node | None:
@@ -71,7 +71,7 @@ class Weight:
 
     @property
     def site(self) -> str:
-        return str(self.dequantize.name).removesuffix("/dequantize")
+        return site_of(self.dequantize)
 
     @property
     def codes(self) -> np.ndarray:
@@ -94,7 +94,7 @@ class Log2Probabilities:
 
     @property
     def site(self) -> str:
-        return str(self.dequantize.name).removesuffix("/dequantize")
+        return site_of(self.dequantize)
 
     @property
     def exact_in_fp8(self) -> bool:

@@ -13,6 +13,7 @@ from repq_deploy.export.passes.graph import (
     nodes_of,
     producer,
     replace_output,
+    site_of,
     sole_reader,
 )
 
@@ -51,7 +52,7 @@ def _rewrite(graph: gs.Graph, conv: gs.Node) -> bool:
     if target is None or height % kernel[0] or width % kernel[1]:
         return False
     codes, scale, zero_point = (constant_of(tensor) for tensor in weight.inputs)
-    outputs, site = codes.shape[0], image.name.removesuffix("/dequantize")
+    outputs, site = codes.shape[0], site_of(image)
     cut = np.array([-1, channels, rows, kernel[0], columns, kernel[1]], np.int64)
     flat = np.array([-1, rows * columns, codes[0].size], np.int64)
     kind = image.inputs[0].dtype
@@ -61,7 +62,7 @@ def _rewrite(graph: gs.Graph, conv: gs.Node) -> bool:
     x = append(graph, "Reshape", f"{site}/rows", [x, flat], dtype=kind, shape=[batch, *flat[1:].tolist()])
     x = append(graph, "DequantizeLinear", f"{site}/patch_values", [x, *image.inputs[1:]], shape=x.shape)
     matrix = np.ascontiguousarray(codes.reshape(outputs, -1).T)
-    name = weight.name.removesuffix("/dequantize")
+    name = site_of(weight)
     w = append(graph, "DequantizeLinear", f"{name}/matrix", [matrix, scale, zero_point], shape=matrix.shape, axis=1)
     tokens = [batch, rows * columns, outputs]
     y = append(graph, "MatMul", f"{name}/product", [x, w], shape=tokens)

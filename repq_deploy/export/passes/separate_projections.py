@@ -13,6 +13,7 @@ from repq_deploy.export.passes.graph import (
     nodes_of,
     producer,
     replace_output,
+    site_of,
 )
 
 __all__ = ["SeparateProjections"]
@@ -57,7 +58,7 @@ def _separate(graph: gs.Graph, transpose: gs.Node) -> bool:
     for part, (letter, node) in enumerate(zip("qkv", parts, strict=True)):
         width = codes.shape[1] // 3
         columns = slice(part * width, (part + 1) * width)
-        name = f"{weight.name.removesuffix('/dequantize')}.{letter}"
+        name = f"{site_of(weight)}.{letter}"
         arrays = [np.ascontiguousarray(array[..., columns]) for array in (codes, scale, zero_point)]
         values = append(graph, "DequantizeLinear", f"{name}/dequantize", arrays, shape=arrays[0].shape, axis=1)
         rows = [batch_shape[0], int(shape[1]), width]

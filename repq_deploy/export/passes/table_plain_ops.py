@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from repq_deploy.export.domain import DEQUANTIZE_TABLE, DOMAIN, QUANTIZE_CURVE
 from repq_deploy.export.passes.base import Pass, PassError
-from repq_deploy.export.passes.graph import Emitter, constant_of, nodes_of, replace_output
+from repq_deploy.export.passes.graph import Emitter, constant_of, nodes_of, replace_output, site_of
 
 __all__ = ["TablePlainOps"]
 
@@ -29,7 +29,7 @@ class TablePlainOps(Pass):
                 x = quantize.inputs[0]
                 divisor, factor = (float(constant_of(tensor)) for tensor in quantize.inputs[1:])
                 last = 2 ** quantize.attrs["bits"] - 1
-                emit = Emitter(graph, quantize.name.removesuffix("/quantize"), x)
+                emit = Emitter(graph, site_of(quantize), x)
                 exact = emit("Mul", emit(operator, emit("Div", x, divisor)), factor)
                 codes = emit("Clip", emit("Round", exact), 0.0, float(last))
                 codes.name = f"{emit.site}/float_codes"

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from repq_deploy.export.passes.base import Pass
-from repq_deploy.export.passes.graph import constant_of, is_constant, nodes_of, producer, sole_reader
+from repq_deploy.export.passes.graph import constant_of, is_constant, nodes_of, producer, site_of, sole_reader
 
 __all__ = ["UnsignedCodes"]
 
@@ -61,7 +61,7 @@ def _to_unsigned(graph: gs.Graph, quantize: gs.Node, dequantize: gs.Node) -> boo
         if abs(steps - round(steps)) < 1e-3 and 0 <= stored + round(steps) <= 255:
             added += round(steps)
             quantize.inputs[0] = add.inputs[0]
-    name = quantize.name.removesuffix("/quantize")
+    name = site_of(quantize)
     quantize.inputs[2] = gs.Constant(f"{name}/added_zero_point", np.array(added, np.uint8))
     dequantize.inputs[2] = gs.Constant(f"{name}/unsigned_zero_point", np.array(stored, np.uint8))
     quantize.outputs[0].dtype = np.uint8
