@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from repq_deploy.export.domain import DOMAIN, QUANTIZE_CURVE, QUANTIZE_LOG2, without_functions
 from repq_deploy.export.passes.graph import site_of
+from repq_deploy.export.passes.operands import Weight, code_range, weight_of
 
 __all__ = ["SiteRow", "site_table"]
 
@@ -49,14 +50,14 @@ def site_table(model: onnx.ModelProto) -> list[SiteRow]:
             rows.append(_non_uniform(node, node.attrs["curve"]))
         elif node.op == "QuantizeLinear":
             rows.append(_activation(node))
-        elif node.op == "DequantizeLinear" and isinstance(node.inputs[0], gs.Constant):
-            row = _weight(node)
+        elif (weight := weight_of(node.outputs[0])) is not None:
+            row = _weight(weight)
             weights[row.name.removesuffix(".weight")] = row
     ordered: list[SiteRow] = []
     for row in rows:
         ordered.append(row)
-        if (weight := weights.pop(row.name.removesuffix(".input"), None)) is not None:
-            ordered.append(weight)
+        if (of_input := weights.pop(row.name.removesuffix(".input"), None)) is not None:
+            ordered.append(of_input)
     return ordered + list(weights.values())
 
 
@@ -70,24 +71,20 @@ def _non_uniform(node: gs.Node, kind: str) -> SiteRow:
 
 def _activation(node: gs.Node) -> SiteRow:
     scale, zero_point = np.asarray(node.inputs[1].values), int(np.asarray(node.inputs[2].values).flat[0])
-    producers = node.inputs[0].inputs
-    codes = (-128, 127)
-    if producers and producers[0].op == "Clip":
-        low, high = (round(float(bound.values) / float(scale)) for bound in producers[0].inputs[1:3])
-        codes = (low, high)
+    codes = code_range(node)
     bits = math.ceil(math.log2(codes[1] - codes[0] + 1))
-    name = site_of(node)
-    return SiteRow(name, "activation", bits, codes, *_scale(scale), zero_point, _shape(node.outputs[0]), "INT8")
+    return SiteRow(
+        site_of(node), "activation", bits, codes, *_scale(scale), zero_point, _shape(node.outputs[0]), "INT8"
+    )
 
 
-def _weight(node: gs.Node) -> SiteRow:
-    values, scale, zero_point = (np.asarray(tensor.values) for tensor in node.inputs)
+def _weight(weight: Weight) -> SiteRow:
+    values, scale, zero_point = weight.stored
     low, high = int(values.astype(np.int32).min()), int(values.astype(np.int32).max())
     bits = max(math.ceil(math.log2(max(-low, high + 1, 1))) + 1, 2)
-    name = site_of(node)
     stored = onnx.TensorProto.DataType.Name(onnx.helper.np_dtype_to_tensor_dtype(values.dtype))
     zero = int(zero_point.astype(np.int32).flat[0])
-    return SiteRow(name, "weight", bits, (low, high), *_scale(scale), zero, tuple(values.shape), stored)
+    return SiteRow(weight.site, "weight", bits, (low, high), *_scale(scale), zero, tuple(values.shape), stored)
 
 
 def _scale(scale: np.ndarray) -> tuple[tuple[float, float], int]:

@@ -7,6 +7,7 @@ import onnx_graphsurgeon as gs
 
 from repq_deploy.export.passes.base import Pass
 from repq_deploy.export.passes.graph import constant_of, nodes_of, replace_output
+from repq_deploy.export.passes.operands import weight_of
 
 __all__ = ["AttentionScale"]
 
@@ -56,12 +57,9 @@ def _scale_left(graph: gs.Graph, product: gs.Node, factor: np.float32) -> bool:
             scaled.append((node, 0))
             reader, tensor = node, node.inputs[1]
             continue
-        elif node.op == "MatMul" and node.inputs[1].inputs and node.inputs[1].inputs[0].op == "DequantizeLinear":
-            weight = node.inputs[1].inputs[0]
-            if isinstance(weight.inputs[0], gs.Constant) and len(weight.outputs[0].outputs) == 1:
-                _multiply([*scaled, (weight, 1)], factor)
-                return True
-            break
+        elif node.op == "MatMul" and (weight := weight_of(node.inputs[1])) and len(node.inputs[1].outputs) == 1:
+            _multiply([*scaled, (weight.dequantize, 1)], factor)
+            return True
         elif node.op not in ("Transpose", "Reshape"):
             break
         reader, tensor = node, node.inputs[0]

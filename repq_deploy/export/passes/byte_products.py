@@ -16,6 +16,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from repq_deploy.export.passes.graph import MOVES, constant_of, is_constant, nodes_of, producer
+from repq_deploy.export.passes.operands import clip_of, code_range
 
 __all__ = ["ByteProduct", "Saturation", "along_moves", "byte_products", "saturation"]
 
@@ -111,11 +112,9 @@ def _codes(tensor: gs.Tensor, kind: np.dtype[Any]) -> tuple[int, int]:
     """The smallest and the largest code of a tensor of bytes; its quantizer's Clip may allow less than its type."""
     limits = np.iinfo(kind)
     quantize = along_moves(tensor)[-1]
-    clip = producer(quantize.inputs[0], "Clip") if quantize.op == "QuantizeLinear" else None
-    if clip is None:
+    if quantize.op != "QuantizeLinear" or clip_of(quantize) is None:
         return int(limits.min), int(limits.max)
-    scale, zero_point = (float(constant_of(one)) for one in quantize.inputs[1:3])
-    low, high = (round(float(constant_of(bound)) / scale + zero_point) for bound in clip.inputs[1:3])
+    low, high = (code + int(constant_of(quantize.inputs[2])) for code in code_range(quantize))
     return max(low, int(limits.min)), min(high, int(limits.max))
 
 

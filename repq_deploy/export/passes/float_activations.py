@@ -6,7 +6,7 @@ import onnx_graphsurgeon as gs
 
 from repq_deploy.export.passes.base import Pass, PassError
 from repq_deploy.export.passes.graph import Emitter, nodes_of, replace_output
-from repq_deploy.export.passes.operands import Activation, operand
+from repq_deploy.export.passes.operands import Activation, operand, weight_of
 
 __all__ = ["FloatActivations"]
 
@@ -34,6 +34,6 @@ class FloatActivations(Pass):
         return changed
 
     def ensures(self, graph: gs.Graph) -> None:
-        left = [n.name for n in nodes_of(graph, "DequantizeLinear") if not isinstance(n.inputs[0], gs.Constant)]
+        left = [n.name for n in nodes_of(graph, "DequantizeLinear") if weight_of(n.outputs[0]) is None]
         if left:
             raise PassError(f"{len(left)} activations are left in integers, first {left[0]}")

@@ -8,15 +8,8 @@ import onnx_graphsurgeon as gs
 
 from repq_deploy.export.passes.base import Pass, PassError
 from repq_deploy.export.passes.byte_products import along_moves, byte_products
-from repq_deploy.export.passes.graph import (
-    append,
-    constant_of,
-    is_constant,
-    nodes_of,
-    producer,
-    replace_output,
-    site_of,
-)
+from repq_deploy.export.passes.graph import append, constant_of, nodes_of, producer, replace_output, site_of
+from repq_deploy.export.passes.operands import clip_of, code_range, weight_of
 
 __all__ = ["FloatCodeProducts", "is_weight_only"]
 
@@ -55,8 +48,8 @@ class FloatCodeProducts(Pass):
 
 def is_weight_only(product: gs.Node) -> bool:
     """Whether a MatMul multiplies floats by a dequantized constant."""
-    first, second = (producer(tensor, "DequantizeLinear") for tensor in product.inputs)
-    return first is None and second is not None and is_constant(second.inputs[0])
+    first, second = product.inputs
+    return producer(first, "DequantizeLinear") is None and weight_of(second) is not None
 
 
 def _rewrite(graph: gs.Graph, product: gs.Node, known: dict[str, gs.Variable]) -> None:
@@ -85,7 +78,7 @@ def _codes(graph: gs.Graph, dequantize: gs.Node, known: dict[str, gs.Variable]) 
         return known[site]
     if constant_of(dequantize.inputs[2]).any():
         raise PassError(f"{dequantize.name}: expected a zero point of 0")
-    if is_constant(codes):
+    if weight_of(dequantize.outputs[0]) is not None:
         y = append(graph, "Cast", f"{site}/cast", [codes], shape=codes.shape, to=int(onnx.TensorProto.FLOAT))
     else:
         *moves, quantize = along_moves(codes)
@@ -94,8 +87,8 @@ def _codes(graph: gs.Graph, dequantize: gs.Node, known: dict[str, gs.Variable]) 
         x, scale = quantize.inputs[:2]
         y = append(graph, "Div", f"{site}/steps", [x, scale], shape=x.shape)
         y = append(graph, "Round", f"{site}/round", [y], shape=x.shape)
-        if producer(x, "Clip") is None:
-            bounds = [np.array(bound, np.float32) for bound in (-128, 127)]
+        if clip_of(quantize) is None:
+            bounds = [np.array(bound, np.float32) for bound in code_range(quantize)]
             y = append(graph, "Clip", f"{site}/saturate", [y, *bounds], shape=x.shape)
     y.name = f"{site}/float_codes"
     known[site] = y

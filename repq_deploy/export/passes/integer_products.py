@@ -15,6 +15,7 @@ from repq_deploy.export.passes.graph import (
     replace_output,
     sole_reader,
 )
+from repq_deploy.export.passes.operands import weight_of
 
 __all__ = ["IntegerProducts"]
 
@@ -37,15 +38,15 @@ def _rewrite(graph: gs.Graph, product: gs.Node) -> bool:
     a, b = (producer(tensor, "DequantizeLinear") for tensor in product.inputs)
     if a is None or b is None or a.inputs[2].dtype != np.uint8 or constant_of(a.inputs[1]).size != 1:
         return False
-    scale_b = constant_of(b.inputs[1])
-    if scale_b.size != 1 and (not is_constant(b.inputs[0]) or b.attrs.get("axis") != 1):
+    scale_b, weight = constant_of(b.inputs[1]), weight_of(product.inputs[1])
+    if scale_b.size != 1 and (weight is None or weight.axis != 1):
         return False
     last, scale, bias = product, constant_of(a.inputs[1]), []
     reader = sole_reader(graph, product.outputs[0])
     if reader is not None and (other := _other_input(reader, product.outputs[0])) is not None:
         if reader.op == "Mul" and other.size == 1:
             last, scale = reader, np.asarray(scale * other.reshape(()), np.float32)
-        elif reader.op == "Add" and is_constant(b.inputs[0]) and other.shape == b.inputs[0].values.shape[-1:]:
+        elif reader.op == "Add" and weight is not None and other.shape == weight.stored[0].shape[-1:]:
             last, bias = reader, [other]
     y = append(
         graph,

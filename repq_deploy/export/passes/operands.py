@@ -10,9 +10,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from repq_deploy.export.domain import DEQUANTIZE_LOG2, DOMAIN
-from repq_deploy.export.passes.graph import constant_of, site_of
+from repq_deploy.export.passes.graph import constant_of, is_constant, producer, site_of
 
-__all__ = ["Activation", "Log2Probabilities", "Weight", "fp8", "operand"]
+__all__ = ["Activation", "Log2Probabilities", "Weight", "clip_of", "code_range", "fp8", "operand", "weight_of"]
 
 #: Operators between QuantizeLinear and DequantizeLinear that only move codes.
 _MOVES = ("Reshape", "Transpose")
@@ -29,6 +29,20 @@ def fp8(values: np.ndarray) -> np.ndarray:
     return values.astype(ml_dtypes.float8_e4m3fn)
 
 
+def clip_of(quantize: gs.Node) -> gs.Node | None:
+    """The Clip right before a QuantizeLinear, which bounds its codes."""
+    return producer(quantize.inputs[0], "Clip")
+
+
+def code_range(quantize: gs.Node) -> tuple[int, int]:
+    """The smallest and the largest signed code, without the zero point: what the Clip allows, or else all of INT8."""
+    if (clip := clip_of(quantize)) is None:
+        return -128, 127
+    scale = float(constant_of(quantize.inputs[1]))
+    low, high = (round(float(constant_of(bound)) / scale) for bound in clip.inputs[1:3])
+    return low, high
+
+
 @dataclass(frozen=True)
 class Activation:
     """``[Clip] -> quantize -> (Reshape | Transpose)* -> dequantize``, with one scale."""
@@ -42,17 +56,12 @@ class Activation:
 
     @property
     def clip(self) -> gs.Node | None:
-        producers = self.quantize.inputs[0].inputs
-        return producers[0] if producers and producers[0].op == "Clip" else None
+        return clip_of(self.quantize)
 
     @cached_property
     def codes(self) -> tuple[int, int]:
         """The smallest and the largest code."""
-        if self.clip is None:
-            return -128, 127
-        scale = float(constant_of(self.quantize.inputs[1]))
-        low, high = (round(float(constant_of(bound)) / scale) for bound in self.clip.inputs[1:3])
-        return low, high
+        return code_range(self.quantize)
 
     @property
     def exact_in_fp8(self) -> bool:
@@ -74,8 +83,18 @@ class Weight:
         return site_of(self.dequantize)
 
     @property
+    def axis(self) -> int | None:
+        """The axis of its scales."""
+        return self.dequantize.attrs.get("axis")
+
+    @property
+    def stored(self) -> tuple[np.ndarray, ...]:
+        """Codes, scales and zero points as they are in the file."""
+        return tuple(constant_of(tensor) for tensor in self.dequantize.inputs)
+
+    @property
     def codes(self) -> np.ndarray:
-        return constant_of(self.dequantize.inputs[0]).astype(np.float32)
+        return self.stored[0].astype(np.float32)
 
     @property
     def exact_in_fp8(self) -> bool:
@@ -107,6 +126,12 @@ class Log2Probabilities:
         return f"{self.site} ({kind}, {self.dequantize.attrs['bits']} bits)"
 
 
+def weight_of(tensor: gs.Tensor) -> Weight | None:
+    """The weight that ``tensor`` is: a DequantizeLinear of a constant gives it."""
+    node = producer(tensor, "DequantizeLinear")
+    return Weight(node) if node is not None and is_constant(node.inputs[0]) else None
+
+
 def operand(tensor: gs.Tensor) -> Activation | Weight | Log2Probabilities | None:
     """What ``tensor`` is, None where it is not quantized, or where its quantizer has other readers on the way."""
     node = tensor.inputs[0] if tensor.inputs else None
@@ -116,8 +141,8 @@ def operand(tensor: gs.Tensor) -> Activation | Weight | Log2Probabilities | None
         return Log2Probabilities(node)
     if node.op != "DequantizeLinear":
         return None
-    if isinstance(node.inputs[0], gs.Constant):
-        return Weight(node)
+    if (weight := weight_of(tensor)) is not None:
+        return weight
     codes = node.inputs[0]
     while len(codes.outputs) == 1 and codes.inputs[0].op in _MOVES:
         codes = codes.inputs[0].inputs[0]

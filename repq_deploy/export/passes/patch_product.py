@@ -16,6 +16,7 @@ from repq_deploy.export.passes.graph import (
     site_of,
     sole_reader,
 )
+from repq_deploy.export.passes.operands import weight_of
 
 __all__ = ["PatchProduct"]
 
@@ -35,23 +36,17 @@ class PatchProduct(Pass):
 
 
 def _rewrite(graph: gs.Graph, conv: gs.Node) -> bool:
-    image, weight = (producer(tensor, "DequantizeLinear") for tensor in conv.inputs[:2])
+    image, weight = producer(conv.inputs[0], "DequantizeLinear"), weight_of(conv.inputs[1])
     kernel = list(conv.attrs.get("kernel_shape", ()))
     plain = conv.attrs.get("strides") == kernel and not any(conv.attrs.get("pads", ())) and conv.attrs["group"] == 1
-    if (
-        image is None
-        or image.inputs[0].shape is None
-        or weight is None
-        or not is_constant(weight.inputs[0])
-        or not plain
-    ):
+    if image is None or image.inputs[0].shape is None or weight is None or not plain:
         return False
     batch, channels, height, width = image.inputs[0].shape
     rows, columns = height // kernel[0], width // kernel[1]
     target, shape = _tokens(graph, conv, rows, columns)
     if target is None or height % kernel[0] or width % kernel[1]:
         return False
-    codes, scale, zero_point = (constant_of(tensor) for tensor in weight.inputs)
+    codes, scale, zero_point = weight.stored
     outputs, site = codes.shape[0], site_of(image)
     cut = np.array([-1, channels, rows, kernel[0], columns, kernel[1]], np.int64)
     flat = np.array([-1, rows * columns, codes[0].size], np.int64)
@@ -62,7 +57,7 @@ def _rewrite(graph: gs.Graph, conv: gs.Node) -> bool:
     x = append(graph, "Reshape", f"{site}/rows", [x, flat], dtype=kind, shape=[batch, *flat[1:].tolist()])
     x = append(graph, "DequantizeLinear", f"{site}/patch_values", [x, *image.inputs[1:]], shape=x.shape)
     matrix = np.ascontiguousarray(codes.reshape(outputs, -1).T)
-    name = site_of(weight)
+    name = weight.site
     w = append(graph, "DequantizeLinear", f"{name}/matrix", [matrix, scale, zero_point], shape=matrix.shape, axis=1)
     tokens = [batch, rows * columns, outputs]
     y = append(graph, "MatMul", f"{name}/product", [x, w], shape=tokens)

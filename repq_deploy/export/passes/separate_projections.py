@@ -13,8 +13,8 @@ from repq_deploy.export.passes.graph import (
     nodes_of,
     producer,
     replace_output,
-    site_of,
 )
+from repq_deploy.export.passes.operands import weight_of
 
 __all__ = ["SeparateProjections"]
 
@@ -44,21 +44,15 @@ def _separate(graph: gs.Graph, transpose: gs.Node) -> bool:
     if (add := producer(projected, "Add")) is not None and is_constant(add.inputs[1]):
         projected, bias = add.inputs[0], constant_of(add.inputs[1])
     product = producer(projected, "MatMul")
-    weight = None if product is None else producer(product.inputs[1], "DequantizeLinear")
-    if (
-        product is None
-        or weight is None
-        or not is_constant(weight.inputs[0])
-        or weight.attrs.get("axis") != 1
-        or shape[2] != 3
-    ):
+    weight = None if product is None else weight_of(product.inputs[1])
+    if product is None or weight is None or weight.axis != 1 or shape[2] != 3:
         return False
-    codes, scale, zero_point = (constant_of(tensor) for tensor in weight.inputs)
+    codes, scale, zero_point = weight.stored
     batch_shape = transpose.inputs[0].shape
     for part, (letter, node) in enumerate(zip("qkv", parts, strict=True)):
         width = codes.shape[1] // 3
         columns = slice(part * width, (part + 1) * width)
-        name = f"{site_of(weight)}.{letter}"
+        name = f"{weight.site}.{letter}"
         arrays = [np.ascontiguousarray(array[..., columns]) for array in (codes, scale, zero_point)]
         values = append(graph, "DequantizeLinear", f"{name}/dequantize", arrays, shape=arrays[0].shape, axis=1)
         rows = [batch_shape[0], int(shape[1]), width]

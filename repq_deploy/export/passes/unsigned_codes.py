@@ -7,6 +7,7 @@ import onnx_graphsurgeon as gs
 
 from repq_deploy.export.passes.base import Pass
 from repq_deploy.export.passes.graph import constant_of, is_constant, nodes_of, producer, site_of, sole_reader
+from repq_deploy.export.passes.operands import code_range
 
 __all__ = ["UnsignedCodes"]
 
@@ -42,17 +43,8 @@ def _quantized(graph: gs.Graph, tensor: gs.Tensor) -> tuple[gs.Node, gs.Node] | 
     return (quantize, dequantize) if is_constant(quantize.inputs[2], np.zeros((), np.int8)) else None
 
 
-def _zero_point(quantize: gs.Node) -> int | None:
-    """What makes the clipped codes start at 0; None where there is no Clip, and codes are 8 bits."""
-    clip = producer(quantize.inputs[0], "Clip")
-    if clip is None:
-        return None
-    return -round(float(constant_of(clip.inputs[1]) / constant_of(quantize.inputs[1])))
-
-
 def _to_unsigned(graph: gs.Graph, quantize: gs.Node, dequantize: gs.Node) -> bool:
-    scale, offset = quantize.inputs[1], _zero_point(quantize)
-    stored = 128 if offset is None else offset
+    scale, stored = quantize.inputs[1], -code_range(quantize)[0]
     added = stored
     add = producer(quantize.inputs[0], "Add")
     if add is not None and is_constant(add.inputs[1]) and sole_reader(graph, add.outputs[0]) is quantize:
