@@ -72,7 +72,7 @@ def require_scales(run: Calibration, step: str, *, weights: bool) -> None:
         BadInput: naming a quantizer without a scale.
     """
     for name, quantizer in run.model.quantizers().items():
-        if not quantizer.calibrated and (weights or not name.endswith(".weight")):
+        if not quantizer.calibrated and (weights or not quantizer.is_weight):
             raise BadInput(f"step {step}: {name} has no scale yet; list ranges{' and weights' * weights} before {step}")
 
 

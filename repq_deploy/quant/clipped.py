@@ -38,7 +38,7 @@ def clip_channels(found: UniformParameters, x: Tensor, kappa: float, bits: int) 
         x: the tensor [..., C] that ``found`` is of.
     """
     scale = found.scale.clamp_max(kappa * float(found.scale.median()))
-    low, high = -found.zero_point * found.scale, (2**bits - 1 - found.zero_point) * found.scale
+    low, high = found.ends(bits)
     mean = x.reshape(-1, x.shape[-1]).mean(dim=0).clamp(low, high)
     clipped_low = mean - (mean - low) * (scale / found.scale)
     return UniformParameters(
@@ -83,6 +83,6 @@ def _output_error(
     codes = ops.uniform_codes(folded, quantizer.scale, quantizer.zero_point, weight_bits, 0)
     quantized = ops.uniform_values(codes, quantizer.scale, 0) / ratio
     values = ops.uniform_values(ops.uniform_codes(rows, found.scale, found.zero_point, bits, -1), found.scale, -1)
-    shift = found.scale * (found.zero_point - 2 ** (bits - 1))
+    shift = found.scale * (found.zero_point - ops.centre(bits))
     error = (values + shift) @ quantized.t() - (rows + shift) @ weight.t()
     return float(error.square().mean())

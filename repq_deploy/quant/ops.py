@@ -14,6 +14,7 @@ from torch import Tensor
 
 __all__ = [
     "CURVE_FUNCTIONS",
+    "centre",
     "curve_codes",
     "fake_quantize",
     "fake_quantize_curve",
@@ -50,6 +51,11 @@ def _along(parameter: Tensor, axis: int | None, ndim: int) -> Tensor:
     shape = [1] * ndim
     shape[axis] = -1
     return parameter.reshape(shape)
+
+
+def centre(bits: int) -> float:
+    """The zero point in the middle of 2^bits codes, with which signed codes are symmetric and fill their integer."""
+    return 2.0 ** (bits - 1)
 
 
 def uniform_codes(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, axis: int | None = None) -> Tensor:

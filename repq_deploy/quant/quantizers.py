@@ -31,6 +31,10 @@ class UniformParameters:
     scale: Tensor
     zero_point: Tensor
 
+    def ends(self, bits: int) -> tuple[Tensor, Tensor]:
+        """The smallest and the largest value."""
+        return -self.zero_point * self.scale, (2**bits - 1 - self.zero_point) * self.scale
+
 
 #: What a range finder finds, of the type that its quantizer adopts; for ``Log2Quantizer`` a scale.
 Parameters = object
@@ -65,6 +69,11 @@ class Quantizer(nn.Module):
     @property
     def calibrated(self) -> bool:
         return bool(torch.isfinite(self.scale).all())
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether it is a weight's; all others are of activations."""
+        return self.site.endswith(".weight")
 
     def adopt(self, found: Parameters) -> None:
         """Take over what a range finder found."""

@@ -93,7 +93,7 @@ def _parameters(low: Tensor, high: Tensor, bits: int, *, symmetric: bool, spans_
     levels = 2**bits - 1
     if symmetric:
         scale = (2 / levels) * torch.maximum(high.abs(), low.abs()).clamp_min(_TINY)
-        return UniformParameters(scale, torch.full_like(scale, 2 ** (bits - 1)))
+        return UniformParameters(scale, torch.full_like(scale, ops.centre(bits)))
     if spans_zero:
         low, high = low.clamp_max(0), high.clamp_min(0)
     # A channel that is constant gets a scale from its size, so that the constant is a representable code.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from repq_deploy.errors import BadInput
+from repq_deploy.quant import ops
 from repq_deploy.quant.layers import QuantConv2d, QuantLinear, add_to_bias
 from repq_deploy.quant.quantizers import UniformParameters, UniformQuantizer
 
@@ -50,7 +51,7 @@ def fold_post_norm(norm: nn.LayerNorm, *linears: QuantLinear, target: Literal["m
         raise BadInput(f"{names}: they read one layer norm and need the same bits")
     scale, zero_point = quantizer.scale.double(), quantizer.zero_point.double()
     target_scale = scale.mean() if target == "mean" else scale.median()
-    target_zero_point = 2.0 ** (quantizer.bits - 1)
+    target_zero_point = ops.centre(quantizer.bits)
     ratio = scale / target_scale
     _replace(norm, "weight", norm.weight.double() / ratio)
     _replace(norm, "bias", norm.bias.double() / ratio + target_scale * (zero_point - target_zero_point))
@@ -76,11 +77,12 @@ def center_zero_point(layer: QuantLinear | QuantConv2d, norm: nn.LayerNorm | Non
     quantizer = layer.input_quantizer
     if quantizer.bits < 8 or not isinstance(quantizer, UniformQuantizer):
         return
-    shift = quantizer.scale.double() * (quantizer.zero_point.double() - 128)
+    centre = ops.centre(quantizer.bits)
+    shift = quantizer.scale.double() * (quantizer.zero_point.double() - centre)
     if shift == 0:
         return
     shift_input(layer, shift, norm)
-    quantizer.adopt(UniformParameters(quantizer.scale, torch.full_like(quantizer.scale, 128.0)))
+    quantizer.adopt(UniformParameters(quantizer.scale, torch.full_like(quantizer.scale, centre)))
 
 
 @torch.no_grad()

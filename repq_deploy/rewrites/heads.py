@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from repq_deploy.quant import ops
 from repq_deploy.quant.layers import QuantAttention, add_to_bias
 from repq_deploy.quant.quantizers import UniformParameters, UniformQuantizer
 
@@ -91,7 +92,7 @@ def _ratio(quantizer: UniformQuantizer) -> Tensor:
 
 
 def _centre(quantizer: UniformQuantizer) -> Tensor:
-    return quantizer.scale.new_full((), 2.0 ** (quantizer.bits - 1))
+    return quantizer.scale.new_full((), ops.centre(quantizer.bits))
 
 
 def _adopt(quantizer: UniformQuantizer, scale: Tensor, zero_point: Tensor) -> None:

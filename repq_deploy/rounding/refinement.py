@@ -42,8 +42,8 @@ def refined(weight: Tensor, inputs: Tensor, grid: UniformParameters, bits: int) 
 def _flip(weight: Tensor, inputs: Tensor, grid: UniformParameters, bits: int) -> Tensor:
     """The rounding of [out, columns] that flips reach from the nearest one; every row falls in error or stays."""
     rows = torch.arange(len(weight), device=weight.device)
-    scale, zero_point = grid.scale[:, None], grid.zero_point[:, None]
-    low, high = -zero_point * scale, (2**bits - 1 - zero_point) * scale
+    scale = grid.scale[:, None]
+    low, high = (end[:, None] for end in grid.ends(bits))
     value = nearest(weight, inputs, grid, bits)
     error = value - weight
     # The other neighbour of each weight; none where it lies outside of the grid.

@@ -56,7 +56,7 @@ def _clip(layer: QuantLinear, x: Tensor, steps: int, rate: float, generator: tor
     """The range of each channel of ``x`` [rows, channels] with the least error of the layer's output."""
     found = uniform_input(layer)
     last = 2**found.bits - 1
-    low, high = -found.zero_point * found.scale, (last - found.zero_point) * found.scale
+    low, high = UniformParameters(found.scale, found.zero_point).ends(found.bits)
     centre, half = (low + high) / 2, (high - low) / 2
     ends = nn.Parameter(x.new_ones(2, x.shape[1]))
     optimizer = torch.optim.Adam([ends], lr=rate)

@@ -257,8 +257,6 @@ def _dropping(model: nn.Module, unit: Sequence[Stage], drop: float, generator: t
     with hooks(
         module.register_forward_hook(mix)
         for name, module in model.named_modules()
-        if isinstance(module, Quantizer)
-        and not name.endswith("weight_quantizer")
-        and any(stage.holds(name) for stage in unit)
+        if isinstance(module, Quantizer) and not module.is_weight and any(stage.holds(name) for stage in unit)
     ):
         yield
