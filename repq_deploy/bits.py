@@ -9,15 +9,27 @@ from typing import Any
 
 from repq_deploy.errors import BadInput
 
-__all__ = ["MAX_BITS", "PRESETS", "BitWidths", "SiteBits"]
+__all__ = ["FIXED_ACTIVATIONS", "MAX_BITS", "PRESETS", "BitWidths", "Preset", "SiteBits", "smallest_activation_bits"]
 
 MIN_BITS, MAX_BITS = 2, 8
 _PATTERN = re.compile(r"w([0-9]{1,3})a([0-9]{1,3})")
 
+
+@dataclass(frozen=True)
+class Preset:
+    """The sites of ``fixed_roles`` have 8 bits; ``symmetric`` says whether weights below 8 bits are."""
+
+    fixed_roles: tuple[str, ...]
+    symmetric: bool
+
+
 #: ``deploy`` keeps patch embedding and head at 8 bit and weights symmetric (they fit INT4 and INT8 containers).
 #: ``paper`` is what the papers quantize: everything at the stated bits but the patch embedding's input (8 bit),
 #: weights asymmetric. Eight-bit weights are symmetric in both: the 256 codes must fit INT8 with zero point 0.
-PRESETS = ("deploy", "paper")
+PRESETS = {"deploy": Preset(("patch_embed", "head"), symmetric=True), "paper": Preset((), symmetric=False)}
+
+#: The roles whose input has 8 bits under every preset.
+FIXED_ACTIVATIONS = ("patch_embed",)
 
 
 @dataclass(frozen=True)
@@ -64,10 +76,10 @@ class BitWidths:
     def of(self, name: str, role: str) -> SiteBits:
         """Bits of the site ``name``, for example ``blocks.3.mlp.fc1``, that plays ``role``."""
         bits = self.default
-        if role == "patch_embed":
-            bits = SiteBits(8 if self.preset == "deploy" else bits.weight, 8)
-        elif role == "head" and self.preset == "deploy":
-            bits = SiteBits(8, 8)
+        if role in PRESETS[self.preset].fixed_roles:
+            bits = SiteBits(MAX_BITS, MAX_BITS)
+        elif role in FIXED_ACTIVATIONS:
+            bits = SiteBits(bits.weight, MAX_BITS)
         for pattern, override in self.overrides:
             if pattern == role or fnmatch.fnmatchcase(name, pattern):
                 bits = override
@@ -75,12 +87,17 @@ class BitWidths:
 
     def symmetric_weights(self, bits: int) -> bool:
         """Whether a weight of ``bits`` bits is quantized symmetrically."""
-        return self.preset == "deploy" or bits == MAX_BITS
+        return PRESETS[self.preset].symmetric or bits == MAX_BITS
 
     @property
     def narrowest_weight(self) -> int:
         """The fewest bits that any weight may have."""
         return min(bits.weight for bits in (self.default, *(bits for _, bits in self.overrides)))
+
+    @property
+    def smallest_activation_bits(self) -> int:
+        """The fewest bits that any activation may have."""
+        return min(bits.activation for bits in (self.default, *(bits for _, bits in self.overrides)))
 
     def unmatched(self, sites: list[tuple[str, str]]) -> list[str]:
         """The override patterns that match none of the (name, role) ``sites``: a user's typing errors."""
@@ -95,6 +112,11 @@ class BitWidths:
 
     def to_dict(self) -> dict[str, Any]:
         return {"bits": str(self), "preset": self.preset}
+
+
+def smallest_activation_bits(text: str) -> int:
+    """The fewest bits that ``w4a4,head=w8a8`` gives an activation; 8 for a float model, whose text is empty."""
+    return BitWidths.parse(text).smallest_activation_bits if text else MAX_BITS
 
 
 def _site_bits(text: str, whole: str) -> SiteBits:

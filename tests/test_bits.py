@@ -1,6 +1,6 @@
 import pytest
 
-from repq_deploy.bits import BitWidths, SiteBits
+from repq_deploy.bits import BitWidths, SiteBits, smallest_activation_bits
 from repq_deploy.errors import BadInput
 
 
@@ -52,3 +52,10 @@ def test_bad_text_is_refused(text, message):
 def test_unknown_preset_is_refused():
     with pytest.raises(BadInput, match="expected one of deploy, paper"):
         BitWidths.parse("w4a4", preset="fast")
+
+
+@pytest.mark.parametrize(
+    ("bits", "expected"), [("w8a8", 8), ("w4a4,head=w8a8", 4), ("w8a8,blocks.0.*=w4a3", 3), ("", 8)]
+)
+def test_smallest_activation_bits(bits: str, expected: int):
+    assert smallest_activation_bits(bits) == expected

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from repq_deploy.bits import MAX_BITS, smallest_activation_bits
 from repq_deploy.cli.streams import printable
 from repq_deploy.errors import BadInput
 from repq_deploy.system.files import shortened
@@ -179,7 +180,7 @@ def hardware_note(bits: str) -> list[str]:
 
     ``bits`` is of the form ``w4a4,head=w8a8``.
     """
-    if all(site.endswith("a8") for site in filter(None, bits.split(","))):
+    if smallest_activation_bits(bits) == MAX_BITS:
         return []
     return ["note: activations below 8 bits run on the INT8 grid: they buy accuracy studies and size, not speed"]
 

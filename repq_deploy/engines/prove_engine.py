@@ -9,11 +9,12 @@ are, the larger is such a step; so the most that is ever required depends on the
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from repq_deploy.bits import smallest_activation_bits
 
 __all__ = [
     "FAILED",
@@ -24,7 +25,6 @@ __all__ = [
     "Validation",
     "compare",
     "not_run",
-    "smallest_activation_bits",
     "sqnr_db",
     "tolerance",
 ]
@@ -86,14 +86,9 @@ class Validation:
     figures: Figures | None = None
 
 
-def smallest_activation_bits(bits: str) -> int:
-    """The smallest activation width named in ``w4a4,head=w8a8``; 8 where none is."""
-    return min((int(width) for width in re.findall(r"w\d+a(\d+)", bits)), default=8)
-
-
 def tolerance(bits: str, precision: str, *, rounding_sqnr_db: float) -> Tolerance:
     """What to ask of an engine of ``bits`` with ``precision`` "fp16" or "fp32" around Q/DQ."""
-    most = _MOST_DB[min(max(smallest_activation_bits(bits), 2), 8)]
+    most = _MOST_DB[smallest_activation_bits(bits)]
     return Tolerance(max(_LEAST_DB, min(most, rounding_sqnr_db - _MARGIN_DB[precision])), rounding_sqnr_db)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from repq_deploy.bits import SiteBits
+from repq_deploy.bits import PRESETS, SiteBits
 from repq_deploy.calib_data import Preprocess, load_sample
 from repq_deploy.devices import CPU, on_device
 from repq_deploy.errors import BadInput
@@ -178,7 +178,7 @@ def open_search(
                 numbers=_stored_numbers(model),
                 fixed_at_8=sum(site.parameters for site in fixed),
                 rows=sum(_rows(model.get_submodule(site.name)) for site in structure.linears),
-                symmetric=preset == "deploy",
+                symmetric=PRESETS[preset].symmetric,
             )
         )
     if limits.giga_bit_operations is not None:

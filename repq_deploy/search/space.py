@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from repq_deploy.bits import MAX_BITS, MIN_BITS, BitWidths, SiteBits
+from repq_deploy.bits import FIXED_ACTIVATIONS, MAX_BITS, MIN_BITS, PRESETS, BitWidths, SiteBits
 from repq_deploy.errors import BadInput
 from repq_deploy.hooks import hooks
 from repq_deploy.models.sites import Role, Sites
@@ -41,7 +41,7 @@ class SearchSite:
     @property
     def activations_are_fixed(self) -> bool:
         """The patch embedding's input has 8 bits under every preset."""
-        return self.role == "patch_embed"
+        return self.role in FIXED_ACTIVATIONS
 
     def weight_bits(self, bits: SiteBits) -> int:
         """Bits of all its weights at the stated width."""
@@ -96,10 +96,10 @@ def search_sites(
     counted = _count(model, sites, image)
     found = []
     for site in sites.linears:
-        if preset == "deploy" and site.role in ("patch_embed", "head"):
+        if site.role in PRESETS[preset].fixed_roles:
             continue
         own = choices
-        if site.role == "patch_embed":
+        if site.role in FIXED_ACTIVATIONS:
             own = tuple(SiteBits(weight, MAX_BITS) for weight in sorted({bits.weight for bits in choices}))
         weight = model.get_submodule(site.name).weight
         found.append(SearchSite(site.name, site.role, own, weight.numel(), counted[site.name], site.norm))  # type: ignore[operator]

@@ -12,7 +12,6 @@ from repq_deploy.engines.prove_engine import (
     Tolerance,
     compare,
     not_run,
-    smallest_activation_bits,
     sqnr_db,
     tolerance,
 )
@@ -85,13 +84,6 @@ def test_a_class_swapped_beyond_rounding_fails_and_a_tie_does_not() -> None:
     swapped[1, 8] = 3.0
     result = compare(logits, swapped, ALLOWED)
     assert (result.verdict, result.reason) == (FAILED, "image 1: class 8 instead of 3, which leads by 0.9")
-
-
-@pytest.mark.parametrize(
-    ("bits", "expected"), [("w8a8", 8), ("w4a4,head=w8a8", 4), ("w8a8,blocks.0.*=w4a3", 3), ("", 8), ("fp8", 8)]
-)
-def test_smallest_activation_bits(bits: str, expected: int) -> None:
-    assert smallest_activation_bits(bits) == expected
 
 
 def test_tolerance_follows_the_bits_the_precision_and_the_model() -> None:
