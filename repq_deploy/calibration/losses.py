@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from repq_deploy.calibration.run import BATCH
+from repq_deploy.calibration.run import BATCH, forward_in_batches
 from repq_deploy.errors import BadInput
 from repq_deploy.models.sites import Stage, forward_through
 
@@ -30,9 +30,8 @@ LossFactory = Callable[[Sequence[Stage], Sequence[Stage], Tensor, torch.device],
 def _outputs(unit: Sequence[Stage], inputs: Tensor, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
     """Tokens and the model's outputs of all images; None where the unit has none."""
     body, head = (unit[:-1], unit[-1:]) if unit[-1].is_head else (unit, [])
-    with torch.no_grad():
-        tokens = torch.cat([forward_through(body, x.to(device)) for x in inputs.split(BATCH)])
-        logits = torch.cat([forward_through(head, x) for x in tokens.split(BATCH)]) if head else None
+    tokens = forward_in_batches(body, inputs, device)
+    logits = forward_in_batches(head, tokens, device) if head else None
     return tokens if body else None, logits
 
 
@@ -63,8 +62,7 @@ def feature(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor, devi
     tokens, final = _outputs(unit, inputs, device)
     if final is None:
         assert tokens is not None  # noqa: S101 - a unit ends in one of them
-        with torch.no_grad():
-            final = torch.cat([forward_through(suffix, x) for x in tokens.split(BATCH)])
+        final = forward_in_batches(suffix, tokens, device)
     distance = _divergence if (*unit, *suffix)[-1].gives_logits else _relative
 
     def measure(outputs: list[Tensor], chosen: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from repq_deploy.devices import device_of
 from repq_deploy.errors import BadInput
 from repq_deploy.hooks import hooks
 from repq_deploy.models.families import stages
-from repq_deploy.models.sites import LinearSite, Stage
+from repq_deploy.models.sites import LinearSite, Stage, forward_through
 from repq_deploy.quant.layers import QuantConv2d, QuantLinear
 from repq_deploy.quant.model import QuantizedModel
 
@@ -25,6 +25,7 @@ __all__ = [
     "Report",
     "captured_inputs",
     "channel_wise",
+    "forward_in_batches",
     "refuse_scales",
     "require_folded",
     "require_scales",
@@ -122,15 +123,15 @@ class Position:
 
 
 @torch.no_grad()
-def walk(run: Calibration, doing: str) -> Iterator[Position]:
+def walk(run: Calibration, doing: str, *, images: int | None = None) -> Iterator[Position]:
     """Visit the stages in forward order, so that the caller can change one stage at a time.
 
     The inputs of a stage are computed by the stages before it as the caller has left them. So a stage sees the error of
     all changes before it and can make up for it. Memory holds the inputs of one stage, for all images. A walk that was
-    killed begins at the stage that it had reached.
+    killed begins at the stage that it had reached. ``images`` is how many are looked at, at most; None for all.
     """
     theirs = stages(run.reference)
-    inputs = reference_inputs = run.images
+    inputs = reference_inputs = run.images[:images]
     done = run.work.resumed().done
     for index, (stage, reference) in enumerate(zip(stages(run.model.model), theirs, strict=True)):
         run.report(doing, index, len(theirs))
@@ -138,13 +139,15 @@ def walk(run: Calibration, doing: str) -> Iterator[Position]:
             yield Position(stage, reference, inputs, reference_inputs, run.device)
             if run.work.due:
                 run.work.save(index + 1)
-        inputs = _forward(stage, inputs, run.device)
-        reference_inputs = _forward(reference, reference_inputs, run.device)
+        inputs = forward_in_batches([stage], inputs, run.device)
+        reference_inputs = forward_in_batches([reference], reference_inputs, run.device)
     run.report(doing, len(theirs), len(theirs))
 
 
-def _forward(stage: Stage, inputs: Tensor, device: torch.device) -> Tensor:
-    return torch.cat([stage.forward(batch.to(device)) for batch in inputs.split(BATCH)])
+@torch.no_grad()
+def forward_in_batches(unit: Sequence[Stage], inputs: Tensor, device: torch.device) -> Tensor:
+    """The outputs of consecutive stages for all ``inputs``, which go to ``device`` a batch at a time."""
+    return torch.cat([forward_through(unit, batch.to(device)) for batch in inputs.split(BATCH)])
 
 
 class _Captured(Exception):

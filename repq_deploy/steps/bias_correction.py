@@ -6,8 +6,6 @@ order, and the error of each is measured behind the corrected layers before it.
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Tensor, nn
 
@@ -29,8 +27,7 @@ def bias_correction(run: Calibration, *, prefix: Prefix = "quantized", images: i
         images: how many are looked at, at most.
     """
     require_scales(run, "bias_correction", weights=True)
-    run = dataclasses.replace(run, images=run.images[:images])
-    for position in walk(run, "correcting biases"):
+    for position in walk(run, "correcting biases", images=images):
         for site, layer in position.linears(run.model):
             weight = layer.weight_quantizer(layer.weight).flatten(1)
             bias: Tensor | float = 0.0 if layer.bias is None else layer.bias

@@ -7,7 +7,6 @@ product least.
 
 from __future__ import annotations
 
-import dataclasses
 import zlib
 
 import torch
@@ -38,8 +37,7 @@ def dual_clip(run: Calibration, *, steps: int = 150, rate: float = 5e-3, images:
         raise BadInput(
             "step dual_clip: no layer has a scale for each channel; list it before fold, after ranges with them"
         )
-    run = dataclasses.replace(run, images=run.images[:images])
-    for position in walk(run, "dual clipping"):
+    for position in walk(run, "dual clipping", images=images):
         for site, layer in position.linears(run.model):
             if site.norm is None or not isinstance(layer, QuantLinear) or not channel_wise(layer):
                 continue

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from repq_deploy.bits import MAX_BITS
 from repq_deploy.calibration.losses import LOSSES, Loss
-from repq_deploy.calibration.run import BATCH, Calibration, require_folded, require_scales
+from repq_deploy.calibration.run import BATCH, Calibration, forward_in_batches, require_folded, require_scales
 from repq_deploy.errors import BadInput
 from repq_deploy.hooks import hooks
 from repq_deploy.models.families import stages
-from repq_deploy.models.sites import Stage, forward_through
+from repq_deploy.models.sites import Stage
 from repq_deploy.quant.layers import QuantConv2d, QuantLinear
 from repq_deploy.quant.quantizers import Quantizer, UniformQuantizer
 
@@ -105,19 +105,14 @@ def reconstruct(
                 doing="reconstructing" if unit == "model" else f"reconstructing {ours_here[0].name}",
             )
         if group.stop < len(ours):
-            inputs = _advance(ours_here, inputs, run.device)
-            reference_inputs = _advance(theirs_here, reference_inputs, run.device)
+            inputs = forward_in_batches(ours_here, inputs, run.device)
+            reference_inputs = forward_in_batches(theirs_here, reference_inputs, run.device)
 
 
 def _fewest_bits(run: Calibration, unit: Sequence[Stage]) -> int:
     """The fewest bits of a quantizer in the unit; 0 where it has none, as norms are trained all the same."""
     quantizers = run.model.quantizers().items()
     return min((q.bits for name, q in quantizers if any(stage.holds(name) for stage in unit)), default=0)
-
-
-@torch.no_grad()
-def _advance(unit: Sequence[Stage], inputs: Tensor, device: torch.device) -> Tensor:
-    return torch.cat([forward_through(unit, x.to(device)) for x in inputs.split(BATCH)])
 
 
 def _train(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal
 
 import torch
@@ -43,8 +42,7 @@ def weights(
     """
     require_scales(run, "weights", weights=False)
     require_folded(run, "weights")
-    run = dataclasses.replace(run, images=run.images[:images])
-    for position in walk(run, "quantizing weights"):
+    for position in walk(run, "quantizing weights", images=images):
         for site, layer in position.linears(run.model):
             statistics = gather(run, position, site, layer, prefix=prefix)
             _quantize(run, layer, statistics, ridge, ROUNDINGS[rounding])
