@@ -6,7 +6,7 @@ message names what was found, what was expected, and what to do next.
 
 from __future__ import annotations
 
-__all__ = ["BackendMissing", "BadInput", "BuildFailed", "RepqError", "ValidationFailed"]
+__all__ = ["BackendMissing", "BadInput", "BuildFailed", "RepqError", "ValidationFailed", "first_line", "one_line"]
 
 
 class RepqError(Exception):
@@ -37,3 +37,13 @@ class BackendMissing(RepqError):
     """A backend's package, or the device it needs, is not on this machine."""
 
     exit_code = 3
+
+
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """All that a library's error says, as one line, of at most ``most`` characters."""
+    return " ".join(str(error).split())[:most]
+
+
+def first_line(error: BaseException, most: int) -> str:
+    """The first line of what a library's error says, or its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]

@@ -32,7 +32,7 @@ from typing import Any
 import yaml
 
 from repq_deploy.bits import BitWidths
-from repq_deploy.errors import BadInput
+from repq_deploy.errors import BadInput, one_line
 from repq_deploy.system.files import existing_file, write_atomically
 
 __all__ = ["Recipe", "load_recipe", "save_recipe"]
@@ -123,7 +123,7 @@ def _content(path: Path) -> Any:
     except OSError as error:
         raise BadInput(f"recipe {path}: cannot be read: {error.strerror or error}") from error
     except (yaml.YAMLError, ValueError) as error:  # what looks like a date and is none is a ValueError
-        raise BadInput(f"recipe {path}: not a recipe in YAML: {' '.join(str(error).split())[:160]}") from error
+        raise BadInput(f"recipe {path}: not a recipe in YAML: {one_line(error, 160)}") from error
     if content is None:
         raise BadInput(f"recipe {path}: holds nothing; expected at least one of bits, preset, method, steps")
     return content

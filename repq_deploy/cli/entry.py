@@ -22,7 +22,7 @@ import typer
 from repq_deploy import __version__
 from repq_deploy.cli.common import console
 from repq_deploy.cli.streams import StdoutFailed, guarded_streams, printable
-from repq_deploy.errors import BadInput, RepqError
+from repq_deploy.errors import BadInput, RepqError, one_line
 from repq_deploy.system.files import shortened
 from repq_deploy.system.leftovers import sweep
 from repq_deploy.system.stopping import ends_with_signals
@@ -114,7 +114,7 @@ def _explained(error: Exception, name: str) -> tuple[int, str]:
     if isinstance(error, MemoryError) or re.search("can't allocate memory|bad allocation", str(error)):
         return 2, "out of memory; use fewer images, a smaller batch or a smaller model"
     last = traceback.extract_tb(error.__traceback__)[-1]
-    place, said = f"{Path(last.filename).name}:{last.lineno}", " ".join(str(error).split())[:200]
+    place, said = f"{Path(last.filename).name}:{last.lineno}", one_line(error, 200)
     return 1, (
         f"a defect of ours, or of a library under us: {type(error).__name__} in {place} ({said}); please report it, "
         "with what -v prints"

@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx
 
 from repq_deploy.bits import BitWidths
-from repq_deploy.errors import BadInput
+from repq_deploy.errors import BadInput, one_line
 from repq_deploy.export import names
 from repq_deploy.export.digest import bad_scale, quantizers_digest
 from repq_deploy.export.names import INPUT, OUTPUT
@@ -116,7 +116,7 @@ def _check_graph(path: Path, model: onnx.ModelProto) -> None:
                 raise ValueError(f"{tensor.name[:60]} has {len(tensor.raw_data)} bytes, its shape says another number")
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # the checker's own, and whatever a wrong type or number trips on its way there
-        said = " ".join(str(error).split())[:200] or type(error).__name__
+        said = one_line(error, 200) or type(error).__name__
         raise BadInput(f"model {path}: damaged, not a valid ONNX graph ({said}); export it again") from error
 
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from repq_deploy.errors import BadInput
+from repq_deploy.errors import BadInput, first_line
 from repq_deploy.models.families import find_family, known_family
 from repq_deploy.system.files import existing_file, sha256_of
 
@@ -154,7 +154,7 @@ def _content(path: Path) -> Any:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise BadInput(f"checkpoint {path}: not a readable safetensors file ({_one_line(error)})") from error
+            raise BadInput(f"checkpoint {path}: not a readable safetensors file ({first_line(error, 120)})") from error
     _refuse_compressed(path)
     # Training scripts, DeiT's and timm's among them, leave their parsed arguments beside the weights: plain data.
     try:
@@ -171,7 +171,7 @@ def _content(path: Path) -> Any:
             "save the state dict alone, best as .safetensors"
         ) from error
     except Exception as error:  # torch raises whatever a damaged file happens to trip: IndexError, EOFError, ...
-        raise BadInput(f"checkpoint {path}: not a readable PyTorch file ({_one_line(error)})") from error
+        raise BadInput(f"checkpoint {path}: not a readable PyTorch file ({first_line(error, 120)})") from error
 
 
 def _refuse_compressed(path: Path) -> None:
@@ -236,8 +236,3 @@ def _first(names: list[str]) -> str:
     """The first three of ``names``, and how many there are."""
     listed = ", ".join(name[:80] for name in names[:3])
     return f"{listed}{', ...' if len(names) > 3 else ''} ({len(names)} tensor{'s' * (len(names) > 1)})"
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:120] if text else type(error).__name__

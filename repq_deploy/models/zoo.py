@@ -19,7 +19,7 @@ from timm.models import PretrainedCfg, get_pretrained_cfg
 from torch import Tensor, nn
 
 from repq_deploy.bounds import check_arguments, largest
-from repq_deploy.errors import BadInput
+from repq_deploy.errors import BadInput, first_line
 from repq_deploy.models.checkpoints import CheckpointFile, check_fit, load_into, own_image_size, read_checkpoint
 from repq_deploy.models.families import known_family
 from repq_deploy.models.hub import offline_unless_reachable
@@ -260,7 +260,7 @@ def _download(spec: ModelSpec) -> nn.Module:
         except BadInput:
             raise
         except (OSError, RuntimeError) as error:  # the hub's errors are OSErrors; a changed file is a RuntimeError
-            reason = offline or (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+            reason = offline or first_line(error, 160)
             cached = "; HF_HOME names a cache that has them, HF_HUB_OFFLINE=1 asks it alone" * (offline is not None)
             raise BadInput(
                 f"model {spec.name}: its pretrained weights cannot be downloaded ({reason}); "

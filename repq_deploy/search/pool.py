@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from repq_deploy.errors import BackendMissing, BadInput
+from repq_deploy.errors import BackendMissing, BadInput, first_line
 from repq_deploy.search.pool_worker import do, open_worker
 from repq_deploy.system.stopping import cleared
 
@@ -192,8 +192,7 @@ def _over_ray(
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise BadInput(
-            f"--ray {address}: no cluster there ({str(error).strip().splitlines()[0][:120]}); start one with: "
-            "ray start --head"
+            f"--ray {address}: no cluster there ({first_line(error, 120)}); start one with: ray start --head"
         ) from error
     try:
         cores = int(ray.cluster_resources().get("CPU", 1))
