@@ -9,11 +9,10 @@ import json
 from collections.abc import Sequence
 
 import onnx
-import torch
 from torch import nn
 
 from repq_deploy.export import names
-from repq_deploy.export.trace import OPSET, quiet
+from repq_deploy.export.trace import exported
 
 __all__ = ["float_onnx"]
 
@@ -30,19 +29,7 @@ def float_onnx(
 
     ``name``, ``preprocess`` (``Preprocess.to_json``) and the names of ``classes`` are recorded.
     """
-    with quiet():
-        program = torch.onnx.export(
-            model.eval(),
-            (torch.zeros(2, *input_shape),),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[names.INPUT],
-            output_names=[names.OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            verbose=False,
-        )
-    assert program is not None  # noqa: S101 - for the type checker: dynamo always returns a program
-    exported = program.model_proto
+    found = exported(model, input_shape)
     recorded = {names.MODEL: name, names.BITS: "", names.PREPROCESS: preprocess}
-    onnx.helper.set_model_props(exported, recorded | ({names.CLASSES: json.dumps(classes)} if classes else {}))
-    return exported
+    onnx.helper.set_model_props(found, recorded | ({names.CLASSES: json.dumps(classes)} if classes else {}))
+    return found

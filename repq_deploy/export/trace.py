@@ -16,12 +16,13 @@ import onnx
 import torch
 from onnx.defs import OpSchema
 from onnxscript.values import Op, Opset
+from torch import nn
 
 from repq_deploy.export.domain import DOMAIN
 from repq_deploy.export.names import INPUT, OUTPUT
 from repq_deploy.quant.model import QuantizedModel
 
-__all__ = ["OPSET", "quiet", "trace"]
+__all__ = ["OPSET", "exported", "trace"]
 
 #: The first opset with INT4 tensors.
 OPSET = 21
@@ -29,22 +30,29 @@ OPSET = 21
 
 def trace(quantized: QuantizedModel, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
     """Trace ``quantized`` for images [batch, *input_shape] with a dynamic ``batch``; output ``logits``."""
-    # A batch of one would be specialized to a constant.
-    images = torch.zeros(2, *input_shape)
-    with quiet():
+    translations = {
+        torch.ops.repq.fake_quantize.default: _fake_quantize,
+        torch.ops.repq.fake_quantize_log2.default: _fake_quantize_log2,
+        torch.ops.repq.fake_quantize_curve.default: _fake_quantize_curve,
+    }
+    return exported(quantized, input_shape, translations)
+
+
+def exported(
+    model: nn.Module, input_shape: tuple[int, int, int], translations: dict[Any, Any] | None = None
+) -> onnx.ModelProto:
+    """What torch's exporter makes of ``model``; ``translations`` are of operators that it does not know."""
+    images = torch.zeros(2, *input_shape)  # a batch of one would be specialized to a constant
+    with _quiet():
         program = torch.onnx.export(
-            quantized.eval(),
+            model.eval(),
             (images,),
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
-            custom_translation_table={
-                torch.ops.repq.fake_quantize.default: _fake_quantize,
-                torch.ops.repq.fake_quantize_log2.default: _fake_quantize_log2,
-                torch.ops.repq.fake_quantize_curve.default: _fake_quantize_curve,
-            },
+            custom_translation_table=translations,
             verbose=False,
         )
     assert program is not None  # noqa: S101 - for the type checker: dynamo always returns a program
@@ -92,7 +100,7 @@ def _fake_quantize_curve(
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Keep the exporter's advice to its own developers off our users' screens."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
