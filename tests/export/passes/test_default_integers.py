@@ -11,8 +11,7 @@ import onnx
 import pytest
 
 from repq_deploy.export import passes
-from repq_deploy.export.lowering import lower
-from tests.conftest import exported
+from tests.conftest import exported, lower_for
 
 
 class Numpy:
@@ -38,7 +37,7 @@ def test_files_are_the_same(monkeypatch, backend: str, bits: str) -> None:
     model = exported("swin", bits)
 
     def lowered() -> onnx.ModelProto:
-        return lower(model, backend=backend, half=False)[0]
+        return lower_for(model, backend)[0]
 
     expected = lowered().SerializeToString(deterministic=True)
     for found in pkgutil.walk_packages(passes.__path__, f"{passes.__name__}."):
