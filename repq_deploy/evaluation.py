@@ -1,11 +1,10 @@
-"""Top-1 and top-5 of anything that turns images into logits, and how far two such things agree.
+"""The score of anything that turns images into outputs, as its task defines it, and how far two such things agree.
 
 Images are streamed, so a validation set need not fit in memory. All accuracies are in percent.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from repq_deploy.calib_data import ImageSource, Preprocess, iterate_batches
 from repq_deploy.errors import BadInput, ValidationFailed
+from repq_deploy.tasks import CLASSIFICATION, Task
 
 __all__ = ["Evaluation", "Figures", "Target", "check_data", "evaluate"]
 
@@ -25,7 +25,8 @@ Array = NDArray[np.float32]
 class Target:
     """Something to evaluate.
 
-    ``predict`` computes logits [N, classes] of images [N, 3, H, W], both float32, for any N of at least 1.
+    ``predict`` computes outputs [N, classes] of images [N, 3, H, W], both float32, for any N of at least 1; where the
+    ``task`` is no classification, ``classes`` is how many numbers it gives for each image.
     ``kind`` is for the reader: "float model", "engine (onnxruntime)". ``class_names`` name its outputs, where known.
     """
 
@@ -35,6 +36,7 @@ class Target:
     preprocess: Preprocess
     classes: int
     class_names: tuple[str, ...] = ()
+    task: Task = CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,9 @@ class Figures:
 class Evaluation:
     """The figures of a target and, if it was compared with a second one, those of the second.
 
-    ``agreement`` is the percentage of images that both targets put into the same class. ``top1_difference`` is the
-    target's top-1 minus the other's, in percentage points; its standard error is that of the differences on each image,
-    as both targets saw the same images.
+    ``agreement`` is, in percent, how far both agree: images in the same class, or the mean cosine of features.
+    ``top1_difference`` is the target's top-1 minus the other's, in percentage points; its standard error is that of the
+    differences on each image, as both targets saw the same images.
     """
 
     target: Figures
@@ -83,7 +85,7 @@ def evaluate(
 
     Raises:
         BadInput: the classes do not fit, there is nothing to compute without labels, or too many unreadable images.
-        ValidationFailed: logits are NaN or infinite, or not of the shape that the target promises.
+        ValidationFailed: outputs are NaN or infinite, or not of the shape that the target promises.
     """
     if batch_size < 1:
         raise BadInput(f"batch size {batch_size}: expected at least 1")
@@ -101,16 +103,20 @@ def evaluate(
     if against is None:
         return Evaluation(tallies[0].figures())
     ours, theirs = tallies
-    agreement = 100 * float((np.concatenate(ours.predicted) == np.concatenate(theirs.predicted)).mean())
-    if source.labels is None:
-        return Evaluation(ours.figures(), theirs.figures(), agreement)
-    difference = 100.0 * np.concatenate(ours.top1) - 100.0 * np.concatenate(theirs.top1)
-    error = float(difference.std() / math.sqrt(len(difference)))
-    return Evaluation(ours.figures(), theirs.figures(), agreement, float(difference.mean()), error)
+    agreement, difference, error = ours.scores.against(theirs.scores)
+    return Evaluation(ours.figures(), theirs.figures(), agreement, difference, error)
 
 
 def check_data(targets: Sequence[Target], source: ImageSource) -> None:
     """Refuse images that cannot be scored: they have no labels for a single target, or not the targets' classes."""
+    first = targets[0]
+    if other := next((target for target in targets if target.task is not first.task), None):
+        raise BadInput(f"{first.name} gives {first.task.outputs}, {other.name} {other.task.outputs}: not comparable")
+    if len(targets) == 1 and not first.task.decides:
+        raise BadInput(
+            f"{first.name}: gives {first.task.outputs}, which labels cannot score; expected a second target to compare "
+            "with (--against), or a model with a head (--num-classes and a checkpoint)"
+        )
     if source.labels is None and len(targets) == 1:
         raise BadInput(
             f"images {source.origin}: no labels, so there is no accuracy to measure; "
@@ -118,8 +124,8 @@ def check_data(targets: Sequence[Target], source: ImageSource) -> None:
         )
     folders = len(source.class_names)
     for target in targets:
-        if target.classes < 1:
-            raise BadInput(f"{target.name}: has no classifier head; use --num-classes and a checkpoint with a head")
+        if not target.task.decides:
+            continue
         if folders and folders != target.classes:
             raise BadInput(
                 f"images {source.origin}: {folders} class folders, {target.name} has {target.classes} classes; "
@@ -133,39 +139,29 @@ def check_data(targets: Sequence[Target], source: ImageSource) -> None:
 
 
 class _Tally:
-    """What a target predicted so far."""
+    """What a target computed so far."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.predicted: list[NDArray[np.int64]] = []
-        self.top1: list[NDArray[np.bool_]] = []
-        self.top5: list[NDArray[np.bool_]] = []
+        self.scores = target.task.scores(target.classes)
+        self.images = 0
         self.seconds = 0.0
 
     def add(self, images: Array, labels: NDArray[np.int64] | None) -> None:
         started = time.perf_counter()
-        logits = self.target.predict(images)
+        outputs = self.target.predict(images)
         self.seconds += time.perf_counter() - started
         expected = (len(images), self.target.classes)
-        if logits.shape != expected:
-            raise ValidationFailed(f"{self.target.name}: logits {list(logits.shape)}, expected {list(expected)}")
-        if not np.isfinite(logits).all():
-            raise ValidationFailed(f"{self.target.name}: NaN or infinite logits; the model or engine is broken")
-        ranked = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-        self.predicted.append(ranked[:, 0])
-        if labels is not None:
-            hits = ranked == labels[:, None]
-            self.top1.append(hits[:, 0])
-            self.top5.append(hits.any(axis=1))
+        if outputs.shape != expected:
+            raise ValidationFailed(f"{self.target.name}: outputs {list(outputs.shape)}, expected {list(expected)}")
+        if not np.isfinite(outputs).all():
+            raise ValidationFailed(f"{self.target.name}: NaN or infinite outputs; the model or engine is broken")
+        self.scores.add(outputs, labels)
+        self.images += len(images)
 
     def figures(self) -> Figures:
-        count = sum(len(predicted) for predicted in self.predicted)
-        speed = count / max(self.seconds, 1e-9)
-        if not self.top1:
-            return Figures(count, None, None, None, speed)
-        top1 = float(np.concatenate(self.top1).mean())
-        top5 = 100 * float(np.concatenate(self.top5).mean()) if self.target.classes > 5 else None
-        return Figures(count, 100 * top1, 100 * math.sqrt(top1 * (1 - top1) / count), top5, speed)
+        top1, error, top5 = self.scores.accuracy()
+        return Figures(self.images, top1, error, top5, self.images / max(self.seconds, 1e-9))
 
 
 def _streams(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from repq_deploy.calib_data import ImageSource, Preprocess, open_images
 from repq_deploy.errors import BadInput, ValidationFailed
 from repq_deploy.evaluation import Target, evaluate
+from repq_deploy.tasks import FEATURES
 
 PREPROCESS = Preprocess((2, 2), 1.0, "center", "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 #: What the first image, the second, ... is; the image's gray value is its number.
@@ -100,8 +102,12 @@ def test_another_number_of_class_folders(tmp_path: Path):
 
 
 def test_no_head(tmp_path: Path):
-    with pytest.raises(BadInput, match="no classifier head"):
-        evaluate(target("a", np.zeros((8, 0), np.float32)), source(tmp_path))
+    features = dataclasses.replace(target("a", np.ones((8, 4), np.float32)), task=FEATURES)
+    with pytest.raises(BadInput, match="a: gives features, which labels cannot score"):
+        evaluate(features, source(tmp_path))
+    assert evaluate(features, source(tmp_path), against=features).agreement == pytest.approx(100)
+    with pytest.raises(BadInput, match="not comparable"):
+        evaluate(features, source(tmp_path), against=target("b", predicting(LABELS)))
 
 
 def test_not_finite(tmp_path: Path):
@@ -113,7 +119,7 @@ def test_not_finite(tmp_path: Path):
 
 def test_logits_of_another_shape(tmp_path: Path):
     broken = Target("a", "table", lambda images: np.zeros((len(images), 3), np.float32), PREPROCESS, CLASSES)
-    with pytest.raises(ValidationFailed, match=r"logits \[8, 3\], expected \[8, 7\]"):
+    with pytest.raises(ValidationFailed, match=r"outputs \[8, 3\], expected \[8, 7\]"):
         evaluate(broken, source(tmp_path))
 
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from repq_deploy.calibration.run import BATCH, forward_in_batches
 from repq_deploy.errors import BadInput
 from repq_deploy.models.sites import Stage, forward_through
+from repq_deploy.tasks import FEATURES
 
 __all__ = ["LOSSES", "Loss", "LossFactory"]
 
@@ -39,11 +39,6 @@ def _relative(found: Tensor, expected: Tensor) -> Tensor:
     return (found - expected).square().mean() / expected.square().mean()
 
 
-def _divergence(found: Tensor, expected: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of the classes' probabilities, from logits."""
-    return functional.kl_div(found.log_softmax(-1), expected.log_softmax(-1), log_target=True, reduction="batchmean")
-
-
 def mse(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor, device: torch.device) -> Loss:
     """Squared error of the unit's last output (BRECQ without its Fisher weights, QDrop)."""
     del suffix
@@ -63,10 +58,10 @@ def feature(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor, devi
     if final is None:
         assert tokens is not None  # noqa: S101 - a unit ends in one of them
         final = forward_in_batches(suffix, tokens, device)
-    distance = _divergence if (*unit, *suffix)[-1].gives_logits else _relative
+    task = (*unit, *suffix)[-1].task or FEATURES
 
     def measure(outputs: list[Tensor], chosen: Tensor) -> Tensor:
-        total = distance(forward_through(suffix, outputs[-1]), final[chosen])
+        total = task.distance(forward_through(suffix, outputs[-1]), final[chosen])
         if tokens is not None:
             total = total + _relative(outputs[-2] if unit[-1].is_head else outputs[-1], tokens[chosen])
         return total
@@ -80,10 +75,13 @@ def fisher(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor, devic
     The Fisher information's labels are drawn from the float model's own probabilities. A head is compared by ``mse``.
 
     Raises:
-        BadInput: the model has no classes.
+        BadInput: the model gives no probabilities.
     """
-    if not (*unit, *suffix)[-1].gives_logits:
-        raise BadInput("loss fisher: this model ends in features, expected classes; choose the loss mse or feature")
+    task = (*unit, *suffix)[-1].task or FEATURES
+    if not task.decides:
+        raise BadInput(
+            f"loss fisher: this model ends in {task.outputs}, expected classes; choose the loss mse or feature"
+        )
     tokens, _ = _outputs(unit, inputs, device)
     if tokens is None or unit[-1].is_head:
         return mse(unit, suffix, inputs, device)
@@ -92,9 +90,9 @@ def fisher(unit: Sequence[Stage], suffix: Sequence[Stage], inputs: Tensor, devic
     with torch.enable_grad():
         for x in tokens.split(BATCH):
             leaf = x.clone().requires_grad_()
-            scores = forward_through(suffix, leaf).log_softmax(-1)
-            labels = torch.multinomial(scores.detach().exp().cpu(), 1, generator=generator).to(leaf.device)
-            (gradient,) = torch.autograd.grad(scores.gather(1, labels).sum(), leaf)
+            likelihood = task.likelihood(forward_through(suffix, leaf), generator)
+            assert likelihood is not None  # noqa: S101 - the task decides
+            (gradient,) = torch.autograd.grad(likelihood, leaf)
             weights += gradient.square().sum(0)
     weights /= weights.mean()
     size = (tokens.square() * weights).mean()

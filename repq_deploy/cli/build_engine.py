@@ -233,7 +233,8 @@ def _print_engines(entries: list[dict[str, Any]]) -> None:
                 f"against ONNX Runtime on {figures['images']} images ({manifest['reference_inputs']}): "
                 f"SQNR {figures['sqnr_db']:.1f} dB ({_tolerance_words(validation['tolerance'])}), "
                 f"cosine {figures['cosine']:.6f}, error max {figures['max_abs_error']:.3g} "
-                f"mean {figures['mean_abs_error']:.3g}, top-1 agreement {100 * figures['top1_agreement']:.0f} %"
+                f"mean {figures['mean_abs_error']:.3g}"
+                + ("" if figures["agreement"] is None else f", decided alike {100 * figures['agreement']:.0f} %")
             )
         say(f"{validation['verdict']}: {validation['reason']}", *_next(entry))
 

@@ -32,6 +32,7 @@ from repq_deploy.errors import BadInput
 if TYPE_CHECKING:
     from repq_deploy.calib_data import ImageSource
     from repq_deploy.evaluation import Evaluation, Target
+    from repq_deploy.tasks import Task
 
 __all__ = ["main"]
 
@@ -138,7 +139,7 @@ def evaluate(
             on_images=lambda done: progress.update(task, completed=done),
         )
     result = _result(opened, evaluation) | settings
-    show(result, as_json=as_json, text=lambda: _print_result(result))
+    show(result, as_json=as_json, text=lambda: _print_result(result, opened[0].task))
 
 
 def _ordered(source: ImageSource, opened: list[Target], file: Path | None) -> tuple[ImageSource, str]:
@@ -184,12 +185,12 @@ def _print_plan(plan: dict[str, Any]) -> None:
     say(f"would evaluate on {plan['images']} images of {plan['data']}")
 
 
-def _print_result(result: dict[str, Any]) -> None:
+def _print_result(result: dict[str, Any], task: Task) -> None:
     say(_line(result), f"order of classes: {result['class_order']}")
     if "against" not in result:
         return
     say(_line(result["against"]))
-    text = f"same top-1 class: {result['agreement']:.2f} % of images"
+    text = task.agreeing.format(result["agreement"])
     if result["top1_difference"] is not None:
         error = result["top1_difference_standard_error"]
         text += f"; top-1 difference {result['top1_difference']:+.2f} points (standard error {error:.2f}, paired)"

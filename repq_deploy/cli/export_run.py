@@ -95,6 +95,6 @@ def run_export(
         "worst_site": agreement.worst.site,
         "logits_relative_error": agreement.relative_error,
         "free_running_relative_error": agreement.free_relative_error,
-        "free_running_top1_equal": agreement.top1_equal,
+        "free_running_decisions_equal": agreement.decisions_equal,
         "seconds": {"calibrate": calibrated - started, "export": time.monotonic() - calibrated},
     }

@@ -21,7 +21,9 @@ from repq_deploy.engines.runner import open_engine
 from repq_deploy.engines.source import read_source
 from repq_deploy.errors import BadInput
 from repq_deploy.evaluation import Target
+from repq_deploy.export.names import recorded_task
 from repq_deploy.records import decode, parse_json
+from repq_deploy.tasks import Task
 
 if TYPE_CHECKING:  # what runs an engine needs no torch
     import torch
@@ -81,6 +83,7 @@ def open_target(
             recorded,
             manifest.classes,
             _class_names(manifest.metadata),
+            _task(manifest.metadata, name),
         )
     if name.endswith(tuple(foreign_formats())) and not _is_ours(Path(name)):
         return _plain(name, preprocess)
@@ -88,19 +91,22 @@ def open_target(
         source = read_source(Path(name))
         recorded, names = _recorded(source.metadata, name), _class_names(source.metadata)
         kind = f"canonical ONNX ({REFERENCE.name})"
-        return Target(name, kind, open_reference(source), recorded, source.classes, names)
+        return Target(name, kind, open_reference(source), recorded, source.classes, names, source.task)
     if name.endswith(".safetensors"):
         from repq_deploy.devices import predictor
+        from repq_deploy.models.families import task_of
         from repq_deploy.quant import saved
 
         quantized = saved.load(Path(name))
         recorded, names = _recorded({"repq.preprocess": quantized.preprocess_json}, name), quantized.provenance.classes
         kind, predict = f"quantized model ({_in_torch(device)})", predictor(quantized, device)
-        return Target(name, kind, predict, recorded, _classes(quantized.model), names)
+        network = quantized.model
+        return Target(name, kind, predict, recorded, _size(network), names, task_of(network))
     if Path(name).is_file():
         raise BadInput(f"{name}: expected a file ending in {', '.join(_files())}, or a model's name")
     from repq_deploy.devices import predictor
     from repq_deploy.models import zoo
+    from repq_deploy.models.families import task_of
     from repq_deploy.models.preprocessing import preprocess_of
 
     spec = zoo.resolve(
@@ -114,7 +120,7 @@ def open_target(
         console.print(f"[bold red]RANDOM WEIGHTS[/]: {spec.name} is untrained")
     model = zoo.create(spec, options.checkpoint, seed, note=say_note)
     kind = f"float model ({_in_torch(device)})"
-    return Target(name, kind, predictor(model, device), preprocess_of(model), _classes(model))
+    return Target(name, kind, predictor(model, device), preprocess_of(model), _size(model), (), task_of(model))
 
 
 def recorded_preprocess(name: str) -> Preprocess:
@@ -187,5 +193,13 @@ def _class_names(metadata: Mapping[str, str]) -> tuple[str, ...]:
         raise BadInput(f"{error}; export the model again") from error
 
 
-def _classes(model: Any) -> int:
-    return int(model.num_classes)
+def _task(metadata: Mapping[str, str], name: str) -> Task:
+    try:
+        return recorded_task(metadata)
+    except ValueError as error:
+        raise BadInput(f"{name}: {error}") from error
+
+
+def _size(model: Any) -> int:
+    """How many numbers a timm model gives for each image."""
+    return int(model.num_classes or model.num_features)

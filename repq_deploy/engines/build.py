@@ -23,7 +23,7 @@ from repq_deploy.engines.reference import Reference, make_reference, read_refere
 from repq_deploy.engines.runner import load_engine, open_engine
 from repq_deploy.engines.source import SourceModel
 from repq_deploy.errors import BackendMissing, BadInput
-from repq_deploy.export.names import PREFIX
+from repq_deploy.export.names import PREFIX, recorded_task
 from repq_deploy.system.files import atomic_output, check_writable, write_atomically
 from repq_deploy.system.outputs import check_outputs
 
@@ -258,7 +258,7 @@ def _validate(engine: bytes, manifest: Manifest, reference: Reference) -> Valida
 def _judge(runner: Runner, manifest: Manifest, reference: Reference) -> Validation:
     logits = run_batches(runner, reference.images)
     allowed = _tolerance(manifest.bits, manifest.precision, reference, manifest.rounded_sqnr_db)
-    return compare(reference.logits, logits, allowed)
+    return compare(reference.logits, logits, allowed, recorded_task(manifest.metadata))
 
 
 def _tolerance(bits: str, precision: str, reference: Reference, rounded_db: float | None) -> Tolerance:

@@ -23,7 +23,7 @@ from repq_deploy.records import decode, parse_json
 
 __all__ = ["FORMAT", "FileRecord", "KernelCodes", "Manifest", "PassCount", "manifest_path", "read_manifest"]
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repq_deploy.bits import smallest_activation_bits
+from repq_deploy.tasks import CLASSIFICATION, Task
 
 __all__ = [
     "FAILED",
@@ -40,15 +41,12 @@ _MOST_DB = {8: 25.0, 7: 20.0, 6: 15.0, 5: 10.0, 4: 6.0, 3: 4.0, 2: 3.0}
 #: FP16 by four times, because there every intermediate result is rounded as coarsely.
 _MARGIN_DB = {"fp32": 3.0, "fp16": 6.0}
 
-#: Logits of zero have 0 dB. Correct engines of 4-bit models come within 9 dB of that on images unlike any they were
+#: Outputs of zero have 0 dB. Correct engines of 4-bit models come within 9 dB of that on images unlike any they were
 #: trained on. The passes are proven exact before the build: this only tells an engine from a broken one.
 _LEAST_DB = 3.0
 
 #: A single image may be this much worse than all together; one wrong image among right ones is far worse.
 _ONE_IMAGE_DB = 6.0
-
-#: Noise of this many standard deviations on a difference of logits is taken for rounding, more for a wrong class.
-_TIE_SIGMAS = 6.0
 
 #: An exact match has an infinite ratio, which JSON cannot hold.
 _MAX_SQNR_DB = 200.0
@@ -64,8 +62,8 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Figures:
-    """How far logits are from the reference. ``sqnr_db`` is over all images together, ``worst_image_sqnr_db`` over the
-    worst image alone."""
+    """How far outputs are from the reference. ``sqnr_db`` is over all images together, ``worst_image_sqnr_db`` over the
+    worst image alone; ``agreement`` is the share of images decided alike, None where outputs decide nothing."""
 
     images: int
     max_abs_error: float
@@ -73,7 +71,7 @@ class Figures:
     cosine: float
     sqnr_db: float
     worst_image_sqnr_db: float
-    top1_agreement: float
+    agreement: float | None
 
 
 @dataclass(frozen=True)
@@ -98,17 +96,20 @@ def sqnr_db(reference: NDArray[np.float32], outputs: NDArray[np.float32]) -> flo
     return float(_decibel(np.square(expected).sum(), np.square(outputs - expected).sum()))
 
 
-def compare(reference: NDArray[np.float32], outputs: NDArray[np.float32], allowed: Tolerance) -> Validation:
-    """Judge ``outputs`` against ``reference``, both [N, classes]."""
+def compare(
+    reference: NDArray[np.float32], outputs: NDArray[np.float32], allowed: Tolerance, task: Task = CLASSIFICATION
+) -> Validation:
+    """Judge ``outputs`` against ``reference``, both [N, ...], of a model with the ``task``."""
     if outputs.shape != reference.shape:
-        reason = f"logits of shape {list(outputs.shape)} instead of {list(reference.shape)}"
+        reason = f"outputs of shape {list(outputs.shape)} instead of {list(reference.shape)}"
         return Validation(FAILED, reason, allowed)
     if not np.isfinite(outputs).all():
-        reason = f"{np.count_nonzero(~np.isfinite(outputs))} of {outputs.size} logits are NaN or infinite"
+        reason = f"{np.count_nonzero(~np.isfinite(outputs))} of {outputs.size} outputs are NaN or infinite"
         return Validation(FAILED, reason, allowed)
     expected, found = reference.astype(np.float64), outputs.astype(np.float64)
-    figures, limit = _figures(expected, found), allowed.min_sqnr_db
-    wrong = _wrong_class(expected, found, limit)
+    figures, limit = _figures(expected, found, task), allowed.min_sqnr_db
+    noise = np.sqrt(np.square(expected).mean(axis=1)) * 10 ** (-limit / 20)
+    wrong = task.contradiction(expected, found, noise)
     if figures.sqnr_db < limit:
         wrong = f"SQNR {figures.sqnr_db:.1f} dB is below {limit:.1f} dB"
     elif figures.worst_image_sqnr_db < limit - _ONE_IMAGE_DB:
@@ -130,7 +131,7 @@ def _decibel(signal: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray
     return np.where(noise == 0, _MAX_SQNR_DB, np.minimum(ratio, _MAX_SQNR_DB))
 
 
-def _figures(expected: NDArray[np.float64], found: NDArray[np.float64]) -> Figures:
+def _figures(expected: NDArray[np.float64], found: NDArray[np.float64], task: Task) -> Figures:
     error = np.abs(found - expected)
     tiny = np.finfo(np.float64).tiny
     norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
@@ -141,16 +142,5 @@ def _figures(expected: NDArray[np.float64], found: NDArray[np.float64]) -> Figur
         cosine=float((((expected * found).sum(axis=1) + tiny) / (norms + tiny)).min()),
         sqnr_db=float(_decibel(np.square(expected).sum(), np.square(error).sum())),
         worst_image_sqnr_db=float(_decibel(np.square(expected).sum(axis=1), np.square(error).sum(axis=1)).min()),
-        top1_agreement=float((expected.argmax(axis=1) == found.argmax(axis=1)).mean()),
+        agreement=task.agreement(expected, found),
     )
-
-
-def _wrong_class(expected: NDArray[np.float64], found: NDArray[np.float64], limit: float) -> str | None:
-    """The first image whose class differs although the reference's margin exceeds what tolerated noise can bridge."""
-    picks, classes = found.argmax(axis=1), expected.argmax(axis=1)
-    rows = np.arange(len(expected))
-    margins = expected[rows, classes] - expected[rows, picks]
-    noise = np.sqrt(np.square(expected).mean(axis=1)) * 10 ** (-limit / 20)
-    for row in np.flatnonzero(margins > _TIE_SIGMAS * noise):
-        return f"image {row}: class {picks[row]} instead of {classes[row]}, which leads by {margins[row]:.3g}"
-    return None

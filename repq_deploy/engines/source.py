@@ -20,6 +20,7 @@ from repq_deploy.export.digest import bad_scale, quantizers_digest
 from repq_deploy.export.names import INPUT, OUTPUT
 from repq_deploy.records import parse_json
 from repq_deploy.system.files import existing_file, sha256_of
+from repq_deploy.tasks import Task
 
 __all__ = ["INPUT", "OUTPUT", "SourceModel", "read_source"]
 
@@ -48,6 +49,11 @@ class SourceModel:
     def bits(self) -> str:
         """Bit-widths as ``repq-export`` took them, for example ``w4a4,head=w8a8``."""
         return self.metadata.get(names.BITS, "")
+
+    @property
+    def task(self) -> Task:
+        """What the model's outputs are for."""
+        return names.recorded_task(self.metadata)
 
     def check_one_file(self) -> None:
         """Raise BadInput where weights are in a second file: rewrites and engine builds take a single file."""

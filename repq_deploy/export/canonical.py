@@ -25,6 +25,7 @@ from repq_deploy.export.passes.log2_nodes import Log2Nodes
 from repq_deploy.export.passes.table_nodes import TableNodes
 from repq_deploy.export.trace import OPSET, trace
 from repq_deploy.export.weights_file import write_with_weights_file
+from repq_deploy.models.families import task_of
 from repq_deploy.quant.model import QuantizedModel
 from repq_deploy.system.files import write_atomically
 
@@ -81,6 +82,7 @@ def _metadata(quantized: QuantizedModel) -> dict[str, str]:
         f"{names.PREFIX}seed": str(provenance.seed),
         names.PREPROCESS: provenance.preprocess,
         **({names.CLASSES: json.dumps(provenance.classes)} if provenance.classes else {}),
+        **names.task_entry(task_of(quantized.model)),
         f"{names.PREFIX}calib.images": str(provenance.calibration_images),
         f"{names.PREFIX}calib.sha256": provenance.calibration_sha256,
         f"{names.PREFIX}versions": json.dumps(provenance.versions, sort_keys=True),

@@ -13,6 +13,7 @@ from torch import nn
 
 from repq_deploy.export import names
 from repq_deploy.export.trace import exported
+from repq_deploy.models.families import task_of
 
 __all__ = ["float_onnx"]
 
@@ -30,6 +31,6 @@ def float_onnx(
     ``name``, ``preprocess`` (``Preprocess.to_json``) and the names of ``classes`` are recorded.
     """
     found = exported(model, input_shape)
-    recorded = {names.MODEL: name, names.BITS: "", names.PREPROCESS: preprocess}
+    recorded = {names.MODEL: name, names.BITS: "", names.PREPROCESS: preprocess, **names.task_entry(task_of(model))}
     onnx.helper.set_model_props(found, recorded | ({names.CLASSES: json.dumps(classes)} if classes else {}))
     return found

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from repq_deploy.tasks import CLASSIFICATION, TASKS, Task
 
 if TYPE_CHECKING:
     import onnx
@@ -12,9 +15,28 @@ OUTPUT = "logits"
 
 #: Every key of ours begins with it.
 PREFIX = "repq."
-MODEL, SPEC, PREPROCESS, CLASSES = (f"{PREFIX}{key}" for key in ("model", "spec", "preprocess", "classes"))
+MODEL, SPEC, PREPROCESS, CLASSES, TASK = (
+    f"{PREFIX}{key}" for key in ("model", "spec", "preprocess", "classes", "task")
+)
 BITS, PRESET, METHOD, SOFTMAX = (f"{PREFIX}{key}" for key in ("bits", "preset", "method", "softmax"))
 DIGEST, DEFAULT_SESSION = f"{PREFIX}quantizers.sha256", f"{PREFIX}default_session"
+
+
+def task_entry(task: Task) -> dict[str, str]:
+    """What a file records of its task; one that records none is a classifier."""
+    return {} if task is CLASSIFICATION else {TASK: task.name}
+
+
+def recorded_task(metadata: Mapping[str, str]) -> Task:
+    """The inverse of ``task_entry``.
+
+    Raises:
+        ValueError: another task than those we have.
+    """
+    name = metadata.get(TASK, CLASSIFICATION.name)
+    if name not in TASKS:
+        raise ValueError(f"{TASK} is {name[:40]!r}, expected one of {', '.join(TASKS)}")
+    return TASKS[name]
 
 
 def recorded(model: onnx.ModelProto) -> dict[str, str]:

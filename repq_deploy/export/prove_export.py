@@ -20,6 +20,7 @@ from torch import Tensor
 from repq_deploy.export.onnx_session import reference_session
 from repq_deploy.export.prove_kernels import OTHERS_COUNT, OTHERS_SHARE, TIE
 from repq_deploy.hooks import hooks
+from repq_deploy.models.families import task_of
 from repq_deploy.quant.model import QuantizedModel
 from repq_deploy.quant.quantizers import Quantizer
 
@@ -47,12 +48,12 @@ class SiteAgreement:
 @dataclass(frozen=True)
 class ExportAgreement:
     """All sites, and the logits: their relative error from equal codes, and with both models running freely, and the
-    share of equal top-1 classes."""
+    share of images that both decide alike, where outputs decide anything."""
 
     sites: tuple[SiteAgreement, ...]
     relative_error: float
     free_relative_error: float
-    top1_equal: float
+    decisions_equal: float | None
 
     @property
     def worst(self) -> SiteAgreement:
@@ -94,7 +95,7 @@ def compare_export(quantized: QuantizedModel, model: onnx.ModelProto, images: Te
         tuple(sites),
         relative_error=float(np.linalg.norm(logits - forced) / np.linalg.norm(forced)),
         free_relative_error=float(np.linalg.norm(logits - free) / np.linalg.norm(free)),
-        top1_equal=float(np.mean(logits.argmax(-1) == free.argmax(-1))),
+        decisions_equal=task_of(quantized.model).agreement(logits, free),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from repq_deploy.errors import BadInput
+from repq_deploy.tasks import Task
 
 __all__ = [
     "AttentionParts",
@@ -161,13 +162,13 @@ class Stage:
         name: for the progress bar and for messages.
         forward: computes the stage's output tensor from its input tensor.
         modules: names of the modules that are run; default: the one called ``name``.
-        gives_logits: whether it is the last stage of a model with classes, whose output is not features but logits.
+        task: what the model's outputs are for, of its last stage, whose output they are; None of every other stage.
     """
 
     name: str
     forward: Callable[[Tensor], Tensor]
     modules: tuple[str, ...] = ()
-    gives_logits: bool = False
+    task: Task | None = None
 
     def holds(self, site: str) -> bool:
         """Whether the module ``site`` is run by this stage."""
@@ -176,7 +177,7 @@ class Stage:
     @property
     def is_head(self) -> bool:
         """Whether this is the last stage, whose output is the model's."""
-        return self.name == "head"
+        return self.task is not None
 
 
 def forward_through(stages: Sequence[Stage], x: Tensor) -> Tensor:

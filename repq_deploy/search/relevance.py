@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from repq_deploy.devices import device_of
 from repq_deploy.errors import BadInput
 from repq_deploy.hooks import hooks
+from repq_deploy.models.families import task_of
 from repq_deploy.models.sites import Sites
 from repq_deploy.search.relevance_rules import Rules
 
@@ -70,7 +71,9 @@ def relevance(
         with _constant_parameters(model), torch.enable_grad():
             with _tapped(model, modules, parts, len(batch)), Rules():
                 logits = model(batch)
-            chosen = logits.argmax(dim=1)
+            chosen = task_of(model).decisive(logits)
+            if chosen is None:
+                raise BadInput("relevance: this model's outputs decide nothing; search with --tau 0")
             chosen_logits = logits.gather(1, chosen[:, None])[:, 0]
             torch.autograd.grad(
                 logits, batch, torch.zeros_like(logits).scatter_(1, chosen[:, None], 1.0) * logits.detach()

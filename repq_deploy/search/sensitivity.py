@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from repq_deploy.bits import BitWidths, SiteBits
 from repq_deploy.devices import CPU, device_of, on_device
 from repq_deploy.hooks import hooks
-from repq_deploy.models.families import find_family
+from repq_deploy.models.families import find_family, task_of
 from repq_deploy.models.zoo import ModelSpec, build_architecture
 from repq_deploy.quant.layers import QuantAttention, QuantConv2d, QuantLinear
 from repq_deploy.quant.quantizers import Parameters, RangeFinder, UniformParameters
@@ -155,11 +155,12 @@ class Sweeper:
         self.preset: str = description["preset"]
         device = self.device = torch.device(description["device"])
         self.images = tensors["images"]
-        self.reference = _centred(tensors["logits"].to(device))
         self.ranges = {name: found.to(device) for name, found in _below("range/", tensors).items()}
         self.model = build_architecture(ModelSpec.from_dict(description["spec"])).requires_grad_(False)
         self.model.load_state_dict(_below("model/", tensors))
         self.model.to(device)
+        self.task = task_of(self.model)
+        self.reference = self.task.essence(tensors["logits"].to(device))
 
     @torch.no_grad()
     def __call__(self, item: Measurement) -> float:
@@ -167,7 +168,9 @@ class Sweeper:
         total = 0.0
         with swapped(self.model, self._quantized(*item)):
             for images, reference in zip(self.images.split(BATCH), self.reference.split(BATCH), strict=True):
-                total += float((_centred(self.model(images.to(self.device))) - reference).square().mean(dim=1).sum())
+                total += float(
+                    (self.task.essence(self.model(images.to(self.device))) - reference).square().mean(dim=1).sum()
+                )
         return total / len(self.images)
 
     def _quantized(self, site: SearchSite, bits: SiteBits) -> dict[str, nn.Module]:
@@ -194,11 +197,6 @@ class Sweeper:
     def _range(self, name: str) -> Parameters:
         scale, zero_point = self.ranges[f"{name}.scale"], self.ranges.get(f"{name}.zero_point")
         return scale if zero_point is None else UniformParameters(scale, zero_point)
-
-
-def _centred(logits: Tensor) -> Tensor:
-    logits = logits.double()
-    return logits - logits.mean(dim=1, keepdim=True)
 
 
 class _Observer(nn.Module):

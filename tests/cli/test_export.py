@@ -195,7 +195,7 @@ def test_a_recipe_of_steps_is_a_method_and_options_go_before_it(run, tmp_path):
     done = run("demo", "--recipe", recipe, "--bits", "w5a5", "-o", output, "--json")
     assert done.code == 0, done.err
     result = json.loads(done.out)
-    assert (result["bits"], result["method"], result["attention"]) == ("w5a5", "mine", "tan")
+    assert (result["bits"], result["method"], result["softmax"]) == ("w5a5", "mine", "tan")
     assert result["calibration_images"] == 6
     nodes = {node.op_type for node in onnx.load(output).graph.node}
     assert {"AtanQuantizeLinear", "TableDequantizeLinear"} <= nodes
@@ -206,12 +206,12 @@ def test_a_recipe_may_change_the_softmax_of_a_method(run, tmp_path):
     recipe.write_text("bits: w4a4\nmethod: repq\nsoftmax: log2\n")
     done = run("demo", "--recipe", recipe, "--num-calib", 8, "-o", tmp_path / "demo.onnx", "--json")
     assert done.code == 0, done.err
-    assert (json.loads(done.out)["method"], json.loads(done.out)["attention"]) == ("repq", "log2")
+    assert (json.loads(done.out)["method"], json.loads(done.out)["softmax"]) == ("repq", "log2")
     # Of another method than its own, neither the softmax nor the images are taken.
     recipe.write_text("bits: w4a4\nmethod: minmax\nsoftmax: log2\nimages: 3\n")
     options = ("--method", "repq", "-o", tmp_path / "demo.onnx", "--json")
     result = json.loads(run("demo", "--recipe", recipe, *options).out)
-    assert (result["attention"], result["calibration_images"]) == ("log_sqrt2", 32)
+    assert (result["softmax"], result["calibration_images"]) == ("log_sqrt2", 32)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_set("format", to=1), "format 1, expected 2"),
+        (_set("format", to=1), "format 1, expected 3"),
         (lambda data: data.pop("classes"), "lacks classes"),
         (_set("colour", to="red"), "unknown colour"),
         (_set("classes", to="many"), "manifest.classes is 'many', expected int"),

@@ -30,7 +30,7 @@ def test_exact_outputs_pass_with_a_finite_figure(logits: np.ndarray) -> None:
     assert result.figures is not None
     assert result.figures.sqnr_db == pytest.approx(200)
     assert (result.figures.max_abs_error, result.figures.cosine) == (0, pytest.approx(1))
-    assert result.figures.top1_agreement == 1
+    assert result.figures.agreement == 1
 
 
 @pytest.mark.parametrize(("level_db", "verdict"), [(31.0, PASSED), (29.0, FAILED)])
@@ -50,13 +50,13 @@ def test_one_value_that_is_no_number_fails(logits: np.ndarray, value: float) -> 
     outputs = logits.copy()
     outputs[3, 7] = value
     result = compare(logits, outputs, ALLOWED)
-    assert (result.verdict, result.reason) == (FAILED, "1 of 600 logits are NaN or infinite")
+    assert (result.verdict, result.reason) == (FAILED, "1 of 600 outputs are NaN or infinite")
     assert result.figures is None
 
 
 def test_another_shape_fails(logits: np.ndarray) -> None:
     result = compare(logits, logits[:, :99], ALLOWED)
-    assert (result.verdict, result.reason) == (FAILED, "logits of shape [6, 99] instead of [6, 100]")
+    assert (result.verdict, result.reason) == (FAILED, "outputs of shape [6, 99] instead of [6, 100]")
 
 
 def test_all_zeros_fail_and_zeros_for_zeros_pass(logits: np.ndarray) -> None:

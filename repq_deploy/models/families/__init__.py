@@ -10,8 +10,9 @@ from torch import nn
 from repq_deploy.errors import BadInput
 from repq_deploy.models.family import Family
 from repq_deploy.models.sites import Sites, Stage
+from repq_deploy.tasks import CLASSIFICATION, Task
 
-__all__ = ["FAMILIES", "find_family", "find_sites", "known_family", "stages"]
+__all__ = ["FAMILIES", "find_family", "find_sites", "known_family", "stages", "task_of"]
 
 FAMILIES: tuple[Family, ...] = tuple(
     importlib.import_module(f"{__name__}.{module.name}").FAMILY for module in pkgutil.iter_modules(__path__)
@@ -49,3 +50,10 @@ def find_sites(model: nn.Module) -> Sites:
 def stages(model: nn.Module) -> tuple[Stage, ...]:
     """The stages of a model, wrapped or not, whose forward passes one after the other are the model's."""
     return find_family(model).stages(model)
+
+
+def task_of(model: nn.Module) -> Task:
+    """What the outputs of a model, wrapped or not, are for; of a model of no supported family, classification."""
+    family = known_family(model)
+    task = None if family is None else family.stages(model)[-1].task
+    return task or CLASSIFICATION

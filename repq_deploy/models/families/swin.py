@@ -10,6 +10,7 @@ from torch import Tensor
 from repq_deploy.models.families.vit import block_linears, image_sides
 from repq_deploy.models.family import Family
 from repq_deploy.models.sites import AttentionParts, AttentionSite, LinearSite, Sites, Stage, checked, require
+from repq_deploy.tasks import decided
 
 __all__ = ["FAMILY"]
 
@@ -47,7 +48,7 @@ def _stages(model: SwinTransformer) -> tuple[Stage, ...]:
     for index, stage in enumerate(model.layers):
         found.append(Stage(f"layers.{index}.downsample", stage.downsample))  # type: ignore[arg-type]
         found += [Stage(f"layers.{index}.blocks.{i}", block) for i, block in enumerate(stage.blocks)]  # type: ignore[arg-type]
-    return (*found, Stage("head", classify, gives_logits=model.num_classes > 0))
+    return (*found, Stage("head", classify, task=decided(model.num_classes)))
 
 
 def _derived_numbers(model: Any) -> int:

@@ -21,6 +21,7 @@ from repq_deploy.models.sites import (
     checked,
     require,
 )
+from repq_deploy.tasks import decided
 
 __all__ = ["FAMILY", "block_linears", "image_sides"]
 
@@ -104,7 +105,7 @@ def _stages(model: VisionTransformer) -> tuple[Stage, ...]:
     return (
         Stage("patch_embed", embed),
         *(Stage(f"blocks.{index}", block) for index, block in enumerate(model.blocks)),
-        Stage("head", classify, ("head", "head_dist"), gives_logits=model.num_classes > 0),
+        Stage("head", classify, ("head", "head_dist"), task=decided(model.num_classes)),
     )
 
 
