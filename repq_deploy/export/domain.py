@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import onnx
 from onnx import FunctionProto, TensorProto, helper
 
@@ -36,8 +37,8 @@ DOMAIN = "repq"
 DOMAIN_VERSION = 1
 QUANTIZE_LOG2 = "Log2QuantizeLinear"
 DEQUANTIZE_LOG2 = "Log2DequantizeLinear"
-#: The operators that curves are made of, and the quantizer of each.
-CURVE_FUNCTIONS = ("Atan", "Log")
+#: The operators that curves are made of, with NumPy's function, and the quantizer of each.
+CURVE_FUNCTIONS: dict[str, np.ufunc] = {"Atan": np.arctan, "Log": np.log}
 QUANTIZE_CURVE = {function: f"{function}QuantizeLinear" for function in CURVE_FUNCTIONS}
 DEQUANTIZE_TABLE = "TableDequantizeLinear"
 _ATTRIBUTES = ["bits", "steps_per_octave"]

@@ -17,7 +17,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from repq_deploy.export.domain import DOMAIN, QUANTIZE_CURVE, QUANTIZE_LOG2, without_functions
+from repq_deploy.export.domain import CURVE_FUNCTIONS, DOMAIN, QUANTIZE_CURVE, QUANTIZE_LOG2, without_functions
 from repq_deploy.export.passes.graph import MOVES, constant_of, producer
 from repq_deploy.export.prove_lowering import GraphLoader, load_reference
 
@@ -32,7 +32,7 @@ OTHERS_SHARE, OTHERS_COUNT = 1e-4, 4
 
 #: Where readers of codes have their zero point, by operator and by which input the codes are.
 _ZERO_POINTS = {("MatMulIntegerToFloat", 0): 4, ("MatMulIntegerToFloat", 1): 5, ("DequantizeLinear", 0): 2}
-_CURVES: dict[str, np.ufunc] = {QUANTIZE_CURVE["Log"]: np.log, QUANTIZE_CURVE["Atan"]: np.arctan}
+_CURVES = {node: CURVE_FUNCTIONS[operator] for operator, node in QUANTIZE_CURVE.items()}
 #: Logits computed from equal codes differ by the rounding of float32 sums only.
 _LOGITS = 1e-4
 

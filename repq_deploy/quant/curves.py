@@ -38,7 +38,7 @@ class Curve:
 
     Attributes:
         name: as recipes and tables of quantizers call it.
-        function: f, one of ``ops.CURVE_FUNCTIONS``, whose names are those of ONNX operators.
+        function: f, by the name of its ONNX operator, one of ``export.domain.CURVE_FUNCTIONS``.
         constants: maps scale, bend and ``last`` to ``divisor`` and ``factor``; scale and bend are float64 of shape [].
         values: maps scale, bend, the codes 0 .. last in float64, and ``last`` to the value of each code.
         bends: what a range finder tries.

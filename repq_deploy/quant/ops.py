@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "CURVE_FUNCTIONS",
     "centre",
     "curve_codes",
     "fake_quantize",
@@ -91,13 +90,9 @@ def log2_values(codes: Tensor, scale: Tensor, bits: int, steps_per_octave: int) 
     return torch.where(codes == 2**bits - 1, 0.0, values)
 
 
-#: The functions that curves are made of, by the name of the ONNX operator; each may overwrite its argument.
-CURVE_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"Atan": torch.atan_, "Log": torch.log_}
-
-
 def curve_codes(x: Tensor, divisor: Tensor, factor: Tensor, bits: int, function: str) -> Tensor:
-    """Codes 0 .. 2^bits - 1, as floats: ``clip(round(factor * f(x / divisor)))``."""
-    return CURVE_FUNCTIONS[function](x / divisor).mul_(factor).round_().clamp_(0, 2**bits - 1)
+    """Codes 0 .. 2^bits - 1, as floats: ``clip(round(factor * f(x / divisor)))``; f by the name of ONNX's operator."""
+    return getattr(torch, f"{function.lower()}_")(x / divisor).mul_(factor).round_().clamp_(0, 2**bits - 1)
 
 
 @torch.library.custom_op("repq::fake_quantize", mutates_args=())
