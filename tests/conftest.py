@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -141,3 +143,12 @@ def each_family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=sorted(SPECS))
 def family(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def level_of_the_log() -> Iterator[None]:
+    """Let no command that a test runs decide what the next test's log holds."""
+    logger = logging.getLogger("repq_deploy")
+    level = logger.level
+    yield
+    logger.setLevel(level)

@@ -186,7 +186,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
 
 
 def _print_result(result: dict[str, Any], task: Task) -> None:
-    say(_line(result), f"order of classes: {result['class_order']}")
+    say(_line(result), *([f"order of classes: {result['class_order']}"] if task.decides else []))
     if "against" not in result:
         return
     say(_line(result["against"]))

@@ -140,6 +140,7 @@ def _check_metadata(path: Path, metadata: dict[str, str]) -> None:
         for key in (names.PREPROCESS, names.SPEC, names.CLASSES):
             if metadata.get(key):
                 parse_json(metadata[key])
+        names.recorded_task(metadata)
     except (BadInput, ValueError) as error:
         raise BadInput(f"model {path}: damaged metadata: {error}; export it again") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from PIL import Image
 from repq_deploy.bits import BitWidths
 from repq_deploy.calib_data import Preprocess, load_sample, open_images
 from repq_deploy.calibrate import calibrate
-from repq_deploy.cli import evaluate, targets
+from repq_deploy.cli import build_engine, evaluate, export, targets
 from repq_deploy.quant import saved as quantized
 from repq_deploy.quant.model import Provenance
 from tests.conftest import SPECS, float_model, images_for
@@ -256,3 +257,20 @@ def test_bad_input(run, linear: Path, data: Path, tmp_path: Path, arguments: lis
     assert message in done.err
     assert "Traceback" not in done.err
     assert done.out == ""
+
+
+@pytest.mark.slow
+def test_a_model_without_a_head_is_exported_built_and_compared_by_its_features(call, tmp_path):
+    model = ("deit_t", "--no-pretrained", "--num-classes", 0, "--img-size", 32)
+    assert call(export.main, *model, "--num-calib", 4, "--method", "repq", "-o", tmp_path / "m.onnx").code == 0
+    assert call(export.main, *model, "--float", "-o", tmp_path / "float.onnx").code == 0
+    built = call(build_engine.main, tmp_path / "m.onnx", "--backend", "onnxruntime", "--json")
+    assert built.code == 0, built.err
+    validation = json.loads(built.out)["engines"][0]["manifest"]["validation"]
+    assert (validation["verdict"], validation["figures"]["agreement"]) == ("PASSED", None)
+    engine = tmp_path / "m.onnxruntime.engine"
+    alone = call(evaluate.main, engine, "--data", "demo")
+    assert (alone.code, "gives features, which labels cannot score" in alone.err) == (2, True)
+    both = call(evaluate.main, engine, "--data", "demo", "--against", tmp_path / "float.onnx", "--limit", 16)
+    assert both.code == 0, both.err
+    assert float(re.search(r"mean cosine of the features: (\S+) %", both.out)[1]) > 95

@@ -13,6 +13,7 @@ from repq_deploy.engines.source import read_source
 from repq_deploy.errors import BadInput
 from repq_deploy.export.digest import quantizers_digest
 from repq_deploy.export.names import DIGEST
+from repq_deploy.tasks import FEATURES
 from tests.engines.graphs import CLASSES, SIDE, tiny
 
 
@@ -121,3 +122,14 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes, words: str) -> 
         read_source(path)
     with pytest.raises(BadInput, match="no such file"):
         read_source(tmp_path / "other.onnx")
+
+
+def test_a_task_is_read_and_an_unknown_one_is_refused(tmp_path: Path):
+    model = tiny()
+    entry = model.metadata_props.add(key="repq.task", value="features")
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert read_source(tmp_path / "m.onnx").task is FEATURES
+    entry.value = "detection"
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(BadInput, match=r"repq\.task is 'detection', expected one of classification, features"):
+        read_source(tmp_path / "m.onnx")
