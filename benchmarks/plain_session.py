@@ -65,8 +65,8 @@ def row(model: Path, data: str, work: Path, rounds: int) -> list[str]:
     codes = compare_codes(source.model, graph, make_reference(source, data=None, seed=0).images)
     plain = onnxruntime.InferenceSession(str(engine))
     preprocess = Preprocess.from_json(source.metadata[PREPROCESS])
-    alone = Target("plain", "session", lambda images: plain.run(None, {INPUT: images})[0], preprocess, source.classes)
-    canonical = Target("canonical", "ONNX", open_reference(source), preprocess, source.classes)
+    alone = Target("plain", "session", lambda images: plain.run(None, {INPUT: images})[0], preprocess, source.outputs)
+    canonical = Target("canonical", "ONNX", open_reference(source), preprocess, source.outputs)
     found = evaluate(alone, open_images(data, demo_split="test"), against=canonical)
     images = np.random.default_rng(0).normal(size=(8, *source.image_shape)).astype(np.float32)
     return [

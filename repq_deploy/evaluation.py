@@ -25,8 +25,8 @@ Array = NDArray[np.float32]
 class Target:
     """Something to evaluate.
 
-    ``predict`` computes outputs [N, classes] of images [N, 3, H, W], both float32, for any N of at least 1; where the
-    ``task`` is no classification, ``classes`` is how many numbers it gives for each image.
+    ``predict`` maps images [N, 3, H, W] to [N, outputs], both float32, for any N of at least 1; ``task`` says what the
+    outputs are for.
     ``kind`` is for the reader: "float model", "engine (onnxruntime)". ``class_names`` name its outputs, where known.
     """
 
@@ -34,7 +34,7 @@ class Target:
     kind: str
     predict: Callable[[Array], Array]
     preprocess: Preprocess
-    classes: int
+    outputs: int
     class_names: tuple[str, ...] = ()
     task: Task = CLASSIFICATION
 
@@ -126,15 +126,15 @@ def check_data(targets: Sequence[Target], source: ImageSource) -> None:
     for target in targets:
         if not target.task.decides:
             continue
-        if folders and folders != target.classes:
+        if folders and folders != target.outputs:
             raise BadInput(
-                f"images {source.origin}: {folders} class folders, {target.name} has {target.classes} classes; "
+                f"images {source.origin}: {folders} class folders, {target.name} has {target.outputs} classes; "
                 "labels would not fit; use the data it was trained for, or --classes FILE with the names of its outputs"
             )
-        if source.labels is not None and not 0 <= source.labels.min() <= source.labels.max() < target.classes:
+        if source.labels is not None and not 0 <= source.labels.min() <= source.labels.max() < target.outputs:
             raise BadInput(
                 f"images {source.origin}: labels from {source.labels.min()} to {source.labels.max()}, "
-                f"{target.name} has {target.classes} classes"
+                f"{target.name} has {target.outputs} classes"
             )
 
 
@@ -143,7 +143,7 @@ class _Tally:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.scores = target.task.scores(target.classes)
+        self.scores = target.task.scores(target.outputs)
         self.images = 0
         self.seconds = 0.0
 
@@ -151,7 +151,7 @@ class _Tally:
         started = time.perf_counter()
         outputs = self.target.predict(images)
         self.seconds += time.perf_counter() - started
-        expected = (len(images), self.target.classes)
+        expected = (len(images), self.target.outputs)
         if outputs.shape != expected:
             raise ValidationFailed(f"{self.target.name}: outputs {list(outputs.shape)}, expected {list(expected)}")
         if not np.isfinite(outputs).all():

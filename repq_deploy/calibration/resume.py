@@ -52,7 +52,7 @@ class WorkFolder:
     """
 
     model: QuantizedModel
-    reference: nn.Module
+    float_model: nn.Module
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
@@ -68,7 +68,7 @@ class WorkFolder:
         Raises:
             BadInput: the folder cannot be made or written to.
         """
-        self.model, self.reference = model, reference
+        self.model, self.float_model = model, reference
         if self.folder is None:
             return
         self.file = self.folder / f"calibration-{key[:24]}.safetensors"
@@ -92,15 +92,15 @@ class WorkFolder:
             return 0
         if sys.platform == "win32":  # a file that is mapped is neither replaced nor removed there
             tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-        device = device_of(self.reference)
+        device = device_of(self.float_model)
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "reference": {}, "extra": {}}
         for name, tensor in tensors.items():
             kind, _, rest = name.partition("/")
             parts[kind][rest] = tensor
         restore(self.model.model, self.model.sites, of_model, parts["model"])
-        restore(self.reference, self.model.sites, of_reference, parts["reference"])
+        restore(self.float_model, self.model.sites, of_reference, parts["reference"])
         self.model.model.to(device)
-        self.reference.to(device)
+        self.float_model.to(device)
         self.step = state["step"]
         self._resumed = Mark(state["step"], state["done"], parts["extra"])
         return self.step
@@ -114,7 +114,7 @@ class WorkFolder:
     def complete(self, steps: int) -> None:
         """All ``steps`` are done: save that, and let go of both models."""
         self.begin(steps)
-        del self.model, self.reference
+        del self.model, self.float_model
 
     def resumed(self) -> Mark:
         """The mark at which the current step resumes; ``done`` is 0 at its beginning. Only the first call gets it."""
@@ -134,11 +134,11 @@ class WorkFolder:
             "step": self.step,
             "done": done,
             "model": asdict(structure_of(self.model.model, self.model.sites)),
-            "reference": asdict(structure_of(self.reference, self.model.sites)),
+            "reference": asdict(structure_of(self.float_model, self.model.sites)),
         }
         parts = {
             "model": self.model.model.state_dict(),
-            "reference": self.reference.state_dict(),
+            "reference": self.float_model.state_dict(),
             "extra": dict(extra or {}),
         }
         tensors = {

@@ -45,7 +45,7 @@ class Calibration:
 
     Attributes:
         model: the model that is quantized, in place.
-        reference: the float model it started from, with the same module names. It is rotated and centred like
+        float_model: the float model it started from, with the same module names. It is rotated and centred like
             ``model``, and never quantized.
         images: normalized images [N, 3, H, W], float32, on the CPU; batches of them go to the models' device.
         seed: the seed of everything random.
@@ -54,7 +54,7 @@ class Calibration:
     """
 
     model: QuantizedModel
-    reference: nn.Module
+    float_model: nn.Module
     images: Tensor
     seed: int
     report: Report
@@ -63,7 +63,7 @@ class Calibration:
     @property
     def device(self) -> torch.device:
         """Where both models are."""
-        return device_of(self.reference)
+        return device_of(self.float_model)
 
 
 def require_scales(run: Calibration, step: str, *, weights: bool) -> None:
@@ -107,9 +107,9 @@ class Position:
     """One stop of the walk: a stage of both models, each with the inputs [N, ...] that its earlier stages compute."""
 
     stage: Stage
-    reference: Stage
+    float_stage: Stage
     inputs: Tensor
-    reference_inputs: Tensor
+    float_inputs: Tensor
     device: torch.device
 
     def linears(self, model: QuantizedModel) -> list[tuple[LinearSite, QuantLinear | QuantConv2d]]:
@@ -118,7 +118,7 @@ class Position:
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of the inputs of both models, as pairs, on the models' device."""
-        for ours, theirs in zip(self.inputs.split(BATCH), self.reference_inputs.split(BATCH), strict=True):
+        for ours, theirs in zip(self.inputs.split(BATCH), self.float_inputs.split(BATCH), strict=True):
             yield ours.to(self.device), theirs.to(self.device)
 
 
@@ -130,17 +130,17 @@ def walk(run: Calibration, doing: str, *, images: int | None = None) -> Iterator
     all changes before it and can make up for it. Memory holds the inputs of one stage, for all images. A walk that was
     killed begins at the stage that it had reached. ``images`` is how many are looked at, at most; None for all.
     """
-    theirs = stages(run.reference)
-    inputs = reference_inputs = run.images[:images]
+    theirs = stages(run.float_model)
+    inputs = float_inputs = run.images[:images]
     done = run.work.resumed().done
     for index, (stage, reference) in enumerate(zip(stages(run.model.model), theirs, strict=True)):
         run.report(doing, index, len(theirs))
         if index >= done:
-            yield Position(stage, reference, inputs, reference_inputs, run.device)
+            yield Position(stage, reference, inputs, float_inputs, run.device)
             if run.work.due:
                 run.work.save(index + 1)
         inputs = forward_in_batches([stage], inputs, run.device)
-        reference_inputs = forward_in_batches([reference], reference_inputs, run.device)
+        float_inputs = forward_in_batches([reference], float_inputs, run.device)
     run.report(doing, len(theirs), len(theirs))
 
 

@@ -108,10 +108,10 @@ def _as_rows(layer: QuantLinear | QuantConv2d, x: Tensor, y: Tensor) -> tuple[Te
 def _behind_quantized(
     run: Calibration, position: Position, site: LinearSite, layer: nn.Module
 ) -> Iterable[tuple[Tensor, Tensor]]:
-    reference = run.reference.get_submodule(site.name)
-    for inputs, reference_inputs in position.batches():
+    reference = run.float_model.get_submodule(site.name)
+    for inputs, float_inputs in position.batches():
         (x,) = captured_inputs(position.stage, inputs, [layer])
-        (reference_x,) = captured_inputs(position.reference, reference_inputs, [reference])
+        (reference_x,) = captured_inputs(position.float_stage, float_inputs, [reference])
         yield x, reference(reference_x)
 
 
@@ -119,13 +119,13 @@ def _behind_float(
     run: Calibration, position: Position, site: LinearSite, layer: nn.Module
 ) -> Iterable[tuple[Tensor, Tensor]]:
     del layer
-    reference = run.reference.get_submodule(site.name)
-    for _, reference_inputs in position.batches():
+    reference = run.float_model.get_submodule(site.name)
+    for _, float_inputs in position.batches():
         if site.norm is None:
-            (x,) = captured_inputs(position.reference, reference_inputs, [reference])
+            (x,) = captured_inputs(position.float_stage, float_inputs, [reference])
             yield x, reference(x)
             continue
         # Only the quantized model's norm may be folded.
-        reference_norm = run.reference.get_submodule(site.norm)
-        (x,) = captured_inputs(position.reference, reference_inputs, [reference_norm])
+        reference_norm = run.float_model.get_submodule(site.norm)
+        (x,) = captured_inputs(position.float_stage, float_inputs, [reference_norm])
         yield run.model.model.get_submodule(site.norm)(x), reference(reference_norm(x))

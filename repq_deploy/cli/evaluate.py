@@ -151,8 +151,8 @@ def _ordered(source: ImageSource, opened: list[Target], file: Path | None) -> tu
         raise BadInput(f"{recorded[0][0]} and {recorded[1][0]}: their outputs are of other classes")
     if file is not None:
         names = read_classes(file)
-        if wrong := [each for each in opened if each.classes != len(names)]:
-            raise BadInput(f"--classes {file}: {len(names)} names, {wrong[0].name} has {wrong[0].classes} classes")
+        if wrong := [each for each in opened if each.outputs != len(names)]:
+            raise BadInput(f"--classes {file}: {len(names)} names, {wrong[0].name} has {wrong[0].outputs} classes")
         return in_order_of(source, names, f"--classes {file}"), f"of --classes {file}"
     if not source.class_names:
         return source, "none" if source.labels is None else "of the array's labels"

@@ -69,7 +69,7 @@ def _model(file: Path, passes: str | None, compute: str, allow_rounding: bool) -
         "sha256": source.sha256,
         "metadata": source.metadata,
         "input": ["batch", *source.image_shape],
-        "output": ["batch", source.classes],
+        "output": ["batch", source.outputs],
         "sites": [dataclasses.asdict(row) for row in site_table(source.model)],
     }
     if passes is not None:

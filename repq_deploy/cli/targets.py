@@ -81,7 +81,7 @@ def open_target(
             f"engine ({manifest.backend}{verdict})",
             runner,
             recorded,
-            manifest.classes,
+            manifest.outputs,
             _class_names(manifest.metadata),
             _task(manifest.metadata, name),
         )
@@ -91,7 +91,7 @@ def open_target(
         source = read_source(Path(name))
         recorded, names = _recorded(source.metadata, name), _class_names(source.metadata)
         kind = f"canonical ONNX ({REFERENCE.name})"
-        return Target(name, kind, open_reference(source), recorded, source.classes, names, source.task)
+        return Target(name, kind, open_reference(source), recorded, source.outputs, names, source.task)
     if name.endswith(".safetensors"):
         from repq_deploy.devices import predictor
         from repq_deploy.models.families import task_of
@@ -166,12 +166,12 @@ def _plain(name: str, preprocess: Preprocess | None) -> Target:
             "or write it with repq-export"
         )
     model = open_plain(Path(name))
-    if model.classes is None or model.image_shape != (3, *preprocess.size):
+    if model.outputs is None or model.image_shape != (3, *preprocess.size):
         raise BadInput(
-            f"{name}: takes images {list(model.image_shape)} and gives {model.classes or 'any number of'} classes; "
+            f"{name}: takes images {list(model.image_shape)} and gives {model.outputs or 'any number of'} classes; "
             f"expected images {[3, *preprocess.size]} as --preprocess-from records, and a fixed number"
         )
-    return Target(name, f"{model.kind} ({model.runtime})", model.runner(), preprocess, model.classes)
+    return Target(name, f"{model.kind} ({model.runtime})", model.runner(), preprocess, model.outputs)
 
 
 def _recorded(metadata: Mapping[str, str], name: str) -> Preprocess:

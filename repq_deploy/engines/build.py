@@ -227,7 +227,7 @@ def _manifest(
         reference=plan.reference.name,
         reference_inputs=reference.inputs,
         image_shape=plan.source.image_shape,
-        classes=plan.source.classes,
+        outputs=plan.source.outputs,
         profile=plan.profile,
         versions={"repq-deploy": __version__, plan.backend.name: plan.version},
         session=plan.backend.session_options(),

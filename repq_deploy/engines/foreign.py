@@ -22,7 +22,7 @@ __all__ = ["PlainModel", "foreign_formats", "open_plain"]
 class PlainModel:
     """``run`` computes the first output of images float32 [N, *image_shape], where N is ``batch`` if that is a number.
 
-    ``kind`` is what such a file is called, and ``runtime`` the backend that runs it. ``classes`` is the size of the
+    ``kind`` is what such a file is called, and ``runtime`` the backend that runs it. ``outputs`` is the size of the
     output's last axis, None where the file does not fix it.
     """
 
@@ -31,7 +31,7 @@ class PlainModel:
     runtime: str
     batch: int | None
     image_shape: tuple[int, ...]
-    classes: int | None
+    outputs: int | None
 
     def runner(self) -> Runner:
         """The same for any number of images."""

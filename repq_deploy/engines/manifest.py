@@ -66,7 +66,6 @@ class Manifest:
         lowering_sqnr_db: how near the weakest stretch of the lowered graph (see ``export.prove_lowering``) is to the
             canonical one's, in dB; both run in float32 on ONNX Runtime with all optimizations off. 200 means equal.
         metadata: the ``repq.*`` metadata of the ONNX file.
-        latency_ms: latency by batch size; None until measured.
         compute: the arithmetic that multiplies the quantized operands.
         rounded_sqnr_db: where rounding was allowed, how near the lowered graph's logits are to the canonical one's.
         kernel_codes: how the codes of the engine's own kernels compare; None where the kernels could not be run.
@@ -82,7 +81,7 @@ class Manifest:
     reference: str
     reference_inputs: str
     image_shape: tuple[int, ...]
-    classes: int
+    outputs: int
     profile: Profile
     versions: dict[str, str]
     session: dict[str, str]
@@ -90,7 +89,6 @@ class Manifest:
     lowering_sqnr_db: float
     metadata: dict[str, str]
     validation: Validation
-    latency_ms: dict[str, float] | None = None
     compute: str = "int8"
     allow_rounding: bool = False
     rounded_sqnr_db: float | None = None
@@ -155,8 +153,8 @@ class Manifest:
             raise ValueError(
                 f"image_shape is {list(self.image_shape)[:4]}, expected [3, H, W] of at most {largest_side}"
             )
-        if not 1 <= self.classes <= largest_output:
-            raise ValueError(f"classes is {self.classes}, expected 1 to {largest_output}")
+        if not 1 <= self.outputs <= largest_output:
+            raise ValueError(f"outputs is {self.outputs}, expected 1 to {largest_output}")
         if any(Path(file).name != file or not file for file in (self.engine.name, self.reference)):
             raise ValueError("it names a file in another folder")
 

@@ -43,7 +43,7 @@ class SourceModel:
     sha256: str
     metadata: dict[str, str]
     image_shape: tuple[int, ...]
-    classes: int
+    outputs: int
 
     @property
     def bits(self) -> str:
@@ -88,13 +88,13 @@ def read_source(path: Path) -> SourceModel:
     weights = _weights_file(path, model)
     _check_metadata(path, metadata)
     image_shape = _fixed_dimensions(path, model.graph.input, INPUT, rank=4)
-    (classes,) = _fixed_dimensions(path, model.graph.output, OUTPUT, rank=2)
+    (outputs,) = _fixed_dimensions(path, model.graph.output, OUTPUT, rank=2)
     _check_graph(path, model)
     _check_quantizers(path, model, metadata)
     sha256 = hashlib.sha256(data).hexdigest()
     if weights is not None:
         sha256 = hashlib.sha256(f"{sha256} {sha256_of(weights)}".encode()).hexdigest()
-    return SourceModel(path, model, data, weights, sha256, metadata, image_shape, classes)
+    return SourceModel(path, model, data, weights, sha256, metadata, image_shape, outputs)
 
 
 def _check_graph(path: Path, model: onnx.ModelProto) -> None:

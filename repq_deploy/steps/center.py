@@ -11,6 +11,6 @@ __all__ = ["center"]
 def center(run: Calibration, *, images: int = BATCH) -> None:
     """Center k and v on the mean over (at most so many) ``images``; see ``repq_deploy.rewrites.centering``."""
     refuse_scales(run, "center")
-    means = qkv_means(run.reference, run.model.sites, run.images[:images], batch=BATCH)
-    for model in (run.model.model, run.reference):
+    means = qkv_means(run.float_model, run.model.sites, run.images[:images], batch=BATCH)
+    for model in (run.model.model, run.float_model):
         center_keys_and_values(model, run.model.sites, means)

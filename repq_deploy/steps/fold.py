@@ -25,7 +25,7 @@ def fold(run: Calibration, *, target: Literal["mean", "median"] = "mean") -> Non
     require_scales(run, "fold", weights=False)
     for attention in run.model.attentions():
         if attention.v_quantizer.axis is not None:
-            fold_value_heads(attention, run.reference.get_submodule(attention.site.name))
+            fold_value_heads(attention, run.float_model.get_submodule(attention.site.name))
             _find_weight_again(run, attention.proj)
     for norm, layers in run.model.readers():
         if channel_wise(layers[0]):

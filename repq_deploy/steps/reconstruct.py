@@ -68,10 +68,10 @@ def reconstruct(
         raise BadInput(f"step reconstruct: drop is {drop}, expected a probability of at most 1")
     require_scales(run, "reconstruct", weights=True)
     require_folded(run, "reconstruct")
-    ours, theirs = stages(run.model.model), stages(run.reference)
+    ours, theirs = stages(run.model.model), stages(run.float_model)
     groups = [range(len(ours))] if unit == "model" else [range(i, i + 1) for i in range(len(ours))]
     generator = torch.Generator().manual_seed(run.seed)
-    inputs = reference_inputs = run.images
+    inputs = float_inputs = run.images
     steps = max(1, round(epochs * len(inputs) / batch))
     way = weight_rate * sum(_rate(step, steps) for step in range(steps))
     if way < 0.5 and _fewest_bits(run, ours) < below:
@@ -87,7 +87,7 @@ def reconstruct(
     for index, group in enumerate(groups):
         ours_here, theirs_here = [ours[i] for i in group], [theirs[i] for i in group]
         if index >= mark.done and _fewest_bits(run, ours_here) < below:
-            measure = LOSSES[loss](theirs_here, theirs[group.stop :], reference_inputs, run.device)
+            measure = LOSSES[loss](theirs_here, theirs[group.stop :], float_inputs, run.device)
             _train(
                 run,
                 ours_here,
@@ -106,7 +106,7 @@ def reconstruct(
             )
         if group.stop < len(ours):
             inputs = forward_in_batches(ours_here, inputs, run.device)
-            reference_inputs = forward_in_batches(theirs_here, reference_inputs, run.device)
+            float_inputs = forward_in_batches(theirs_here, float_inputs, run.device)
 
 
 def _fewest_bits(run: Calibration, unit: Sequence[Stage]) -> int:

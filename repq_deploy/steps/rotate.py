@@ -13,7 +13,7 @@ __all__ = ["rotate"]
 def rotate(run: Calibration, *, what: Literal["stream", "heads", "both"] = "both") -> None:
     """Rotate the residual stream (where the model's form allows it), q and k, and v; see ``rewrites.rotations``."""
     refuse_scales(run, "rotate")
-    for model in (run.model.model, run.reference):
+    for model in (run.model.model, run.float_model):
         if what in ("stream", "both"):
             rotate_residual_stream(model, run.model.sites, run.seed)
         if what in ("heads", "both"):

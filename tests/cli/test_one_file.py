@@ -76,7 +76,7 @@ def test_the_commands_take_it(toy: Backend, source: SourceModel, call: Callable[
 def test_its_files_of_other_tools_are_opened(toy: Backend, source: SourceModel) -> None:
     path = shutil.copy(source.path, source.path.with_suffix(".toy"))
     model = open_plain(Path(path))
-    assert (model.kind, model.runtime, model.image_shape, model.classes) == (
+    assert (model.kind, model.runtime, model.image_shape, model.outputs) == (
         "toy file",
         "toy",
         (3, SIDE, SIDE),

@@ -58,7 +58,7 @@ def test_onnxruntime_engine_passes_and_runs(source: SourceModel, tmp_path: Path)
     }
     runner, manifest = open_engine(built.engine)
     assert manifest == built.manifest
-    assert (manifest.classes, manifest.bits, manifest.precision, manifest.target) == (CLASSES, "w8a6", "fp32", None)
+    assert (manifest.outputs, manifest.bits, manifest.precision, manifest.target) == (CLASSES, "w8a6", "fp32", None)
     assert manifest.source.sha256 == source.sha256
     assert {one.name for one in manifest.passes} >= {"UnpackInt4"}
     images = np.random.default_rng(0).normal(size=(9, *source.image_shape)).astype(np.float32)

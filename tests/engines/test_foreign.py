@@ -44,7 +44,7 @@ def write_ir(path: Path, **options: object) -> Path:
 def test_it_computes_what_numpy_computes(tmp_path: Path, suffix: str) -> None:
     path = (write_onnx if suffix == ".onnx" else write_ir)(tmp_path / f"other{suffix}")
     model = open_plain(path, threads=1)
-    assert (model.batch, model.image_shape, model.classes) == (None, (3, 2, 2), 5)
+    assert (model.batch, model.image_shape, model.outputs) == (None, (3, 2, 2), 5)
     images = np.random.default_rng(1).normal(size=(41, 3, 2, 2)).astype(np.float32)
     np.testing.assert_allclose(model.runner()(images), images.reshape(41, -1) @ WEIGHTS, rtol=1e-4, atol=1e-5)
 

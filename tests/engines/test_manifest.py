@@ -29,9 +29,9 @@ MANIFEST = Manifest(
     engine=FileRecord("vit.tensorrt-rtx-sm80-sm89.engine", "ab" * 32),
     source=FileRecord("vit.onnx", "cd" * 32),
     reference="vit.reference.npz",
-    reference_inputs="noise",
+    float_inputs="noise",
     image_shape=(3, 224, 224),
-    classes=1000,
+    outputs=1000,
     profile=Profile(1, 4, 16),
     versions={"repq-deploy": "0.1.0", "tensorrt-rtx": "1.7.1"},
     session={},
@@ -39,15 +39,12 @@ MANIFEST = Manifest(
     lowering_sqnr_db=200.0,
     metadata={"repq.model": "vit", "repq.bits": "w4a4"},
     validation=Validation(PASSED, "fine", Tolerance(22, 40.5), Figures(6, 0.1, 0.01, 0.999, 41, 39.5, 1)),
-    latency_ms={"1": 0.5},
 )
 
 
 def test_round_trip() -> None:
     assert Manifest.from_json(MANIFEST.to_json(), name="m") == MANIFEST
-    plain = dataclasses.replace(
-        MANIFEST, target=None, latency_ms=None, cpu="any", kernel_codes=KernelCodes(50, 1000, 2, 0)
-    )
+    plain = dataclasses.replace(MANIFEST, target=None, cpu="any", kernel_codes=KernelCodes(50, 1000, 2, 0))
     assert Manifest.from_json(plain.to_json(), name="m") == plain
     assert MANIFEST.bits == "w4a4"
 
@@ -67,8 +64,8 @@ def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (_set("format", to=1), "format 1, expected 3"),
         (lambda data: data.pop("classes"), "lacks classes"),
         (_set("colour", to="red"), "unknown colour"),
-        (_set("classes", to="many"), "manifest.classes is 'many', expected int"),
-        (_set("classes", to=True), "manifest.classes is True, expected int"),
+        (_set("outputs", to="many"), "manifest.outputs is 'many', expected int"),
+        (_set("outputs", to=True), "manifest.outputs is True, expected int"),
         (_set("engine", to="x.engine"), "manifest.engine is 'x.engine', expected an object"),
         (_set("engine", "sha256", to=None), "manifest.engine.sha256 is None"),
         (_set("image_shape", to=[3, 224, "x"]), r"manifest.image_shape\[2\] is 'x'"),

@@ -21,7 +21,7 @@ def test_reads_shapes_and_metadata(tmp_path: Path) -> None:
     path = tmp_path / "tiny.onnx"
     path.write_bytes(tiny(bits="w4a4").SerializeToString())
     source = read_source(path)
-    assert (source.image_shape, source.classes, source.bits) == ((3, SIDE, SIDE), CLASSES, "w4a4")
+    assert (source.image_shape, source.outputs, source.bits) == ((3, SIDE, SIDE), CLASSES, "w4a4")
     assert source.metadata["repq.model"] == "tiny"
 
 

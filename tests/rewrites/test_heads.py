@@ -18,7 +18,7 @@ def double(family: str, bits: str, *further: str):
     for name in further:
         step(name)(run)
     run.model.double()
-    run.reference.double()
+    run.float_model.double()
     for ours, _ in attentions(run):
         # The largest output is a multiple of v's scale, and so is its own scale: without this, codes lie on ties.
         ours.proj.input_quantizer.scale *= 1.0371
@@ -26,7 +26,7 @@ def double(family: str, bits: str, *further: str):
 
 
 def attentions(run) -> list[tuple[QuantAttention, torch.nn.Module]]:
-    models = (run.model.model, run.reference)
+    models = (run.model.model, run.float_model)
     return [tuple(model.get_submodule(site.name) for model in models) for site in run.model.sites.attentions]
 
 
@@ -55,7 +55,7 @@ def unsigned_codes(run, images) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("bits", ["w4a4", "w8a8"])
 def test_both_folds_keep_every_code_and_the_output(family, bits):
     run, images = double(family, bits)
-    before, reference = unsigned_codes(run, images), run.reference(images)
+    before, reference = unsigned_codes(run, images), run.float_model(images)
     for ours, theirs in attentions(run):
         assert ours.q_quantizer.scale.shape == ours.v_quantizer.scale.shape == (ours.site.heads,)
         spread = ours.k_quantizer.scale.max() / ours.k_quantizer.scale.min()
@@ -71,7 +71,7 @@ def test_both_folds_keep_every_code_and_the_output(family, bits):
     for site in before.keys() - {"logits"}:
         assert torch.equal(before[site], after[site]), site
     assert (after["logits"] - before["logits"]).norm() / before["logits"].norm() < 1e-12
-    assert (run.reference(images) - reference).norm() / reference.norm() < 1e-12
+    assert (run.float_model(images) - reference).norm() / reference.norm() < 1e-12
 
 
 def test_rounded_weights_of_q_and_k_keep_their_codes():
@@ -92,13 +92,13 @@ def test_uneven_heads_lose_less_with_a_scale_each():
     errors = []
     for attention in ("tensor", "head"):
         run = calibration("vit", "w8a4", count=8)
-        for model in (run.model.model, run.reference):
+        for model in (run.model.model, run.float_model):
             for block in model.blocks:
                 block.attn.qkv.weight[:16] *= 6  # the first of three heads' q
                 block.attn.qkv.weight[48:64] *= 6
                 block.attn.qkv.weight[96:112] *= 6
         step("ranges", attention=attention)(run)
         step("fold")(run)
-        exact = run.reference(run.images)
+        exact = run.float_model(run.images)
         errors.append(float((run.model(run.images) - exact).norm() / exact.norm()))
     assert errors[1] < errors[0]

@@ -168,7 +168,7 @@ MANIFESTS = tuple(
         ("an unknown CPU", lambda m: m.update(cpu="z80")),
         ("a negative shape", lambda m: m.update(image_shape=[3, -28, 28])),
         ("a huge shape", lambda m: m.update(image_shape=[3, 10**9, 10**9])),
-        ("no classes", lambda m: m.update(classes=0)),
+        ("no outputs", lambda m: m.update(outputs=0)),
         ("a huge batch", lambda m: m["profile"].update(min=10**9, opt=10**9, max=10**9)),
         ("a batch of nothing", lambda m: m["profile"].update(min=0)),
         ("noise", "{"),

@@ -15,9 +15,9 @@ def mean_errors(run) -> dict[str, float]:
     found = {}
     for position in walk(run, "checking"):
         for site, layer in position.linears(run.model):
-            reference = run.reference.get_submodule(site.name)
+            reference = run.float_model.get_submodule(site.name)
             (x,) = captured_inputs(position.stage, position.inputs, [layer])
-            (theirs,) = captured_inputs(position.reference, position.reference_inputs, [reference])
+            (theirs,) = captured_inputs(position.float_stage, position.float_inputs, [reference])
             wanted, given = reference(theirs).double(), layer(x).double()
             axes = (0, 2, 3) if site.role == "patch_embed" else tuple(range(wanted.ndim - 1))
             found[site.name] = float((given - wanted).mean(axes).norm() / wanted.square().mean(axes).sqrt().norm())

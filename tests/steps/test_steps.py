@@ -30,7 +30,7 @@ def calibration(family: str, bits: str = "w4a4", count: int = 8, softmax: str = 
 
 @torch.no_grad()
 def error(run: Calibration) -> float:
-    exact = run.reference(run.images)
+    exact = run.float_model(run.images)
     return float((run.model(run.images) - exact).norm() / exact.norm())
 
 
@@ -47,8 +47,8 @@ def test_a_walk_gives_each_stage_the_inputs_of_both_models(family):
     reached = list(walk(run, "walking"))
     assert torch.equal(reached[0].inputs, run.images)
     with torch.no_grad():
-        theirs = reached[-1].reference.forward(reached[-1].reference_inputs)
-        torch.testing.assert_close(theirs, run.reference(run.images))
+        theirs = reached[-1].float_stage.forward(reached[-1].float_inputs)
+        torch.testing.assert_close(theirs, run.float_model(run.images))
         assert torch.isfinite(reached[-1].stage.forward(reached[-1].inputs)).all()
     held = [site.name for position in reached for site, _ in position.linears(run.model)]
     assert sorted(held) == sorted(site.name for site in run.model.sites.linears)
@@ -63,9 +63,9 @@ def test_statistics_equal_the_plain_sums(family):
             if site.role != "fc2":
                 continue
             statistics = gather(run, position, site, layer)
-            reference = run.reference.get_submodule(site.name)
+            reference = run.float_model.get_submodule(site.name)
             (x,) = captured_inputs(position.stage, position.inputs, [layer])
-            (theirs,) = captured_inputs(position.reference, position.reference_inputs, [reference])
+            (theirs,) = captured_inputs(position.float_stage, position.float_inputs, [reference])
             x = layer.input_quantizer(x if layer.shift is None else x + layer.shift).flatten(0, -2).double()
             wanted = reference(theirs).flatten(0, -2).double()
             missing = wanted - x @ layer.weight.double().T - layer.bias.double()
