@@ -81,6 +81,16 @@ def test_a_part_is_calibrated_on_what_the_whole_model_gives_it():
     assert type(detector.backbone["encoder"].blocks[0].attn).__name__ == "Attention"  # still the float one
 
 
+def test_a_part_is_saved_and_loaded_into_the_module_that_it_is_of(tmp_path):
+    images = images_for("vit")
+    found = repq_deploy.quantize(Detector(), images, bits="w4a4", method="repq", part="backbone.encoder")
+    repq_deploy.save_quantized(found, tmp_path / "part.safetensors")
+    with pytest.raises(BadInput, match="of a module of somebody's own"):
+        repq_deploy.load_quantized(tmp_path / "part.safetensors")
+    loaded = repq_deploy.load_quantized(tmp_path / "part.safetensors", model=float_model("vit"))
+    assert torch.equal(loaded(images), found(images))
+
+
 def test_a_part_can_be_reached_by_a_forward_of_ones_own():
     calls = []
 

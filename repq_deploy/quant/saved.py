@@ -31,7 +31,7 @@ __all__ = ["load", "save", "write"]
 FORMAT = 3
 _METADATA_KEY = "repq"
 #: What ``library``, ``part`` and ``outputs`` may be so far; a reader refuses what it does not know.
-_LIBRARY, _WHOLE, _OUTPUTS = "timm", "", "logits"
+_LIBRARIES, _WHOLE, _OUTPUTS = ("timm", "own"), "", "logits"
 
 
 def save(quantized: QuantizedModel, path: Path) -> None:
@@ -44,7 +44,7 @@ def write(quantized: QuantizedModel, path: Path) -> None:
     """Write ``quantized`` into ``path``, which ``save`` or the caller makes whole."""
     description = {
         "format": FORMAT,
-        "library": _LIBRARY,
+        "library": "own" if quantized.spec.weights == "own" else "timm",
         "part": _WHOLE,
         "outputs": _OUTPUTS,
         "spec": quantized.spec.to_dict(),
@@ -106,9 +106,13 @@ def _read_header(text: str, *, of_timm: bool) -> _Header:
         raise ValueError(f"format {str(found)[:20]}, this version reads {FORMAT}")
     if missing := {"spec", "softmax", "provenance", "structure", "bits", "preset"} - data.keys():
         raise ValueError(f"its record lacks {', '.join(sorted(missing))}")
-    for key, known in (("library", _LIBRARY), ("part", _WHOLE), ("outputs", _OUTPUTS)):
-        if data.get(key) != known:
-            raise ValueError(f"its {key} is {str(data.get(key))[:40]!r}, this version reads {known!r}")
+    for key, known in (("library", _LIBRARIES), ("part", (_WHOLE,)), ("outputs", (_OUTPUTS,))):
+        if data.get(key) not in known:
+            raise ValueError(
+                f"its {key} is {str(data.get(key))[:40]!r}, this version reads {' or '.join(map(repr, known))}"
+            )
+    if of_timm and data["library"] == "own":
+        raise ValueError("it is of a module of somebody's own: pass that module, in float, as model")
     return _Header(
         ModelSpec.from_dict(data["spec"]) if of_timm else decode(ModelSpec, data["spec"], "model record"),
         check_softmax(decode(str, data["softmax"], "softmax")),
