@@ -119,6 +119,8 @@ class AttentionParts:
         q_norm, k_norm: of [B, heads, N, channels of a head]; None where there are none.
         out_norm: of ``proj``'s input [B, N, channels]; None where there is none.
         position_bias: added to the logits, [1, heads, N, N]; None where there is none.
+        rotate: turns q and k [B, heads, N, channels of a head] alike, by their tokens' positions, behind their norms,
+            with tables of its own; None where nothing does.
     """
 
     scale: float
@@ -126,6 +128,7 @@ class AttentionParts:
     k_norm: nn.Module | None = None
     out_norm: nn.Module | None = None
     position_bias: Tensor | None = None
+    rotate: nn.Module | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ Each keeps its float parameters, under the names they had, and quantizes them an
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -107,6 +109,7 @@ class QuantAttention(nn.Module):
         self.q_norm = parts.q_norm or identity
         self.k_norm = parts.k_norm or identity
         self.norm = parts.out_norm or identity
+        self.rotate = parts.rotate or identity
         bias = parts.position_bias
         self.register_buffer("position_bias", None if bias is None else bias.detach().clone())
         # [heads, 1, 1], in place of ``scale``, where q and k of each head were given scales of their own.
@@ -121,15 +124,23 @@ class QuantAttention(nn.Module):
             self.q_quantizer = self.k_quantizer = self.v_quantizer = self.p_quantizer = identity  # type: ignore[assignment]
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, *, attn_mask: Tensor | None = None, is_causal: bool = False
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        **positions: Any,
     ) -> Tensor:
+        """``positions`` are tables that a library's block hands on; ``parts`` has brought them already."""
+        del positions
         if attn_mask is not None or is_causal:
             raise ValueError("attention masks are quantized for Swin's windows only")
         batch, tokens, _ = x.shape
         heads = self.site.heads
         qkv = self.qkv(x).reshape(batch, tokens, 3, heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        q, k = self.q_norm(q), self.k_norm(k)
+        q, k = self.rotate(self.q_norm(q)), self.rotate(self.k_norm(k))
         # k is transposed before its quantizer, so that Q/DQ stands right before the product.
         scale = self.scale if self.logit_scale is None else self.logit_scale
         logits = self.q_quantizer(q) @ self.k_quantizer(k.transpose(-2, -1)) * scale

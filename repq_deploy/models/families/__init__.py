@@ -20,8 +20,10 @@ FAMILIES: tuple[Family, ...] = tuple(
 
 
 def known_family(model: nn.Module) -> Family | None:
-    """The family of a model, wrapped or not; None where there is none for it."""
-    return next((family for family in FAMILIES if isinstance(model, family.model)), None)
+    """The family of a model, wrapped or not: that of its nearest class; None where there is none for it."""
+    kinds = type(model).__mro__
+    found = [family for family in FAMILIES if family.model in kinds]
+    return min(found, key=lambda family: kinds.index(family.model), default=None)
 
 
 def find_family(model: nn.Module) -> Family:
