@@ -6,8 +6,8 @@ fine-tuned on CIFAR-10, whose folder has ``train`` (calibration) and ``test`` (l
     python benchmarks/accuracy.py                                                           # the demo
     python benchmarks/accuracy.py --checkpoint vit_s14_cifar10.safetensors --data cifar10   # the ViT-S
 
-Every run is one line of a JSON file and is not repeated; the Markdown table, the plot and with ``--write-readme`` the
-README's table are made from the file. Runs take minutes, those of ``best-high`` half an hour or more; one that was
+Every run is one line of a JSON file and is not repeated; the Markdown table, the plot and with ``--write-results`` the
+table of docs/results.md are made from the file. Runs take minutes, those of ``best-high`` half an hour or more; one that was
 killed goes on where it was, and has no calibration time then. ``mixq`` below 8 bits, where weights and activations have
 the same width, is an average of that width, which ``repq-search`` spreads over the sites; its calibration includes the
 search.
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands import run_command, table_line, write_readme
+from commands import run_command, table_line, write_results
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = ("minmax", "percentile", "repq", "repquant", "dopq", "erq", "mixq", "best", "best-high")
@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--work-dir", type=Path, default=Path("build/accuracy"))
     parser.add_argument("--plot", action="store_true", help="also draw the plot; needs matplotlib")
-    parser.add_argument("--write-readme", action="store_true", help="also replace the README's table")
+    parser.add_argument("--write-results", action="store_true", help="also replace the table of docs/results.md")
     args = parser.parse_args()
     if (args.checkpoint is None) != (args.data is None):
         parser.error("--checkpoint and --data belong together")
@@ -214,8 +214,8 @@ def main() -> None:
         f"`python benchmarks/accuracy.py`, model {name}, preset `paper`; float top-1 {runs[0]['float_top1']:.2f}.\n\n"
     )
     file.with_suffix(".md").write_text(title + table(runs))
-    if args.write_readme:
-        write_readme("accuracy-table", overview(runs))
+    if args.write_results:
+        write_results("accuracy-table", overview(runs))
     if args.plot:
         plot(runs, file.with_suffix(".png"))
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Ran", "run_command", "table_line", "write_readme"]
+__all__ = ["Ran", "run_command", "table_line", "write_results"]
 
-_README = Path(__file__).resolve().parents[1] / "README.md"
+_PAGE = Path(__file__).resolve().parents[1] / "docs" / "results.md"
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ def table_line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
-def write_readme(name: str, table: str) -> None:
-    """Put ``table`` between the markers ``<!-- name:begin -->`` and ``<!-- name:end -->`` of README.md."""
+def write_results(name: str, table: str) -> None:
+    """Put ``table`` between the markers ``<!-- name:begin -->`` and ``<!-- name:end -->`` of docs/results.md."""
     begin, end = (f"<!-- {name}:{what} -->" for what in ("begin", "end"))
-    before, rest = _README.read_text(encoding="utf-8").split(begin)
+    before, rest = _PAGE.read_text(encoding="utf-8").split(begin)
     after = rest.split(end)[1]
-    _README.write_text(f"{before}{begin}\n{table}{end}{after}", encoding="utf-8")
+    _PAGE.write_text(f"{before}{begin}\n{table}{end}{after}", encoding="utf-8")

@@ -4,9 +4,9 @@ Exports at three bit-widths with the plain baseline, RepQ-ViT and the default me
 Runtime and, where its package is installed, the TensorRT-RTX engine, and evaluates the built ONNX Runtime engine on the
 2,000 embedded test images::
 
-    python benchmarks/demo.py [--write-readme]
+    python benchmarks/demo.py [--write-results]
 
-``--write-readme`` puts the table between the markers in README.md.
+``--write-results`` puts the table between the markers in docs/results.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import importlib.util
 import time
 from pathlib import Path
 
-from commands import run_command, table_line, write_readme
+from commands import run_command, table_line, write_results
 from rich.console import Console
 from rich.table import Table
 
@@ -50,7 +50,7 @@ def run(bits: str, method: str, backends: list[str]) -> tuple[str, ...]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write-readme", action="store_true")
+    parser.add_argument("--write-results", action="store_true")
     args = parser.parse_args()
     OUTPUT.mkdir(parents=True, exist_ok=True)
     backends = ["onnxruntime"]
@@ -68,8 +68,8 @@ def main() -> None:
         table.add_row(*row)
     Console().print(table)
     console.print(f"{time.monotonic() - started:.0f} s; files in {OUTPUT.relative_to(ROOT)}")
-    if args.write_readme:
-        write_readme("demo-table", "".join(map(table_line, (HEADER, ("---",) * len(HEADER), *rows))))
+    if args.write_results:
+        write_results("demo-table", "".join(map(table_line, (HEADER, ("---",) * len(HEADER), *rows))))
 
 
 if __name__ == "__main__":

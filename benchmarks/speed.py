@@ -9,7 +9,7 @@ runtime. The peers' files are made in an environment of their own::
 
 Files are kept in ``--work``, and what already has its rows in the output is skipped, so that a run that was interrupted
 goes on where it was. ``--prepare`` makes the files and measures nothing: only measuring needs an idle machine.
-``--write-readme`` measures nothing either; it makes the README's table from the output.
+``--write-results`` measures nothing either; it makes the table of docs/results.md from the output.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from commands import run_command, table_line, write_readme
+from commands import run_command, table_line, write_results
 from subjects import BACKENDS, OURS, PEERS, Maker, write_images
 
 from repq_deploy.engines.backends import backend_named
@@ -117,7 +117,7 @@ def rows(backend: str, model: str, made: dict[str, Path], images: Path, rounds: 
 
 
 def overview(text: str) -> str:
-    """The README's table from the whole one: speeds of ours, and of the fastest peer in that runtime and batch."""
+    """The table of docs/results.md from the whole one: speeds of ours, and of the fastest peer in that runtime and batch."""
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     measured = [dict(zip(HEADER, row, strict=True)) for row in cells[2:] if row[4]]
     keys, ours = ("CPU", "runtime", "model", "batch"), ("ours w8a8", "ours w8a8, any CPU", "ours w7a8", "ours w4a4")
@@ -150,10 +150,10 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=8, help="images: speed does not depend on their number")
     parser.add_argument("--method", default="best", help="of ours; repq is calibrated sooner, for a trial run")
     parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--write-readme", action="store_true", help="only replace the README's table")
+    parser.add_argument("--write-results", action="store_true", help="only replace the table of docs/results.md")
     args = parser.parse_args()
-    if args.write_readme:
-        write_readme("speed-table", overview(args.output.read_text(encoding="utf-8")))
+    if args.write_results:
+        write_results("speed-table", overview(args.output.read_text(encoding="utf-8")))
         return
     for folder in (args.work, args.output.parent):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The README's table of speed, made from the whole one."""
+"""The short table of speed, made from the whole one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README's program runs as it stands, and what it writes can be used."""
+"""The README's program runs as it stands, what it writes can be used, and pages say what the code has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from repq_deploy.cli import evaluate
 from repq_deploy.quant.softmax import SOFTMAX_KINDS
 from repq_deploy.steps import STEPS
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+METHODS_PAGE = ROOT / "docs" / "guides" / "methods.md"
 
 
 def test_the_python_program_writes_a_file_that_can_be_evaluated(call, tmp_path):
@@ -26,8 +28,23 @@ def test_the_python_program_writes_a_file_that_can_be_evaluated(call, tmp_path):
     assert done.code == 0, done.err
 
 
+def test_the_readme_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 110
+
+
+def test_links_between_pages_lead_somewhere():
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")]
+    links = [
+        (page, link)
+        for page in pages
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8"))
+    ]
+    assert len(links) > 30
+    assert [f"{page.relative_to(ROOT)}: {link}" for page, link in links if not (page.parent / link).exists()] == []
+
+
 def test_every_step_is_listed_with_its_options():
-    text = README.read_text(encoding="utf-8")
+    text = METHODS_PAGE.read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text.partition("| step | options")[2], re.MULTILINE))
     for name, step in STEPS.items():
         listed = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`]+`", rows[name]))))
