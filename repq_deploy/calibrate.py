@@ -20,7 +20,7 @@ from repq_deploy.methods import Method, find_method
 from repq_deploy.models.zoo import ModelSpec
 from repq_deploy.quant.model import Provenance, QuantizedModel, wrap
 from repq_deploy.quant.quantizers import Quantizer, UniformQuantizer
-from repq_deploy.rewrites.heads import fold_query_key_heads
+from repq_deploy.steps.fold import fold_last
 
 __all__ = ["calibrate"]
 
@@ -78,9 +78,7 @@ def calibrate(
             run.work.begin(index)
             step(run)
         run.work.complete(len(chosen.steps))
-    for module in quantized.attentions():
-        if module.q_quantizer.axis is not None:
-            fold_query_key_heads(module)
+    fold_last(quantized)
     for name, quantizer in quantized.quantizers().items():
         if missing := _missing(name, quantizer):
             raise BadInput(f"method {chosen.name}: its steps leave {name} {missing}")

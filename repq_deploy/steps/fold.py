@@ -6,11 +6,12 @@ from typing import Literal
 
 from repq_deploy.calibration.run import Calibration, channel_wise, require_scales
 from repq_deploy.quant.layers import QuantLinear
+from repq_deploy.quant.model import QuantizedModel
 from repq_deploy.quant.ranges import weight_finder
 from repq_deploy.rewrites.folds import center_zero_point, fold_post_norm
-from repq_deploy.rewrites.heads import fold_value_heads
+from repq_deploy.rewrites.heads import fold_query_key_heads, fold_value_heads
 
-__all__ = ["fold"]
+__all__ = ["fold", "fold_last"]
 
 
 def fold(run: Calibration, *, target: Literal["mean", "median"] = "mean") -> None:
@@ -38,6 +39,16 @@ def fold(run: Calibration, *, target: Literal["mean", "median"] = "mean") -> Non
             for layer in layers:
                 # A norm with several readers cannot take the shift of one of them.
                 center_zero_point(layer, norm if len(layers) == 1 else None)
+
+
+def fold_last(model: QuantizedModel) -> None:
+    """Fold what has to wait for the end of a calibration: scales for each head of q and k, where there are some.
+
+    The fold moves them to the logits, where the float model that the steps compare with could not follow.
+    """
+    for attention in model.attentions():
+        if attention.q_quantizer.axis is not None:
+            fold_query_key_heads(attention)
 
 
 def _find_weight_again(run: Calibration, layer: QuantLinear) -> None:
