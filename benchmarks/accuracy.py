@@ -7,10 +7,10 @@ fine-tuned on CIFAR-10, whose folder has ``train`` (calibration) and ``test`` (l
     python benchmarks/accuracy.py --checkpoint vit_s14_cifar10.safetensors --data cifar10   # the ViT-S
 
 Every run is one line of a JSON file and is not repeated; the Markdown table, the plot and with ``--write-results`` the
-table of docs/results.md are made from the file. Runs take minutes, those of ``best-high`` half an hour or more; one that was
-killed goes on where it was, and has no calibration time then. ``mixq`` below 8 bits, where weights and activations have
-the same width, is an average of that width, which ``repq-search`` spreads over the sites; its calibration includes the
-search.
+table of docs/results.md are made from the file. Runs take minutes, those of ``best-high`` half an hour or more; one
+that was killed goes on where it was, and has no calibration time then. ``mixq`` below 8 bits, where weights and
+activations have the same width, is an average of that width, which ``repq-search`` spreads over the sites; its
+calibration includes the search.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def rows(backend: str, model: str, made: dict[str, Path], images: Path, rounds: 
 
 
 def overview(text: str) -> str:
-    """The table of docs/results.md from the whole one: speeds of ours, and of the fastest peer in that runtime and batch."""
+    """The table of docs/results.md from the whole one: our speeds, and the fastest peer's in that runtime and batch."""
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     measured = [dict(zip(HEADER, row, strict=True)) for row in cells[2:] if row[4]]
     keys, ours = ("CPU", "runtime", "model", "batch"), ("ours w8a8", "ours w8a8, any CPU", "ours w7a8", "ours w4a4")

@@ -61,7 +61,7 @@ def test_a_calibration_is_kept_until_its_file_is_written(run, tmp_path, monkeypa
     """So a full disk does not cost the hours before it."""
     work, options = tmp_path / "work", ("demo", "--bits", "w4a4", "--method", "minmax", "--num-calib", 4)
     with monkeypatch.context() as patched:
-        patched.setattr("repq_deploy.export.write_canonical", mock.Mock(side_effect=BadInput("disk is full")))
+        patched.setattr("repq_deploy.api.write_canonical", mock.Mock(side_effect=BadInput("disk is full")))
         failed = run(*options, "-o", tmp_path / "m.onnx", "--work-dir", work)
     assert failed.code == 2
     assert "disk is full" in failed.err
