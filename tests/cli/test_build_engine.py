@@ -155,7 +155,7 @@ def test_images_of_a_file_are_named_in_the_manifest(run: Callable[..., Any], mod
     images = model.parent / "images.npy"
     np.save(images, np.random.default_rng(0).normal(size=(6, 3, SIDE, SIDE)).astype(np.float32))
     done = run(model, "--backend", "onnxruntime", "--reference-data", images, "--json")
-    assert json.loads(done.out)["engines"][0]["manifest"]["float_inputs"] == "file images.npy"
+    assert json.loads(done.out)["engines"][0]["manifest"]["reference_inputs"] == "file images.npy"
 
 
 @pytest.mark.skipif(gpu_target() is not None, reason="a GPU is here: the engine would run")

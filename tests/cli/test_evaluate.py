@@ -170,7 +170,7 @@ def _manifest(verdict: str = "PASSED") -> SimpleNamespace:
     return SimpleNamespace(
         metadata={"repq.preprocess": PREPROCESS.to_json()},
         backend="onnxruntime",
-        classes=CLASSES,
+        outputs=CLASSES,
         validation=SimpleNamespace(verdict=verdict, reason="SQNR 3.0 dB is below 25.0 dB"),
     )
 
