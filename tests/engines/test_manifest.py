@@ -62,7 +62,7 @@ def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
     ("change", "words"),
     [
         (_set("format", to=1), "format 1, expected 3"),
-        (lambda data: data.pop("classes"), "lacks classes"),
+        (lambda data: data.pop("outputs"), "lacks outputs"),
         (_set("colour", to="red"), "unknown colour"),
         (_set("outputs", to="many"), "manifest.outputs is 'many', expected int"),
         (_set("outputs", to=True), "manifest.outputs is True, expected int"),
