@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from repq_deploy.quant.saved import load as load_quantized
     from repq_deploy.quant.saved import save as save_quantized
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 #: Where each name comes from, and what it is called there.
 _DOOR = {

@@ -22,7 +22,7 @@ OF_EXPORT = ("torch", "timm", "torchvision", "onnxscript", "scipy")
 RUNNING = ("bits", "bounds", "errors", "evaluation", "plots", "records", "recipes", "calib_data", "engines", "system")
 RUNNING_TOO = ("export", "cli")
 #: ``windows`` belongs to that system alone.
-EXPORTING = {"export.canonical", "export.float_model", "export.prove_export", "export.trace", "cli.method_choice"}
+EXPORTING = {"export.canonical", "export.float_model", "export.prove_export", "export.trace"}
 
 
 @pytest.fixture

@@ -6,16 +6,14 @@ import json
 import logging
 import re
 import sys
-import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from repq_deploy.bits import MAX_BITS, smallest_activation_bits
+from repq_deploy.cli.shell.progress import console, progress_bar
 from repq_deploy.cli.streams import printable
 from repq_deploy.errors import BadInput
 from repq_deploy.system.files import shortened
@@ -130,12 +128,6 @@ CalibData = Annotated[
     ),
 ]
 
-#: Between two lines of progress where there is no terminal for a bar.
-SECONDS_A_LINE = 30.0
-
-#: People read stderr; stdout is for data.
-console = Console(stderr=True, highlight=False)
-
 
 class _OneLine(logging.Formatter):
     """A record is a line: names of files and tensors, which others chose, cannot make it two."""
@@ -152,27 +144,6 @@ def set_up(*, verbose: bool, quiet: bool) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("repq_deploy").setLevel(level)
     console.quiet = quiet
-
-
-class _Progress(Progress):
-    """A bar on a terminal; elsewhere, as in a log of hours, a line now and then."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        super().__init__(*columns, console=console, disable=console.quiet or not console.is_terminal)
-        self._said = time.monotonic()
-
-    def update(self, task_id: TaskID, **changes: Any) -> None:
-        super().update(task_id, **changes)
-        if not console.is_terminal and time.monotonic() - self._said >= SECONDS_A_LINE:
-            self._said = time.monotonic()
-            task = next(task for task in self.tasks if task.id == task_id)
-            console.print(f"{task.description} {task.completed:g}/{task.total:g}", soft_wrap=True)
-
-
-def progress_bar() -> Progress:
-    """A progress bar on stderr: silent under ``-q``, lines where stderr is not a terminal."""
-    return _Progress()
 
 
 def hardware_note(bits: str) -> list[str]:

@@ -7,32 +7,39 @@ and the signal's number when stopped.
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
+import os
 import re
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+import typer.main
 
 from repq_deploy import __version__
 from repq_deploy.cli.common import console
+from repq_deploy.cli.shell.completion import ASKED, answer, complete
 from repq_deploy.cli.streams import StdoutFailed, guarded_streams, printable
 from repq_deploy.errors import BadInput, RepqError, one_line
 from repq_deploy.system.files import shortened
 from repq_deploy.system.leftovers import sweep
 from repq_deploy.system.stopping import ends_with_signals
 
-__all__ = ["entry_point"]
+__all__ = ["Command", "entry_point", "run"]
 
 #: What typer raises for a wrong command line. Newer versions of it have their own copy of click.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 _INTERRUPTED = "what was finished is kept, nothing is half written"
+
+_VERSION_HELP = "Show the version of repq-deploy, and exit."
 
 #: What only the extra ``export`` brings, for calibration, export and search.
 _OF_EXPORT = ("torch", "timm", "torchvision", "onnxscript", "scipy")
@@ -45,46 +52,76 @@ class _Carried(Exception):
         self.error = error
 
 
-def entry_point(function: Callable[..., None], name: str) -> Callable[[], None]:
-    """Make the console script ``name`` of a typer function."""
+@dataclass(frozen=True)
+class Command:
+    """A console script: called without arguments, it runs ``function`` with what the command line says, and exits.
 
-    @functools.wraps(function)
-    def command(*arguments: Any, **options: Any) -> None:
-        _check_values(options)
-        try:
-            function(*arguments, **options)
-        except (OSError, KeyboardInterrupt) as error:  # typer would make exit codes of its own of them
-            raise _Carried(error) from error
+    Attributes:
+        name: what its messages begin with.
+        function: takes the options; its docstring is what ``--help`` says first.
+    """
 
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(command)
+    name: str
+    function: Callable[..., None]
 
-    def stopped(number: int) -> None:
-        console.show_cursor()
-        verb = "interrupted" if number == 2 else f"stopped by signal {number}"
-        sys.stderr.write(f"{name}: {verb}; {_INTERRUPTED}\n")
-        sys.stderr.flush()
+    def __call__(self, name: str | None = None) -> None:
+        """Run the words of ``sys.argv`` as the command, which calls itself ``name``."""
+        name = name or self.name
+        if ASKED in os.environ:  # by a shell, for the next word
+            answer(complete(self.parser().params, sys.argv[1:]))
+            return
 
-    def main() -> None:
+        def stopped(number: int) -> None:
+            console.show_cursor()
+            verb = "interrupted" if number == 2 else f"stopped by signal {number}"
+            sys.stderr.write(f"{name}: {verb}; {_INTERRUPTED}\n")
+            sys.stderr.flush()
+
         with ends_with_signals(stopped):
-            code = _run(app, name)
+            code = _run(self.parser, name)
         sys.exit(code)
 
-    main.__doc__ = function.__doc__
-    return main
+    def parser(self) -> Any:
+        """The command as typer's object: its parameters are in ``params``, its words in ``help``."""
+        function = self.function
+
+        @functools.wraps(function)
+        def command(*arguments: Any, **options: Any) -> None:
+            options.pop("version")
+            _check_values(options)
+            try:
+                function(*arguments, **options)
+            except (OSError, KeyboardInterrupt) as error:  # typer would make exit codes of its own of them
+                raise _Carried(error) from error
+
+        def show_version(context: typer.Context, asked: bool) -> None:
+            if asked:
+                sys.stdout.write(f"{context.info_name} {__version__}\n")
+                raise typer.Exit
+
+        option = typer.Option("--version", is_eager=True, callback=show_version, help=_VERSION_HELP)
+        signature = inspect.signature(function, eval_str=True)
+        version = inspect.Parameter(
+            "version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option]
+        )
+        command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), version])  # type: ignore[attr-defined]
+        command.__annotations__ = {**function.__annotations__, "version": version.annotation}
+        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+        app.command()(command)
+        return typer.main.get_command(app)
 
 
-def _run(app: typer.Typer, name: str) -> int:
-    """Run the command; its exit code."""
+def entry_point(function: Callable[..., None], name: str) -> Command:
+    """Make the console script ``name`` of a typer function."""
+    return Command(name, function)
+
+
+def run(function: Callable[[], int], name: str) -> int:
+    """Run ``function`` so that whatever goes wrong is one line on stderr; the exit code."""
     try:
         with guarded_streams():
-            if sys.argv[1:] == ["--version"]:
-                sys.stdout.write(f"{name} {__version__}\n")
-                return 0
-            with suppress(OSError):  # no folder for temporary files: whoever needs one says so
-                sweep(Path(tempfile.gettempdir()))
             try:
-                return app(prog_name=name, standalone_mode=False) or 0
+                return function()
             except _Carried as carried:
                 raise carried.error from None
     except Exception as error:
@@ -97,6 +134,15 @@ def _run(app: typer.Typer, name: str) -> int:
     except KeyboardInterrupt:  # raised by a library; a terminal's Ctrl-C is a signal
         sys.stderr.write(f"{name}: interrupted; {_INTERRUPTED}\n")
         return 130
+
+
+def _run(parser: Callable[[], Any], name: str) -> int:
+    def work() -> int:
+        with suppress(OSError):  # no folder for temporary files: whoever needs one says so
+            sweep(Path(tempfile.gettempdir()))
+        return parser()(prog_name=name, standalone_mode=False) or 0
+
+    return run(work, name)
 
 
 def _explained(error: Exception, name: str) -> tuple[int, str]:

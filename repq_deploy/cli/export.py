@@ -165,9 +165,9 @@ def export(
     from repq_deploy.calib_data import open_images
     from repq_deploy.calib_data.classes import read_classes
     from repq_deploy.cli.export_run import run_export
-    from repq_deploy.cli.method_choice import choose_method
     from repq_deploy.devices import find_device
     from repq_deploy.export.opsets import check_opset
+    from repq_deploy.methods.choice import choose_method
     from repq_deploy.models import zoo
     from repq_deploy.quant.softmax import check_softmax
 

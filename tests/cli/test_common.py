@@ -10,7 +10,7 @@ import pytest
 
 from repq_deploy import __version__
 from repq_deploy.cli import streams
-from repq_deploy.cli.common import Verbose, hardware_note, image_size, progress_bar, set_up
+from repq_deploy.cli.common import Verbose, hardware_note, image_size, set_up
 from repq_deploy.cli.entry import entry_point
 from repq_deploy.cli.streams import StdoutFailed
 from repq_deploy.errors import BackendMissing, BadInput, RepqError, ValidationFailed
@@ -163,23 +163,6 @@ def test_what_a_killed_command_left_is_swept_by_the_next(tmp_path, monkeypatch):
     assert left == [".repq-1-mine.part", "m.onnx", "repq-notes", "temporary"]
 
 
-@pytest.mark.parametrize(("quiet", "lines"), [(False, ["measuring 2/3"]), (True, [])])
-def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(call, monkeypatch, quiet, lines):
-    for variable in ("FORCE_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(variable, raising=False)
-
-    def verb() -> None:
-        set_up(verbose=False, quiet=quiet)
-        with progress_bar() as progress:
-            task = progress.add_task("waiting", total=3)
-            progress.update(task, completed=1)
-            monkeypatch.setattr("repq_deploy.cli.common.SECONDS_A_LINE", 0.0)
-            progress.update(task, description="measuring", completed=2)
-
-    done = call(entry_point(verb, "repq-verb"))
-    assert (done.code, done.out, done.err.splitlines()) == (0, "", lines)
-
-
 WAIT = """
 import sys, time
 from pathlib import Path
@@ -218,7 +201,15 @@ def test_interrupt_and_version(call):
         "repq-verb: interrupted; what was finished is kept, nothing is half written\n",
     )
     done = call(entry_point(verb, "repq-verb"), "--version")
-    assert done.out == f"repq-verb {__version__}\n"
+    assert (done.code, done.out, done.err) == (0, f"repq-verb {__version__}\n", "")
+
+
+def test_the_version_is_shown_beside_other_words_and_in_the_help(call):
+    def verb(file: Path, bits: int = 8) -> None:
+        raise AssertionError
+
+    assert call(entry_point(verb, "repq-verb"), "--bits", "4", "--version").out == f"repq-verb {__version__}\n"
+    assert "Show the version of repq-deploy, and exit." in call(entry_point(verb, "repq-verb"), "--help").out
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
-"""Which method ``repq-export`` runs: what the options and the recipe say together."""
+"""Which method is run: what a name and a recipe say together."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from repq_deploy.methods import Method, find_method
+from repq_deploy.methods.registry import Method, find_method
 from repq_deploy.quant.softmax import check_softmax
 from repq_deploy.recipes import Recipe
 from repq_deploy.steps import Step
