@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 # One process a core, of one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-.PHONY: cpus demo lint test test-all test-release venv
+.PHONY: cpus demo lint release-check test test-all test-release venv
 
 demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py
@@ -27,6 +27,10 @@ test-all: $(STAMP)
 test-release: $(STAMP)
 	$(BIN)/python -m pytest -m release
 	$(BIN)/python benchmarks/cpus/run.py
+
+# The wheel, built and tried in empty environments: installs 6 GB, or with BORROW=1 takes them from this environment.
+release-check: $(STAMP)
+	$(BIN)/python tools/release_check.py $(if $(BORROW),--borrow $(BIN)/python)
 
 # The demo's engines on emulated CPUs; on Debian it needs the package qemu-user.
 cpus: $(STAMP)
