@@ -23,8 +23,7 @@ from torch import Tensor
 from repq_deploy.bits import BitWidths
 from repq_deploy.calib_data import load_sample, open_images
 from repq_deploy.calibrate import calibrate
-from repq_deploy.cli.targets import predictor
-from repq_deploy.devices import CPU, find_device
+from repq_deploy.devices import CPU, find_device, predictor
 from repq_deploy.evaluation import Target, evaluate
 from repq_deploy.methods import find_method
 from repq_deploy.models import zoo

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from repq_deploy.calib_data.demo import demo_images
+from repq_deploy.calib_data.photos import photo_crops
 from repq_deploy.errors import BadInput
 from repq_deploy.system.files import existing_file, read_arrays
 
@@ -85,7 +86,8 @@ def open_images(spec: str | Path, *, demo_split: str = "calib") -> ImageSource:
 
     Args:
         spec: a folder, flat or with one folder a class; an ``.npz`` with ``images`` (uint8 [N, H, W] or [N, H, W, 3])
-            and, where known, ``labels`` (integers [N]); or ``demo``, ``demo:calib``, ``demo:test``.
+            and, where known, ``labels`` (integers [N]); or ``demo``, ``demo:calib``, ``demo:test``; or ``photos``,
+            crops of the photographs that are installed with the package.
         demo_split: what bare ``demo`` means, ``calib`` or ``test``.
 
     Raises:
@@ -98,12 +100,26 @@ def open_images(spec: str | Path, *, demo_split: str = "calib") -> ImageSource:
             raise BadInput(f"images {spec}: expected demo, demo:calib or demo:test")
         return _open_arrays(demo_images(split), f"demo:{split}")
     path = Path(spec)
+    if str(spec) == "photos" and not path.exists():
+        return _open_photos()
     if path.is_dir():
         return _open_folder(path)
     existing_file(path, "images")
     if path.suffix.lower() != ".npz":
-        raise BadInput(f"images {path}: expected a folder of images, an .npz file or 'demo'")
+        raise BadInput(f"images {path}: expected a folder of images, an .npz file, 'photos' or 'demo'")
     return _open_arrays(path, str(path))
+
+
+def _open_photos() -> ImageSource:
+    crops = photo_crops()
+    return ImageSource(
+        origin="photos",
+        names=tuple(crops),
+        labels=None,
+        class_names=(),
+        decode=lambda name: crops[name].image(),
+        content=lambda name: crops[name].content(),
+    )
 
 
 def _open_folder(root: Path) -> ImageSource:
