@@ -1,6 +1,6 @@
 # Every target makes the virtual environment first where it is missing or out of date.
 PYTHON ?= python3
-EXTRAS ?= dev,tensorrt-rtx,openvino,ray,plot
+EXTRAS ?= dev,docs,tensorrt-rtx,openvino,ray,plot
 VENV ?= .venv
 
 BIN := $(abspath $(VENV))/bin
@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 # One process a core, of one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-.PHONY: cpus demo lint release-check test test-all test-release venv
+.PHONY: cpus demo docs lint release-check test test-all test-release venv
 
 demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py
@@ -40,6 +40,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, into site/; a warning is an error. (The variable silences a notice about the theme's successor.)
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 PATH="$(BIN):$$PATH" $(BIN)/mkdocs build --strict --quiet
 
 venv: $(STAMP)
 
