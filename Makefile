@@ -43,7 +43,7 @@ lint: $(STAMP)
 
 # The site, into site/; a warning is an error. (The variable silences a notice about the theme's successor.)
 docs: $(STAMP)
-	NO_MKDOCS_2_WARNING=1 PATH="$(BIN):$$PATH" $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 PATH="$(BIN):$$PATH" $(BIN)/mkdocs build --strict
 
 venv: $(STAMP)
 
