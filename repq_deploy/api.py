@@ -178,6 +178,8 @@ def export_onnx(
             f"PyTorch's by more than ties in rounding, expected none ({len(failing)} sites differ); nothing was "
             "written, please report this model"
         )
+    for key, value in agreement.measures.entry().items():
+        model.metadata_props.add(key=key, value=value)
     target = Path(path)
     with contextlib.ExitStack() as outputs:  # both files, or none
         if save_quantized is not None:

@@ -19,10 +19,25 @@ from tests.engines.graphs import CLASSES, SIDE, write_tiny
 ROOT = Path(__file__).resolve().parents[1]
 OF_EXPORT = ("torch", "timm", "torchvision", "onnxscript", "scipy")
 #: Files and folders of the half that runs engines, and those of ``export`` and ``cli`` that only export needs.
-RUNNING = ("bits", "bounds", "errors", "evaluation", "plots", "records", "recipes", "calib_data", "engines", "system")
+RUNNING = (
+    "bits",
+    "bounds",
+    "errors",
+    "evaluation",
+    "plots",
+    "records",
+    "recipes",
+    "calib_data",
+    "engines",
+    "report",
+    "system",
+)
 RUNNING_TOO = ("export", "cli")
 #: ``windows`` belongs to that system alone.
-EXPORTING = {"export.canonical", "export.float_model", "export.prove_export", "export.trace"}
+EXPORTING = {
+    *("export.canonical", "export.float_model", "export.measure_sites", "export.prove_export", "export.trace"),
+    "cli.method_choice",
+}
 
 
 @pytest.fixture

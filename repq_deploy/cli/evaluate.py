@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from repq_deploy.evaluation import Evaluation, Target
     from repq_deploy.tasks import Task
 
-__all__ = ["main"]
+__all__ = ["main", "ordered"]
 
 
 def evaluate(
@@ -122,7 +122,7 @@ def evaluate(
         source = source.select(sorted(choose(source, limit, seed)))
     preprocess = None if preprocess_from is None else recorded_preprocess(preprocess_from)
     opened = [open_target(name, options, seed=seed, preprocess=preprocess, device=where) for name in names]
-    source, order = _ordered(source, opened, classes)
+    source, order = ordered(source, opened, classes)
     check_data(opened, source)
     settings = {"data": source.origin, "class_order": order, "limit": limit, "batch_size": batch_size, "seed": seed}
     if dry_run:
@@ -142,7 +142,7 @@ def evaluate(
     show(result, as_json=as_json, text=lambda: _print_result(result, opened[0].task))
 
 
-def _ordered(source: ImageSource, opened: list[Target], file: Path | None) -> tuple[ImageSource, str]:
+def ordered(source: ImageSource, opened: list[Target], file: Path | None) -> tuple[ImageSource, str]:
     """Renumber the labels of ``source`` in the order of the targets' outputs; also say in words which order that is."""
     from repq_deploy.calib_data.classes import in_order_of, read_classes, warn_of_numbers
 

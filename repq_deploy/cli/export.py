@@ -33,7 +33,7 @@ from repq_deploy.cli.common import (
 )
 from repq_deploy.cli.entry import entry_point
 from repq_deploy.cli.export_float import write_float
-from repq_deploy.cli.export_report import plan_of, print_float, print_plan, print_result
+from repq_deploy.cli.export_run import plan_of, print_float, print_plan, print_result, run_export
 from repq_deploy.errors import BadInput
 from repq_deploy.recipes import Recipe, load_recipe
 from repq_deploy.system.outputs import check_outputs
@@ -164,7 +164,6 @@ def export(
     # Torch takes seconds to import; a typing error should not.
     from repq_deploy.calib_data import open_images
     from repq_deploy.calib_data.classes import read_classes
-    from repq_deploy.cli.export_run import run_export
     from repq_deploy.devices import find_device
     from repq_deploy.export.opsets import check_opset
     from repq_deploy.methods.choice import choose_method

@@ -122,7 +122,7 @@ def _print(result: dict[str, Any]) -> None:
     if "manifest" in result:
         _print_engine(result)
         return
-    say(*(f"{key.removeprefix('repq.'):16} {value}" for key, value in result["metadata"].items()))
+    say(*_metadata(result["metadata"]))
     table = Table(box=None, pad_edge=False)
     for column in ("site", "kind", "bits", "codes", "scale", "zero point", "shape", "stored"):
         table.add_column(column, no_wrap=True)
@@ -144,6 +144,14 @@ def _print(result: dict[str, Any]) -> None:
         _print_passes(lowering["passes"])
 
 
+def _metadata(metadata: dict[str, str]) -> list[str]:
+    """A line for each record; what was measured at every site is ``repq-report``'s to show."""
+    from repq_deploy.export.names import SITES
+
+    entries = metadata | ({SITES: "measured; see repq-report"} if SITES in metadata else {})
+    return [f"{key.removeprefix('repq.'):16} {value}" for key, value in entries.items()]
+
+
 def _print_engine(result: dict[str, Any]) -> None:
     manifest = result["manifest"]
     validation = manifest["validation"]
@@ -154,7 +162,7 @@ def _print_engine(result: dict[str, Any]) -> None:
         f"batch            {manifest['profile']['min']} to {manifest['profile']['max']}",
         f"made from        {manifest['source']['name']} {manifest['source']['sha256']}",
         f"verdict          {validation['verdict']}: {validation['reason']}",
-        *(f"{key.removeprefix('repq.'):16} {value}" for key, value in manifest["metadata"].items()),
+        *_metadata(manifest["metadata"]),
     )
     if kernels := result.get("product_kernels"):
         share = kernels.get("i8", 0) / sum(kernels.values())

@@ -18,6 +18,7 @@ from repq_deploy.errors import BadInput, one_line
 from repq_deploy.export import names
 from repq_deploy.export.digest import bad_scale, quantizers_digest
 from repq_deploy.export.names import INPUT, OUTPUT
+from repq_deploy.export.site_measures import recorded_measures
 from repq_deploy.records import parse_json
 from repq_deploy.system.files import existing_file, sha256_of
 from repq_deploy.tasks import Task
@@ -141,6 +142,7 @@ def _check_metadata(path: Path, metadata: dict[str, str]) -> None:
             if metadata.get(key):
                 parse_json(metadata[key])
         names.recorded_task(metadata)
+        recorded_measures(metadata)
     except (BadInput, ValueError) as error:
         raise BadInput(f"model {path}: damaged metadata: {error}; export it again") from error
 

@@ -20,6 +20,8 @@ MODEL, SPEC, PREPROCESS, CLASSES, TASK = (
 )
 BITS, PRESET, METHOD, SOFTMAX = (f"{PREFIX}{key}" for key in ("bits", "preset", "method", "softmax"))
 DIGEST, DEFAULT_SESSION = f"{PREFIX}quantizers.sha256", f"{PREFIX}default_session"
+#: What export measured of each quantizer (``site_measures``).
+SITES = f"{PREFIX}sites"
 
 
 def task_entry(task: Task) -> dict[str, str]:

@@ -17,8 +17,10 @@ import onnx
 import torch
 from torch import Tensor
 
+from repq_deploy.export.measure_sites import float_bytes, measure_activation, measure_weights
 from repq_deploy.export.onnx_session import reference_session
 from repq_deploy.export.prove_kernels import OTHERS_COUNT, OTHERS_SHARE, TIE
+from repq_deploy.export.site_measures import SiteMeasures
 from repq_deploy.hooks import hooks
 from repq_deploy.models.families import task_of
 from repq_deploy.quant.model import QuantizedModel
@@ -48,12 +50,13 @@ class SiteAgreement:
 @dataclass(frozen=True)
 class ExportAgreement:
     """All sites, and the logits: their relative error from equal codes, and with both models running freely, and the
-    share of images that both decide alike, where outputs decide anything."""
+    share of images that both decide alike, where outputs decide anything. ``measures`` is what the file records."""
 
     sites: tuple[SiteAgreement, ...]
     relative_error: float
     free_relative_error: float
     decisions_equal: float | None
+    measures: SiteMeasures
 
     @property
     def worst(self) -> SiteAgreement:
@@ -80,13 +83,16 @@ def compare_export(quantized: QuantizedModel, model: onnx.ModelProto, images: Te
     theirs = dict(zip(quantizers, codes, strict=True))
 
     sites = []
+    measures = measure_weights(quantized)
 
     def compare(quantizer: Quantizer, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
         given = torch.from_numpy(theirs[quantizer.site])
         equal = float((quantizer.codes(inputs[0]) == given).double().mean())
         others, levels = unexplained(quantizer, inputs[0], given), len(given.unique())
         sites.append(SiteAgreement(quantizer.site, given.numel(), equal, others, levels, quantizer.bits))
-        return quantizer.values(given)
+        values = quantizer.values(given)
+        measures[quantizer.site] = measure_activation(quantizer, inputs[0], values)
+        return values
 
     free = quantized(images).numpy()
     with hooks(quantizer.register_forward_hook(compare) for quantizer in quantizers.values()):
@@ -96,6 +102,14 @@ def compare_export(quantized: QuantizedModel, model: onnx.ModelProto, images: Te
         relative_error=float(np.linalg.norm(logits - forced) / np.linalg.norm(forced)),
         free_relative_error=float(np.linalg.norm(logits - free) / np.linalg.norm(free)),
         decisions_equal=task_of(quantized.model).agreement(logits, free),
+        measures=SiteMeasures(
+            images=len(images),
+            float_bytes=float_bytes(quantized),
+            codes=sum(site.codes for site in sites),
+            different=sum(round((1 - site.equal) * site.codes) for site in sites),
+            unexplained=sum(site.unexplained for site in sites),
+            sites={name: measures[name] for name in quantized.quantizers() if name in measures},
+        ),
     )
 
 

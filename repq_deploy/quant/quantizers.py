@@ -101,15 +101,23 @@ class UniformQuantizer(Quantizer):
     ``axis`` None: one scale for the tensor. Otherwise ``scale`` and ``zero_point`` have shape [C], C the size of that
     axis, for example axis 0 of a weight [out, in]. The zero point is whole, so there are at most 2^bits levels.
     ``range_kind`` names the finder of ``quant.ranges.RANGES`` for steps that have to find the range again.
+
+    Two buffers are for reports, and None where there is nothing to tell. ``unfold`` [2, C]: a fold has changed the
+    input, and channel c without it would be ``unfold[0, c] * x + unfold[1, c]``. ``rounded_db`` []: the error that the
+    rounding of a weight made, as ``noise.error_db``, since the rounded weight holds none.
     """
 
     zero_point: Tensor
+    unfold: Tensor | None
+    rounded_db: Tensor | None
 
     def __init__(self, site: str, bits: int, *, axis: int | None = None) -> None:
         super().__init__(site, bits, kind="uniform")
         self.axis = axis
         self.range_kind = "percentile"
         self.register_buffer("zero_point", torch.tensor(0.0))
+        self.register_buffer("unfold", None)
+        self.register_buffer("rounded_db", None)
 
     def adopt(self, found: Parameters) -> None:
         assert isinstance(found, UniformParameters)  # noqa: S101 - for the type checker

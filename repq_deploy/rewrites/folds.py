@@ -64,6 +64,7 @@ def fold_post_norm(norm: nn.LayerNorm, *linears: QuantLinear, target: Literal["m
         of_input = uniform_input(linear)
         of_input.axis = None
         of_input.adopt(UniformParameters(stored, torch.full_like(stored, target_zero_point)))
+        of_input.unfold = torch.stack([ratio, scale * (target_zero_point - zero_point)]).to(stored.dtype)
 
 
 @torch.no_grad()

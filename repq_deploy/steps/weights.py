@@ -10,6 +10,7 @@ from torch import nn
 from repq_deploy.calibration.run import Calibration, require_folded, require_scales, walk
 from repq_deploy.calibration.statistics import Prefix, Statistics, gather
 from repq_deploy.quant.layers import QuantConv2d, QuantLinear
+from repq_deploy.quant.noise import error_db
 from repq_deploy.quant.quantizers import UniformParameters
 from repq_deploy.quant.ranges import weight_finder
 from repq_deploy.rounding.adaround import adaround
@@ -70,4 +71,5 @@ def _quantize(
     layer.weight = nn.Parameter(rounded.float().view_as(layer.weight), requires_grad=False)
     layer.bias = nn.Parameter(bias.float(), requires_grad=False)
     quantizer.adopt(found)
+    quantizer.rounded_db = rounded.new_tensor(error_db(weight, rounded), dtype=torch.float32)
     quantizer.enabled = True
