@@ -57,9 +57,9 @@ class SiteMeasure:
     Attributes:
         bits: 2 to 8.
         kind: "uniform", "log2", "log_sqrt2", or a curve's name.
-        db: the ratio of the signal's variance to the mean square of the quantizer's error, in dB, -200 to 200. The mean
-            is left out of the signal because folds move it at will. Of a weight that calibration rounded: the error of
-            that rounding, measured when it was made; None where that is not known.
+        db: the signal-to-quantization-noise ratio: the mean square of what the quantizer was given over that of its
+            error, in dB, -200 to 200. Of a weight that calibration rounded: what it became, corrections such as ridge
+            regression and GPTQ included, against what it was; None where that is not known.
         seen: what the quantizer was given; None for weights.
         clipped: the share of values that lie beyond the ends of its range by more than half a step, 0 to 1; None for
             weights and for quantizers that are not uniform.

@@ -98,7 +98,12 @@ def accuracy_section(model: ModelFact) -> Html:
             rows.append(_row(f"{one.against} (compared with)", one.evaluation.against))
     heads = ("model", "images", "top-1, %", "standard error", "top-5, %")
     found = [table(list(heads), list(dict.fromkeys(rows)), caption=f"On {scored[0][1].data}", numbers=4)]
+    shown: dict[Changes | None, str] = {}
     for file, one in scored:
+        if one.changes is not None and one.changes in shown:
+            found.append(tag("p", f"{_name(file.path)} has the very same confusion as {shown[one.changes]}."))
+            continue
+        shown[one.changes] = _name(file.path)
         found += _against(model, file, one)
     return section(title, *found)
 
@@ -147,7 +152,7 @@ def _confusion(changes: Changes, name: str, against: str) -> Html:
         f"Images by what {against} says (rows) and what {name} says (columns). Shaded: decided alike; framed: changed."
     )
     head = tag("thead", tag("tr", tag("th", "class", scope="col"), *heads))
-    return scrolled(caption, tag("table", tag("caption", caption), head, tag("tbody", *body)))
+    return Html(tag("p", caption, class_="soft") + scrolled(caption, tag("table", head, tag("tbody", *body))))
 
 
 def _all(changes: Changes) -> range:

@@ -166,7 +166,7 @@ def _cell(site: SiteFact | None, worst: dict[str, int]) -> Html:
     width = max(4.0, 100 * min(max(site.db, 0.0), _FULL_DB) / _FULL_DB)
     return tag(
         "td",
-        tag("b", f"{site.db:.0f}"),
+        tag("b", f"{round(site.db)}"),
         bits,
         tag("i", style=f"width:{width:.0f}%"),
         class_=heat_class(site.db) + (" worst" if rank else ""),

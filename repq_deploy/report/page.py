@@ -67,7 +67,18 @@ def _cards(report: Report, model: ModelFact | None) -> Html:
 
 def _card(title: str, value: str, words: str, kind: str = "", *, long: bool = False) -> Html:
     classes = " ".join(part for part in ("long" if long else "", kind) if part) or None
-    return tag("div", tag("h3", title), tag("b", value, class_=classes), tag("p", words), class_="card")
+    return tag(
+        "div",
+        tag("h3", title),
+        tag("b", _breakable(value) if long else value, class_=classes),
+        tag("p", words),
+        class_="card",
+    )
+
+
+def _breakable(value: str) -> Html:
+    """A name that may be broken after each dot."""
+    return Html(text(value).replace(".", ".<wbr>"))
 
 
 def _engines(model: ModelFact) -> list[FileFact]:

@@ -100,8 +100,8 @@ def _line(places: list[float], y: float, name: str) -> list[Html]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5, 10, ... around the interval; only powers of ten over three decades."""
-    steps = (1,) if high / low > 1e3 else (1, 2, 5)
+    """1, 2, 5, 10, ... around the interval; only powers of ten over three decades, more within one."""
+    steps = (1.0,) if high / low > 1e3 else (1.0, 2.0, 5.0) if high / low > 10 else (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     found = [step * 10.0**power for power in range(first, last + 1) for step in steps]
     below = [tick for tick in found if tick <= low] or found[:1]

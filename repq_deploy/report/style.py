@@ -68,8 +68,8 @@ a{color:var(--link)}
 .missing{border-left:4px solid var(--line);padding-left:.7rem}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(11.5rem,1fr));gap:.7rem;margin:1rem 0}
 .card{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.7rem .9rem}
-.card b{display:block;font-size:1.75rem;line-height:1.25}
-.card b.long{font-size:1.05rem;line-height:1.4;padding:.3rem 0}
+.card b{display:block;font-size:1.5rem;line-height:1.35;white-space:nowrap}
+.card b.long{font-size:1rem;line-height:1.3;padding:.3rem 0;white-space:normal;overflow-wrap:normal}
 .card h3{margin:0;font-size:.9rem;font-weight:600;color:var(--soft)}
 .card p{font-size:.9rem;margin:.1rem 0}
 .good{color:var(--good)}.bad{color:var(--bad)}.open{color:var(--open)}
@@ -90,7 +90,7 @@ overflow-wrap:normal}
 table.net{border-collapse:separate;border-spacing:2px}
 table.net th{border:0;padding:.1rem .4rem;font-weight:400;white-space:nowrap}
 table.net thead th{text-align:center}
-table.net tbody th{position:sticky;left:0;background:var(--page)}
+table.net tbody th{vertical-align:middle;position:sticky;left:0;background:var(--page)}
 table.net td{border:0;padding:.1rem .2rem .25rem;min-width:3.1rem;text-align:center;line-height:1.15;position:relative}
 table.net td b{display:block;font-size:.95rem}
 table.net td small{font-size:.75rem}
@@ -121,14 +121,16 @@ dt{color:var(--soft)}dd{margin:0}
 @media print{{:root{{color-scheme:light;{_variables(LIGHT)}}}
 *{{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 @page{{margin:12mm}}
-body{{max-width:none;padding:0;font-size:11px}}
+html{{font-size:11px}}
+body{{max-width:none;padding:0;font-size:1rem}}
+.cards{{grid-template-columns:repeat(5,1fr);gap:.5rem}}
+.card{{padding:.5rem .6rem}}
 .scroll{{overflow:visible}}
 svg{{min-width:0}}
-.card b{{font-size:1.3rem}}
 table.net{{border-spacing:1px}}
-table.net td{{min-width:0;padding:.1rem .1rem .3rem}}
-table.net td b{{font-size:.8rem}}table.net td small{{font-size:.65rem}}
-tr,.card,ol.chain li,svg{{break-inside:avoid}}h2,h3{{break-after:avoid}}
+table.net td{{min-width:2.9rem}}
+td.wide{{width:auto}}.bar{{max-width:8rem}}
+tr,.card,ol.chain li,svg,table.net{{break-inside:avoid}}h2,h3{{break-after:avoid}}
 details:not([open]){{display:none}}}}
 """
 )
