@@ -35,7 +35,7 @@ RUNNING = (
 RUNNING_TOO = ("export", "cli")
 #: ``windows`` belongs to that system alone.
 EXPORTING = {
-    *("export.canonical", "export.float_model", "export.measure_sites", "export.prove_export", "export.trace"),
+    *("export.canonical", "export.float_model", "export.measures.measuring", "export.prove_export", "export.trace"),
     "cli.method_choice",
 }
 

@@ -17,8 +17,8 @@ from repq_deploy.bits import BitWidths
 from repq_deploy.errors import BadInput, one_line
 from repq_deploy.export import names
 from repq_deploy.export.digest import bad_scale, quantizers_digest
+from repq_deploy.export.measures.record import recorded_measures
 from repq_deploy.export.names import INPUT, OUTPUT
-from repq_deploy.export.site_measures import recorded_measures
 from repq_deploy.records import parse_json
 from repq_deploy.system.files import existing_file, sha256_of
 from repq_deploy.tasks import Task

@@ -20,7 +20,7 @@ MODEL, SPEC, PREPROCESS, CLASSES, TASK = (
 )
 BITS, PRESET, METHOD, SOFTMAX = (f"{PREFIX}{key}" for key in ("bits", "preset", "method", "softmax"))
 DIGEST, DEFAULT_SESSION = f"{PREFIX}quantizers.sha256", f"{PREFIX}default_session"
-#: What export measured of each quantizer (``site_measures``).
+#: What export measured of each quantizer (``measures.record``).
 SITES = f"{PREFIX}sites"
 
 

@@ -17,10 +17,10 @@ import onnx
 import torch
 from torch import Tensor
 
-from repq_deploy.export.measure_sites import float_bytes, measure_activation, measure_weights
+from repq_deploy.export.measures.measuring import float_bytes, measure_activation, measure_weights
+from repq_deploy.export.measures.record import SiteMeasures
 from repq_deploy.export.onnx_session import reference_session
 from repq_deploy.export.prove_kernels import OTHERS_COUNT, OTHERS_SHARE, TIE
-from repq_deploy.export.site_measures import SiteMeasures
 from repq_deploy.hooks import hooks
 from repq_deploy.models.families import task_of
 from repq_deploy.quant.model import QuantizedModel

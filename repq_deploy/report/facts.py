@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from repq_deploy.engines.bench.measure import Measured
 from repq_deploy.engines.manifest import Manifest
 from repq_deploy.evaluation import Evaluation
-from repq_deploy.export.site_measures import SiteMeasures, Spread
+from repq_deploy.export.measures.record import SiteMeasures, Spread
 
 __all__ = ["BenchFact", "Changes", "FileFact", "ModelFact", "Report", "Scored", "SiteFact"]
 

@@ -14,7 +14,7 @@ from repq_deploy.engines.manifest import read_manifest
 from repq_deploy.engines.runner import check_engine
 from repq_deploy.engines.source import read_source
 from repq_deploy.errors import BadInput
-from repq_deploy.export.site_measures import SiteMeasures, recorded_measures
+from repq_deploy.export.measures.record import SiteMeasures, recorded_measures
 from repq_deploy.export.table import site_table
 from repq_deploy.records import decode, parse_json
 from repq_deploy.report.facts import BenchFact, FileFact, ModelFact, Report, SiteFact

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from repq_deploy.engines.bench.measure import Measured
 from repq_deploy.evaluation import Evaluation, Figures
-from repq_deploy.export.site_measures import SiteMeasure, SiteMeasures, Spread
+from repq_deploy.export.measures.record import SiteMeasure, SiteMeasures, Spread
 from repq_deploy.report.facts import BenchFact, Changes, FileFact, ModelFact, Report, Scored
 from repq_deploy.report.gather import site_of_name
 

@@ -11,7 +11,7 @@ import pytest
 
 from repq_deploy.cli import report as command
 from repq_deploy.errors import BadInput
-from repq_deploy.export.site_measures import SiteMeasures, recorded_measures
+from repq_deploy.export.measures.record import SiteMeasures, recorded_measures
 from repq_deploy.report.commands import export_command
 from repq_deploy.report.facts import ModelFact
 from repq_deploy.report.gather import gather, site_of_name

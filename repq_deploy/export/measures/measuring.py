@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from repq_deploy.export.site_measures import MAX_DB, QUANTILES, SiteMeasure, Spread
+from repq_deploy.export.measures.record import MAX_DB, QUANTILES, SiteMeasure, Spread
 from repq_deploy.quant.model import QuantizedModel
 from repq_deploy.quant.noise import error_db
 from repq_deploy.quant.quantizers import Quantizer, UniformQuantizer

@@ -1,0 +1,1 @@
+"""What export measures of each quantizer, and how a file records it."""
