@@ -56,7 +56,7 @@ class ExportAgreement:
     relative_error: float
     free_relative_error: float
     decisions_equal: float | None
-    measures: SiteMeasures
+    measures: SiteMeasures = SiteMeasures(0, 0, 0, 0, 0)
 
     @property
     def worst(self) -> SiteAgreement:
