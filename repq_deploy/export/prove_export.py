@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from repq_deploy.export.measures.measuring import float_bytes, measure_activation, measure_weights
-from repq_deploy.export.measures.record import SiteMeasures
+from repq_deploy.export.measures.record import NOTHING_MEASURED, SiteMeasures
 from repq_deploy.export.onnx_session import reference_session
 from repq_deploy.export.prove_kernels import OTHERS_COUNT, OTHERS_SHARE, TIE
 from repq_deploy.hooks import hooks
@@ -56,7 +56,7 @@ class ExportAgreement:
     relative_error: float
     free_relative_error: float
     decisions_equal: float | None
-    measures: SiteMeasures = SiteMeasures(0, 0, 0, 0, 0)
+    measures: SiteMeasures = NOTHING_MEASURED
 
     @property
     def worst(self) -> SiteAgreement:

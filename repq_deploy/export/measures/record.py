@@ -16,7 +16,7 @@ from typing import Any
 from repq_deploy.export.names import SITES
 from repq_deploy.records import decode, parse_json
 
-__all__ = ["MAX_DB", "SiteMeasure", "SiteMeasures", "Spread", "recorded_measures"]
+__all__ = ["MAX_DB", "NOTHING_MEASURED", "SiteMeasure", "SiteMeasures", "Spread", "recorded_measures"]
 
 #: Of an error of zero, which JSON cannot hold as infinity.
 MAX_DB = 200.0
@@ -111,6 +111,9 @@ class SiteMeasures:
     def entry(self) -> dict[str, str]:
         """The metadata of a file."""
         return {SITES: json.dumps(_compact(dataclasses.asdict(self)), separators=(",", ":"), allow_nan=False)}
+
+
+NOTHING_MEASURED = SiteMeasures(0, 0, 0, 0, 0)
 
 
 def recorded_measures(metadata: Mapping[str, str]) -> SiteMeasures | None:
