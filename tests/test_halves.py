@@ -36,7 +36,6 @@ RUNNING_TOO = ("export", "cli")
 #: ``windows`` belongs to that system alone.
 EXPORTING = {
     *("export.canonical", "export.float_model", "export.measures.measuring", "export.prove_export", "export.trace"),
-    "cli.method_choice",
 }
 
 

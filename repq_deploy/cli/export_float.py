@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repq_deploy.cli.common import console, say_note
+from repq_deploy.cli.download import getting_weights
 from repq_deploy.errors import BadInput
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def write_float(
     from repq_deploy.models.preprocessing import preprocess_of
 
     if not dry_run:
-        network = zoo.create(spec, weights, seed, note=say_note)
+        with getting_weights() as report:
+            network = zoo.create(spec, weights, seed, note=say_note, report=report)
         check_count(names, network)
         preprocess = preprocess_of(network)
         with console.status("exporting to ONNX"):

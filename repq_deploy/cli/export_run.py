@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from repq_deploy.bits import BitWidths
 from repq_deploy.cli.common import console, hardware_note, progress_bar, say_calibration, say_note, say_weights
+from repq_deploy.cli.download import getting_weights
 from repq_deploy.cli.export_float import check_count
 from repq_deploy.cli.streams import say
 
@@ -51,8 +52,8 @@ def run_export(
     say_weights(spec.name, spec.weights)
     started = time.monotonic()
     keep_freed_memory()
-    with console.status("getting the weights"):
-        model = build(spec, weights, seed=seed, note=say_note)
+    with getting_weights() as report:
+        model = build(spec, weights, seed=seed, note=say_note, report=report)
     check_count(classes, model.network)
     float_bytes = 4 * sum(parameter.numel() for parameter in model.network.parameters())
     source = open_images(say_calibration(calib_data, spec.weights))

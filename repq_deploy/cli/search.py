@@ -35,6 +35,7 @@ from repq_deploy.cli.common import (
     set_up,
     show,
 )
+from repq_deploy.cli.download import getting_weights
 from repq_deploy.cli.entry import entry_point
 from repq_deploy.cli.streams import say
 from repq_deploy.errors import BadInput
@@ -144,7 +145,6 @@ def search(
 
     chosen_method = find_method(method)
     where = find_device(device)
-    limits = Limits.parse(avg_bits, max_size, max_bitops, max_latency, latency_table)
     if plot is not None:
         check_plot(plot)
     if ray is not None:
@@ -153,17 +153,19 @@ def search(
     size = image_size(img_size)
     spec = zoo.resolve(model, checkpoint=weights, num_classes=num_classes, img_size=size, pretrained=pretrained)
     say_weights(spec.name, spec.weights)
-    opened = open_search(
-        spec,
-        weights,
-        choices=parse_choices(choices),
-        limits=limits,
-        preset=preset,
-        calib_data=say_calibration(calib_data, spec.weights),
-        num_calib=num_calib,
-        seed=seed,
-        device=where,
-    )
+    with getting_weights() as report:
+        opened = open_search(
+            spec,
+            weights,
+            choices=parse_choices(choices),
+            limits=Limits.parse(avg_bits, max_size, max_bitops, max_latency, latency_table),
+            preset=preset,
+            calib_data=say_calibration(calib_data, spec.weights),
+            num_calib=num_calib,
+            seed=seed,
+            device=where,
+            report=report,
+        )
     if plot_data is not None:
         check_plot_data(opened, plot_data)
     if dry_run:

@@ -12,6 +12,7 @@ import onnx
 from repq_deploy.calib_data import Preprocess
 from repq_deploy.calib_data.classes import check_names
 from repq_deploy.cli.common import console, say_note
+from repq_deploy.cli.download import getting_weights
 from repq_deploy.engines.backends.onnxruntime import BACKEND as REFERENCE
 from repq_deploy.engines.backends.onnxruntime import open_reference
 from repq_deploy.engines.foreign import foreign_formats, open_plain
@@ -118,7 +119,8 @@ def open_target(
     )
     if spec.weights == "random":
         console.print(f"[bold red]RANDOM WEIGHTS[/]: {spec.name} is untrained")
-    model = zoo.create(spec, options.checkpoint, seed, note=say_note)
+    with getting_weights() as report:
+        model = zoo.create(spec, options.checkpoint, seed, note=say_note, report=report)
     kind = f"float model ({_in_torch(device)})"
     return Target(name, kind, predictor(model, device), preprocess_of(model), _size(model), (), task_of(model))
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from repq_deploy.calib_data.preprocess import Preprocess
 from repq_deploy.models.checkpoints import CheckpointFile
+from repq_deploy.models.hub import Report
 from repq_deploy.models.preprocessing import preprocess_of
 from repq_deploy.models.zoo import ModelSpec, create, resolve
 
@@ -34,6 +35,7 @@ def load_model(
     pretrained: bool = True,
     seed: int = 0,
     note: Callable[[str], None] = lambda text: None,
+    report: Report = lambda done, total: None,
 ) -> FloatModel:
     """Build the model called ``name``, with its weights.
 
@@ -45,13 +47,14 @@ def load_model(
         pretrained: take timm's weights where there is no checkpoint; otherwise they are random.
         seed: of random weights.
         note: called with what was taken of the checkpoint, left out or made to fit.
+        report: called during a download with the bytes that are there and those in all, 0 where these are not known.
 
     Raises:
         BadInput: an unknown name, weights that do not fit or cannot be read, or a download that fails.
     """
     file = CheckpointFile(Path(checkpoint)) if isinstance(checkpoint, Path | str) else checkpoint
     spec = resolve(name, checkpoint=file, num_classes=num_classes, img_size=img_size, pretrained=pretrained)
-    return build(spec, file, seed=seed, note=note)
+    return build(spec, file, seed=seed, note=note, report=report)
 
 
 def build(
@@ -60,9 +63,10 @@ def build(
     *,
     seed: int = 0,
     note: Callable[[str], None] = lambda text: None,
+    report: Report = lambda done, total: None,
 ) -> FloatModel:
     """The model of a ``spec`` that ``zoo.resolve`` has given, with the weights that it names."""
-    network = create(spec, checkpoint, seed, note=note)
+    network = create(spec, checkpoint, seed, note=note, report=report)
     return FloatModel(network, spec, preprocess_of(network))
 
 

@@ -16,13 +16,14 @@ from typing import Any, Literal
 import timm
 import torch
 from timm.models import PretrainedCfg, get_pretrained_cfg
+from timm.models._hub import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from torch import Tensor, nn
 
 from repq_deploy.bounds import check_arguments, largest
 from repq_deploy.errors import BadInput, first_line
 from repq_deploy.models.checkpoints import CheckpointFile, check_fit, load_into, own_image_size, read_checkpoint
 from repq_deploy.models.families import known_family
-from repq_deploy.models.hub import offline_unless_reachable
+from repq_deploy.models.hub import HubError, Report, cache_alone, ensure_cached
 from repq_deploy.records import decode
 from repq_deploy.system.files import sha256_of
 
@@ -136,13 +137,16 @@ def create(
     seed: int = 0,
     *,
     note: Callable[[str], None] = lambda text: None,
+    report: Report = lambda done, total: None,
 ) -> nn.Module:
     """Build the model of ``spec`` with its weights, in evaluation mode.
 
     Args:
         checkpoint: the file that ``resolve`` was given, for a spec whose weights are a checkpoint's.
         seed: of random weights; the global random state is left as it was.
-        note: called with what was taken from the checkpoint, left out or made to fit, unless that is all of it.
+        note: called with what was taken from the checkpoint, left out or made to fit, unless that is all of it; and
+            where the hub is out of reach and its cache was taken.
+        report: called during a download with the bytes that are there and those in all, 0 where these are not known.
 
     Raises:
         BadInput: the checkpoint is missing, has changed or does not fit, the download fails, or timm cannot build the
@@ -153,7 +157,7 @@ def create(
             torch.manual_seed(seed)
             return build_architecture(spec)
     if spec.weights == "pretrained":
-        return _download(spec)
+        return _download(spec, report, note)
     if spec.weights == "demo":
         from repq_deploy.calib_data.demo import DEMO_WEIGHTS  # noqa: PLC0415 - the core needs no data package otherwise
 
@@ -253,16 +257,35 @@ def _head_classes(
     return found
 
 
-def _download(spec: ModelSpec) -> nn.Module:
-    with offline_unless_reachable() as offline:
-        try:
-            return _build(spec, pretrained=True)
-        except BadInput:
-            raise
-        except (OSError, RuntimeError) as error:  # the hub's errors are OSErrors; a changed file is a RuntimeError
-            reason = offline or first_line(error, 160)
-            cached = "; HF_HOME names a cache that has them, HF_HUB_OFFLINE=1 asks it alone" * (offline is not None)
-            raise BadInput(
-                f"model {spec.name}: its pretrained weights cannot be downloaded ({reason}); "
-                f"use --checkpoint FILE or --no-pretrained{cached}"
-            ) from error
+def _download(spec: ModelSpec, report: Report, note: Callable[[str], None]) -> nn.Module:
+    config = _pretrained_config(spec.timm_id, spec.name)
+    file = None
+    try:
+        if config.hf_hub_id:
+            file = ensure_cached(config.hf_hub_id, _filenames(config), report=report, note=note)
+            with cache_alone():
+                return _build(spec, pretrained=True)
+        return _build(spec, pretrained=True)  # from elsewhere than the hub: a few giants'
+    except HubError as error:
+        more = f"; {error.advice}" if error.advice else ""
+        raise BadInput(
+            f"model {spec.name}: its pretrained weights cannot be downloaded ({error}); "
+            f"use --checkpoint FILE or --no-pretrained{more}"
+        ) from error
+    except BadInput:
+        raise
+    except Exception as error:  # a damaged file meets the format's parser, torch or timm, each with its own
+        place = "" if file is None else f" in {file}"
+        advice = "" if file is None else "delete that file to download it again, or "
+        raise BadInput(
+            f"model {spec.name}: its pretrained weights{place} cannot be loaded ({first_line(error, 160)}); "
+            f"{advice}use --checkpoint FILE or --no-pretrained"
+        ) from error
+
+
+def _filenames(config: PretrainedCfg) -> tuple[str, ...]:
+    """Under which names timm looks for the weights on the hub, the first one first."""
+    said = config.hf_hub_filename or HF_WEIGHTS_NAME
+    if said == HF_WEIGHTS_NAME:
+        return HF_SAFE_WEIGHTS_NAME, said
+    return (f"{said.removesuffix('.bin')}.safetensors", said) if said.endswith(".bin") else (said,)

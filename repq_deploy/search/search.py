@@ -20,6 +20,7 @@ from repq_deploy.errors import BadInput
 from repq_deploy.models import zoo
 from repq_deploy.models.checkpoints import CheckpointFile
 from repq_deploy.models.families import find_family, find_sites
+from repq_deploy.models.hub import Report
 from repq_deploy.models.preprocessing import preprocess_of
 from repq_deploy.models.sites import Sites
 from repq_deploy.models.zoo import ModelSpec
@@ -153,13 +154,14 @@ def open_search(
     num_calib: int,
     seed: int,
     device: torch.device = CPU,
+    report: Report = lambda done, total: None,
 ) -> Search:
-    """Build the model, load the images, and check the budgets, before anything takes long.
+    """Build the model, load the images, and check the budgets, before anything takes long; ``report`` as in ``create``.
 
     Raises:
         BadInput: what ``zoo.create``, ``load_sample`` and the budgets refuse.
     """
-    model = zoo.create(spec, checkpoint, seed)
+    model = zoo.create(spec, checkpoint, seed, report=report)
     preprocess = preprocess_of(model)
     images = torch.from_numpy(load_sample(calib_data, preprocess, count=num_calib, seed=seed).pixels)
     structure = find_sites(model)
