@@ -144,7 +144,6 @@ def search(
     from repq_deploy.search.trade_off import check_plot_data
 
     chosen_method = find_method(method)
-    where = find_device(device)
     if plot is not None:
         check_plot(plot)
     if ray is not None:
@@ -163,7 +162,7 @@ def search(
             calib_data=say_calibration(calib_data, spec.weights),
             num_calib=num_calib,
             seed=seed,
-            device=where,
+            device=find_device(device),
             report=report,
         )
     if plot_data is not None:

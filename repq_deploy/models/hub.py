@@ -7,6 +7,7 @@ watches the bytes arrive, and says in one line what went wrong.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -95,7 +96,7 @@ def _ask(repo: str, filenames: tuple[str, ...], revision: str) -> tuple[str, int
 
     for name in filenames:
         url = hf_hub_url(repo, name, revision=revision or None)
-        asked = _InThread(lambda url=url: get_hf_file_metadata(url, timeout=SECONDS))
+        asked = _InThread(functools.partial(get_hf_file_metadata, url, timeout=SECONDS))
         # In a thread: the lookup of a name has no timeout of its own, and redirects begin anew.
         if not asked.ended.wait(SECONDS):
             _give_up(f"{constants.ENDPOINT} did not answer within {SECONDS:g} s", _OFFLINE_ADVICE)

@@ -27,7 +27,7 @@ from repq_deploy.errors import BackendMissing, BadInput, first_line
 from repq_deploy.search.pool_worker import do, open_worker
 from repq_deploy.system.stopping import cleared
 
-__all__ = ["check_cluster", "one_thread", "spread"]
+__all__ = ["ask_for_tokens", "check_cluster", "one_thread", "spread"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -163,7 +163,7 @@ def check_cluster(address: str) -> None:
         raise BadInput(f"--ray {address}: no cluster there ({error}); start one with: ray start --head") from error
 
 
-def _ask_for_tokens() -> None:
+def ask_for_tokens() -> None:
     """Let a Ray cluster that is started here answer only those who know a token made for it.
 
     Ray listens on all interfaces, whatever its address, and runs what it is sent.
@@ -183,7 +183,7 @@ def _over_ray(
 ) -> Iterator[tuple[Item, Result]]:
     check_cluster(address)
     if address == "local":
-        _ask_for_tokens()
+        ask_for_tokens()
     import ray  # noqa: PLC0415 - an extra
     from ray.util import ActorPool  # noqa: PLC0415
 
