@@ -100,7 +100,9 @@ def test_export_knows_no_method():
     assert [f"{path}: {name}" for path in sources("export") for name in imported(path) if ".methods" in name] == []
 
 
-@pytest.mark.parametrize("folder", ["repq_deploy", "benchmarks", "tests", "calib_data", "engines", "export"])
+@pytest.mark.parametrize(
+    "folder", ["repq_deploy", "benchmarks", "tests", "calib_data", "engines", "export", "examples"]
+)
 def test_no_long_files(folder: str):
     lengths = {
         str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())

@@ -33,7 +33,8 @@ def test_the_readme_is_short():
 
 
 def test_links_between_pages_lead_somewhere():
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")]
+    folders = ("docs", "examples")
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *(p for f in folders for p in (ROOT / f).rglob("*.md"))]
     links = [
         (page, link)
         for page in pages

@@ -1,0 +1,127 @@
+"""Running the commands of a page as a reader would: in a folder of their own, without a network."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.docs.pages import NEVER_RUN, PROGRAMS, ROOT, Command, programs
+
+__all__ = ["SCRIPTS", "Ended", "Page", "lay_out"]
+
+#: The commands of this package: name to ``module:function``.
+SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+
+#: What pages name by its path from the root of a checkout.
+_LINKED = ("benchmarks", "calib_data", "engines", "export", "constraints.txt")
+
+_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command left: exit code, stdout, which pages show, and stderr; code None: it is never run."""
+
+    code: int | None
+    output: str = ""
+    errors: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A place to run a page's commands in: the folder they are in, home with nothing in it, commands of ours."""
+
+    folder: Path
+    home: Path
+    kept: Path
+
+    def run(self, command: Command) -> Ended:
+        """Run one command. What an export writes that depends on nothing but the package is kept for other pages."""
+        for name, *_ in programs(command.text):
+            if name in NEVER_RUN:
+                return Ended(None)
+            assert name in PROGRAMS or name in SCRIPTS, (
+                f"{name}: no program that pages may run; see tests/docs/pages.py"
+            )
+        words = programs(command.text)
+        if len(words) > 1 or words[0][:2] != ["repq-export", "demo"] or self._has_any(words[0]):
+            return self._run(command.text)
+        key = hashlib.sha256(" ".join(words[0]).encode()).hexdigest()
+        kept = self.kept / key
+        if not kept.exists():
+            before = set(self.folder.iterdir())
+            ended = self._run(command.text)
+            new = set(self.folder.iterdir()) - before
+            if ended.code == 0 and all(path.is_file() for path in new):
+                _keep(new, ended.output, kept)
+            return ended
+        shutil.copytree(kept / "files", self.folder, dirs_exist_ok=True)
+        return Ended(0, (kept / "output").read_text(encoding="utf-8"))
+
+    def _has_any(self, words: list[str]) -> bool:
+        """Whether a command names files that are there, or folders."""
+        return any("/" in word or (self.folder / word.rpartition("=")[2]).exists() for word in words[2:])
+
+    def _run(self, text: str) -> Ended:
+        ours = self.home / "bin"
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_"))},
+            "PATH": os.pathsep.join([str(ours), str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(self.home),
+            "HF_HUB_OFFLINE": "1",
+            "COLUMNS": "120",
+            **dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9"),
+        }
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", text],  # noqa: S607 - whichever a reader has
+            cwd=self.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=_SECONDS,
+            check=False,
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def lay_out(page: Path, root: Path, kept: Path) -> Page:
+    """Make in ``root`` what a checkout has for the commands of ``page``; an example's are run in a copy of its folder.
+
+    ``kept``: a folder for what several pages export alike.
+    """
+    checkout, home = root / "checkout", root / "home"
+    checkout.mkdir()
+    (home / "bin").mkdir(parents=True)
+    for name in _LINKED:
+        (checkout / name).symlink_to(ROOT / name)
+    if (ROOT / "examples").is_dir():
+        shutil.copytree(ROOT / "examples", checkout / "examples", ignore=shutil.ignore_patterns("__pycache__", "out"))
+    for name, target in SCRIPTS.items():
+        module, function = target.split(":")
+        script = home / "bin" / name
+        script.write_text(f"#!{sys.executable}\nfrom {module} import {function}\n{function}()\n", encoding="utf-8")
+        script.chmod(0o755)
+    inside = page.relative_to(ROOT)
+    return Page(checkout / inside.parent if inside.parts[0] == "examples" else checkout, home, kept)
+
+
+def _keep(files: set[Path], output: str, place: Path) -> None:
+    """Copy ``files`` to ``place``, which is there whole or not at all, whichever process is first."""
+    half = place.with_name(f"{place.name}.{os.getpid()}")
+    (half / "files").mkdir(parents=True)
+    for path in files:
+        shutil.copy(path, half / "files")
+    (half / "output").write_text(output, encoding="utf-8")
+    try:
+        half.rename(place)
+    except OSError:  # another process was quicker
+        shutil.rmtree(half)
