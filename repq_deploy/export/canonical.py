@@ -24,10 +24,9 @@ from repq_deploy.export.passes.integer_weights import IntegerWeights
 from repq_deploy.export.passes.log2_nodes import Log2Nodes
 from repq_deploy.export.passes.table_nodes import TableNodes
 from repq_deploy.export.trace import OPSET, trace
-from repq_deploy.export.weights_file import write_with_weights_file
+from repq_deploy.export.weights_file import write_model
 from repq_deploy.models.families import task_of
 from repq_deploy.quant.model import QuantizedModel
-from repq_deploy.system.files import write_atomically
 
 __all__ = ["canonical_onnx", "write_canonical"]
 
@@ -54,19 +53,8 @@ def canonical_onnx(quantized: QuantizedModel, input_shape: tuple[int, int, int])
 
 
 def write_canonical(model: onnx.ModelProto, path: Path) -> None:
-    """Write ``model`` to ``path`` atomically.
-
-    Over protobuf's limit of 2 GiB, which only a float model reaches here, the weights are moved out of ``model`` into a
-    second file (see ``weights_file``).
-
-    Raises:
-        BadInput: it cannot be written.
-    """
-    # Above the limit protobuf cannot even count; a tenth is left for all that is not weights.
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < 0.9 * onnx.checker.MAXIMUM_PROTOBUF:
-        write_atomically(path, model.SerializeToString(deterministic=True))
-    else:
-        write_with_weights_file(model, path)
+    """Write ``model`` to ``path``, whole or not at all; see ``weights_file.write_model``."""
+    write_model(model, path)
 
 
 def _metadata(quantized: QuantizedModel) -> dict[str, str]:

@@ -22,6 +22,8 @@ BITS, PRESET, METHOD, SOFTMAX = (f"{PREFIX}{key}" for key in ("bits", "preset", 
 DIGEST, DEFAULT_SESSION = f"{PREFIX}quantizers.sha256", f"{PREFIX}default_session"
 #: What export measured of each quantizer (``measures.record``).
 SITES = f"{PREFIX}sites"
+#: Of a float twin: the bits of the canonical file that it was made from.
+FLOAT_OF = f"{PREFIX}float_of"
 
 
 def task_entry(task: Task) -> dict[str, str]:

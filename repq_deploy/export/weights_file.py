@@ -10,14 +10,30 @@ from pathlib import Path
 import onnx
 from onnx import external_data_helper
 
-from repq_deploy.system.files import atomic_output
+from repq_deploy.system.files import atomic_output, write_atomically
 
-__all__ = ["write_with_weights_file"]
+__all__ = ["write_model", "write_with_weights_file"]
 
 #: Smaller tensors, scales and shapes, stay in the graph, where shape inference needs them.
 _LEAST_BYTES = 1024
 #: Tensors begin at multiples of a page, so that a runtime can map them.
 _PAGE = 4096
+
+
+def write_model(model: onnx.ModelProto, path: Path) -> None:
+    """Write ``model`` to ``path`` atomically.
+
+    Over protobuf's limit of 2 GiB, which only a float model reaches here, the weights are moved out of ``model`` into a
+    second file.
+
+    Raises:
+        BadInput: it cannot be written.
+    """
+    # Above the limit protobuf cannot even count; a tenth is left for all that is not weights.
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < 0.9 * onnx.checker.MAXIMUM_PROTOBUF:
+        write_atomically(path, model.SerializeToString(deterministic=True))
+    else:
+        write_with_weights_file(model, path)
 
 
 def write_with_weights_file(model: onnx.ModelProto, path: Path) -> None:
