@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from repq_deploy.cli.answers.build import print_engines, print_plans
 from repq_deploy.cli.common import (
     DryRun,
     Force,
@@ -15,7 +16,6 @@ from repq_deploy.cli.common import (
     Seed,
     Verbose,
     console,
-    hardware_note,
     progress_bar,
     refuse_other_options,
     set_up,
@@ -27,6 +27,7 @@ from repq_deploy.engines.backends import backend_names
 from repq_deploy.errors import BadInput
 
 if TYPE_CHECKING:
+    from repq_deploy.engines.api import BuildSettings
     from repq_deploy.engines.build import BuildPlan
     from repq_deploy.engines.manifest import Manifest
 
@@ -81,6 +82,14 @@ def build_engine(
         Path | None,
         typer.Option(help="Build nothing; validate this engine again, with the manifest and reference beside it."),
     ] = None,
+    speed_check: Annotated[
+        bool,
+        typer.Option(
+            "--speed-check/--no-speed-check",
+            help="After the build, time the engine against the float model for a few seconds, and say whether it is "
+            "faster on this machine.",
+        ),
+    ] = True,
     seed: Seed = 0,
     as_json: Json = False,
     force: Force = False,
@@ -111,40 +120,45 @@ def build_engine(
         reference_data=reference_data,
         seed=seed,
         force=force,
+        check_speed=speed_check,
     )
     assert file is not None  # noqa: S101 (checked above)
     planned = plan_engines(file, backend or (), output, settings)
     if dry_run:
         entries = [_plan_entry(one.plan, one.why) for one in planned]
-        show({"dry_run": True, "engines": entries}, as_json=as_json, text=lambda: _print_plans(entries))
+        show({"dry_run": True, "engines": entries}, as_json=as_json, text=lambda: print_plans(entries))
         return
     with console.status("running the reference"):
         reference = make_reference(planned[0].plan.source, data=reference_data, seed=seed)
     entries = []
     for one in planned:
-        entries.append(_build(one.plan, one.why, reference))
+        entries.append(_build(one.plan, one.why, reference, settings))
         if not as_json:  # as each is there: the next one may fail
-            _print_engines(entries[-1:])
+            print_engines(entries[-1:])
     show({"engines": entries}, as_json=as_json, text=lambda: None)
     _exit(entries)
 
 
-def _build(plan: BuildPlan, why: str, reference: Any) -> dict[str, Any]:
-    from repq_deploy.engines.build import build_planned
+def _build(plan: BuildPlan, why: str, reference: Any, settings: BuildSettings) -> dict[str, Any]:
+    from repq_deploy.engines.api import build_and_time
+    from repq_deploy.engines.bench.against_float import speed_words
 
     console.print(f"backend {plan.backend.name}: {why}")
     with progress_bar() as progress:
         task = progress.add_task(f"building {plan.engine.name}", total=100)
-        built = build_planned(
+        built = build_and_time(
             plan,
             reference,
+            settings,
             progress=lambda fraction, phase: progress.update(
                 task, completed=round(100 * fraction), description=f"{plan.engine.name}: {phase}"
             ),
         )
     entry = _entry(built.engine, built.manifest)
     form = None if built.form is None else built.form.why
-    return {**entry, "why": why, "form": form, "bytes": built.engine.stat().st_size, "seconds": built.seconds}
+    speed = None if built.speed is None else {**built.speed.to_dict(), "words": speed_words(built.speed)}
+    size = built.engine.stat().st_size
+    return {**entry, "why": why, "form": form, "bytes": size, "seconds": built.seconds, "speed": speed}
 
 
 def _validate(engine: Path, *, as_json: bool, dry_run: bool) -> None:
@@ -158,7 +172,7 @@ def _validate(engine: Path, *, as_json: bool, dry_run: bool) -> None:
         return
     with console.status(f"validating {engine.name}"):
         entry = _entry(engine, validate_engine(engine))
-    show({"engines": [entry]}, as_json=as_json, text=lambda: _print_engines([entry]))
+    show({"engines": [entry]}, as_json=as_json, text=lambda: print_engines([entry]))
     _exit([entry])
 
 
@@ -191,94 +205,6 @@ def _plan_entry(plan: BuildPlan, why: str) -> dict[str, Any]:
         "reference": str(plan.reference),
         "bits": plan.source.bits,
     }
-
-
-def _print_plans(entries: list[dict[str, Any]]) -> None:
-    for entry in entries:
-        smallest, best, largest = entry["batch"]
-        say(
-            f"would build {entry['engine']}: backend {entry['backend']} {entry['version']} ({entry['why']})",
-            f"  {entry['precision']} around {entry['bits']} in {entry['compute']}, batch {smallest} to {largest}, "
-            f"tuned for {best}, {_target_words(entry['target'], entry['cpu'])}",
-            *_form_words(entry),
-        )
-        say(*hardware_note(entry["bits"]))
-
-
-def _print_engines(entries: list[dict[str, Any]]) -> None:
-    for entry in entries:
-        manifest = entry["manifest"]
-        validation, figures = manifest["validation"], manifest["validation"]["figures"]
-        if "why" in entry:
-            say(f"backend {entry['backend']} {manifest['versions'][entry['backend']]}: {entry['why']}")
-            passes = ", ".join(f"{one['name']} {one['changed']}" for one in manifest["passes"])
-            say(f"passes (places changed): {passes or 'none'}")
-            proof = f"SQNR {manifest['lowering_sqnr_db']:.0f} dB"
-            say(f"lowered graph against canonical, both in float32, in its weakest stretch: {proof}")
-            if (codes := manifest["kernel_codes"]) is not None:
-                say(
-                    f"codes of {entry['backend']}'s own kernels against the canonical graph's: {codes['codes']} at "
-                    f"{codes['sites']} sites, {codes['different']} differ, {codes['unexplained']} of them not on a tie"
-                )
-            say(
-                f"wrote {entry['engine']}: {entry['bytes'] / 1e6:.1f} MB in {entry['seconds']:.1f} s, "
-                f"{manifest['precision']} around {manifest['metadata'].get('repq.bits', 'unknown bits')} "
-                f"in {manifest['compute']}, "
-                f"{_target_words(manifest['target'], manifest['cpu'])}",
-                *_form_words({**entry, **manifest}),
-            )
-        say(*hardware_note(manifest["metadata"].get("repq.bits", "")))
-        if figures is not None:
-            say(
-                f"against ONNX Runtime on {figures['images']} images ({manifest['reference_inputs']}): "
-                f"SQNR {figures['sqnr_db']:.1f} dB ({_tolerance_words(validation['tolerance'])}), "
-                f"cosine {figures['cosine']:.6f}, error max {figures['max_abs_error']:.3g} "
-                f"mean {figures['mean_abs_error']:.3g}"
-                + ("" if figures["agreement"] is None else f", decided alike {100 * figures['agreement']:.0f} %")
-            )
-        say(f"{validation['verdict']}: {validation['reason']}", *_next(entry))
-
-
-def _next(entry: dict[str, Any]) -> list[str]:
-    if entry["verdict"] == "PASSED":
-        return [f"next: repq-eval {entry['engine']} --data FOLDER"]
-    if entry["verdict"] == "BUILT, NOT RUN":
-        return [f"next, on the machine it is for: repq-build-engine --validate-only {entry['engine']}"]
-    manifest = entry["manifest"]
-    if manifest["precision"] == "fp16":
-        return [f"next: repq-build-engine {manifest['source']['name']} --backend {entry['backend']} --precision fp32"]
-    from repq_deploy.engines.backends.onnxruntime import BACKEND as REFERENCE
-
-    if entry["backend"] == REFERENCE.name:
-        return []
-    again = f"repq-build-engine {manifest['source']['name']} --backend {REFERENCE.name}"
-    return [f"next: {again}, to see if the graph is right"]
-
-
-def _target_words(target: str | None, cpu: str | None) -> str:
-    from repq_deploy.engines.cpu import KIND_WORDS
-
-    if cpu is not None:
-        return f"for {KIND_WORDS.get(cpu, cpu)}"
-    return f"for {target}" if target is not None else "for the builder's default GPUs"
-
-
-def _form_words(entry: dict[str, Any]) -> list[str]:
-    """Why an engine is for these CPUs, and what to do for others."""
-    if entry["cpu"] is None:
-        return []
-    if entry["cpu"] == "any":
-        return [f"any CPU: {entry['form']}"]
-    return [
-        f"not any CPU: {entry['form']}. --cpu any builds a slower file that is exact everywhere; "
-        "repq-export --bits w7a8 gives one that is exact and fast everywhere"
-    ]
-
-
-def _tolerance_words(tolerance: dict[str, float]) -> str:
-    return (
-        f"{tolerance['min_sqnr_db']:.1f} required, {tolerance['rounding_sqnr_db']:.1f} by rounding its constants alone"
-    )
 
 
 def _exit(entries: list[dict[str, Any]]) -> None:

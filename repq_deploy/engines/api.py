@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from repq_deploy.engines.backends import backend_named, choose_backend
 from repq_deploy.engines.batching import Profile
+from repq_deploy.engines.bench.against_float import check_speed
 from repq_deploy.engines.build import (
     BuildPlan,
     BuiltEngine,
@@ -18,9 +19,10 @@ from repq_deploy.engines.build import (
     plan_build,
 )
 from repq_deploy.engines.compute import COMPUTES, lowering_for
+from repq_deploy.engines.reference import Reference
 from repq_deploy.engines.source import read_source
 
-__all__ = ["BuildSettings", "PlannedEngine", "build_engine", "plan_engines"]
+__all__ = ["BuildSettings", "PlannedEngine", "build_and_time", "build_engine", "plan_engines"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,9 @@ class BuildSettings:
         reference_data: the images to validate with: a folder, or an ``.npz`` file of preprocessed ones; None: noise.
         seed: of that noise, or of the choice of images.
         force: replace existing files that repq-deploy did not write.
+        check_speed: after the build also time the engine against the float model on this machine, for a few seconds.
+            Off here, unlike on the command line: who builds from Python often builds many, or beside other work, which
+            a measurement neither stands nor informs.
     """
 
     precision: str | None = None
@@ -48,6 +53,7 @@ class BuildSettings:
     reference_data: str | None = None
     seed: int = 0
     force: bool = False
+    check_speed: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,8 @@ def build_engine(
         progress: called with the fraction that is done, and with what is being done.
 
     Returns:
-        The engine's path and its manifest, whose ``validation.verdict`` is PASSED, FAILED or BUILT, NOT RUN.
+        The engine's path and its manifest, whose ``validation.verdict`` is PASSED, FAILED or BUILT, NOT RUN; with
+        ``check_speed`` also ``speed``. No time goes into a file: two builds write the same bytes.
 
     Raises:
         BadInput, BackendMissing: as ``plan_engines``.
@@ -126,4 +133,19 @@ def build_engine(
     names = () if backend is None else (backend,)
     (planned,) = plan_engines(Path(file), names, None if output is None else Path(output), asked)
     reference = make_reference(planned.plan.source, data=asked.reference_data, seed=asked.seed)
-    return build_planned(planned.plan, reference, progress=progress)
+    return build_and_time(planned.plan, reference, asked, progress=progress)
+
+
+def build_and_time(
+    plan: BuildPlan,
+    reference: Reference,
+    settings: BuildSettings,
+    *,
+    progress: Progress = lambda fraction, phase: None,
+) -> BuiltEngine:
+    """``build_planned``, and where ``settings`` ask for it the check of speed, once the engine's files are in place."""
+    built = build_planned(plan, reference, progress=progress)
+    if not settings.check_speed:
+        return built
+    progress(1.0, "timing against the float model")
+    return replace(built, speed=check_speed(built.engine, built.manifest, plan.source))

@@ -30,6 +30,7 @@ from repq_deploy.system.outputs import check_outputs
 if TYPE_CHECKING:
     import onnx
 
+    from repq_deploy.engines.bench.against_float import Speed
     from repq_deploy.export.lowering import Lowering
 
 __all__ = [
@@ -64,13 +65,14 @@ class BuildPlan:
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """An engine file, its manifest, the seconds that the build took without validation, and ``form``: the CPUs that it
-    is for and why, or None for GPUs."""
+    """An engine file, its manifest, the seconds that the build took without validation, ``form``: the CPUs that it is
+    for and why, or None for GPUs; and ``speed``: how it compares with the float model here, None if not asked for."""
 
     engine: Path
     manifest: Manifest
     seconds: float
     form: CpuForm | None
+    speed: Speed | None = None
 
 
 def output_stem(source: Path, output: Path | None) -> Path:

@@ -15,6 +15,7 @@ __all__ = [
     "ANY",
     "CPU_OPTIONS",
     "KIND_WORDS",
+    "SMALL_SHARE",
     "CpuForm",
     "can_run",
     "check_cpu",
@@ -31,7 +32,7 @@ KIND_WORDS = {ANY: "any CPU", "vnni": "x86 CPUs with VNNI", "arm64": "ARM64 CPUs
 _WIDE = ("vnni", "arm64")
 
 #: Up to this share of the multiplications by weights the form that cannot saturate costs next to nothing.
-_SMALL_SHARE = 0.1
+SMALL_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def choose_form(asked: str | None, *, here: str, products: int, weight_share: fl
     if products == 0:
         return CpuForm(ANY, False, "none of its products of bytes can saturate")
     if asked is None:
-        asked = ANY if weight_share <= _SMALL_SHARE else "native"
+        asked = ANY if weight_share <= SMALL_SHARE else "native"
     kind = here if asked == "native" else asked
     if kind in _WIDE:
         return CpuForm(kind, False, f"{products} of its products of bytes would saturate on x86 without VNNI")
