@@ -82,7 +82,15 @@ def through_engine(subject: Subject, options: Sequence[str], seed: int) -> dict[
         exported = run_command("repq-export", *subject.model, *subject.data(seed), *options, *work, "-o", file)
         # A calibration that ends takes its state away: one that was there before had begun in an earlier run.
         resumed = bool(before - set(subject.work.glob(_STATES)))
-        build = ("repq-build-engine", file, "--backend", "onnxruntime", "--reference-data", subject.test)
+        build = (
+            "repq-build-engine",
+            file,
+            "--backend",
+            "onnxruntime",
+            "--no-speed-check",
+            "--reference-data",
+            subject.test,
+        )
         (engine,) = run_command(*build).result["engines"]
         against = ("--against", *subject.model, "--data", subject.test)
         both = run_command("repq-eval", engine["engine"], *against).result

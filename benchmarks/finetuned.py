@@ -43,7 +43,15 @@ def row(bits: str, method: str, checkpoint: Path, data: Path, folder: Path) -> l
         *("-o", str(onnx_file), "--save-quantized", str(torch_file)),
     ).result
     images = str(data / "test")
-    build = ("repq-build-engine", str(onnx_file), "--backend", "onnxruntime", "--reference-data", images)
+    build = (
+        "repq-build-engine",
+        str(onnx_file),
+        "--backend",
+        "onnxruntime",
+        "--no-speed-check",
+        "--reference-data",
+        images,
+    )
     (engine,) = run_command(*build).result["engines"]
     canonical = run_command("repq-eval", str(onnx_file), "--data", images).result
     both = run_command("repq-eval", engine["engine"], "--against", str(torch_file), "--data", images).result

@@ -53,7 +53,9 @@ def ratio(plain: onnxruntime.InferenceSession, runner, images: np.ndarray, round
 
 def row(model: Path, data: str, work: Path, rounds: int) -> list[str]:
     source = read_source(model)
-    run_command("repq-build-engine", str(model), "--backend", "onnxruntime", "-o", str(work / model.stem))
+    run_command(
+        "repq-build-engine", str(model), "--backend", "onnxruntime", "--no-speed-check", "-o", str(work / model.stem)
+    )
     engine = work / f"{model.stem}.onnxruntime.engine"
     runner, manifest = open_engine(engine)
     with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,10 @@ from repq_deploy.system.cpus import usable_cpus
 from repq_deploy.system.outputs import check_outputs
 
 if TYPE_CHECKING:
-    from repq_deploy.engines.bench.measure import Measured
+    from collections.abc import Callable
+
+    from repq_deploy.engines.bench.float_subjects import AgainstFloat, Verdict
+    from repq_deploy.engines.bench.measure import BenchPlan, Measured
 
 __all__ = ["main"]
 
@@ -38,6 +41,13 @@ def bench(
     seconds: Annotated[
         float, typer.Option(min=0, help="How many seconds each model is timed, for each batch size in each round.")
     ] = 2.0,
+    against_float: Annotated[
+        Path | None,
+        typer.Option(
+            help="The ONNX file that the engines were built from: also measure its float model, in the runtime of each "
+            "engine and before all others, and say whether the engines are faster."
+        ),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Also draw the results as a picture, into this .png, .svg or .pdf file.")
     ] = None,
@@ -50,7 +60,7 @@ def bench(
     """Measure models in turn, each in its own process, and compare them with the first."""
     set_up(verbose=verbose, quiet=quiet)
     # NumPy takes a moment to import; a typing error should not.
-    from repq_deploy.engines.bench.measure import BenchPlan, describe_machine, measure
+    from repq_deploy.engines.bench.measure import BenchPlan, describe_machine
     from repq_deploy.engines.bench.plot import check_plot, write_plot
 
     if plot is not None:
@@ -60,18 +70,41 @@ def bench(
         check_plot()
     cpus = _cpus(threads)
     plan = BenchPlan(tuple(_subject(text) for text in models), _batches(batch), cpus, rounds, seconds)
+    against = None
+    if against_float is not None:
+        from repq_deploy.engines.bench.float_subjects import check_engines
+        from repq_deploy.engines.source import read_source
+
+        against = check_engines(plan.subjects, read_source(against_float))
     if dry_run:
         names = [f"{label} ({path})" for label, path in plan.subjects]
         described = {"models": names, "batches": list(plan.batches), "cpus": list(cpus), "rounds": rounds}
         show(described, as_json=as_json, text=lambda: _write(f"would measure {', '.join(names)} on CPUs {cpus}"))
         return
     with console.status("measuring") as status:
-        results = measure(plan, progress=status.update)
+        results = _measure(plan, against, status.update)
     machine = describe_machine(cpus)
     if plot is not None:
         write_plot(results, plot, title=machine)
     found: dict[str, Any] = {"machine": machine, "rounds": rounds, "results": [one.to_dict() for one in results]}
-    show(found, as_json=as_json, text=lambda: _print(results, machine, rounds))
+    verdicts = [] if against is None else against.verdicts(results, threads=len(cpus))
+    if against is not None:
+        found["against_float"] = [
+            {"label": one.label, "float_label": one.float_label, **one.speed.to_dict()} for one in verdicts
+        ]
+    show(found, as_json=as_json, text=lambda: _print(results, machine, rounds, verdicts))
+
+
+def _measure(plan: BenchPlan, against: AgainstFloat | None, progress: Callable[[str], None]) -> list[Measured]:
+    from repq_deploy.engines.bench.measure import measure
+
+    if against is None:
+        return measure(plan, progress=progress)
+    from repq_deploy.engines.bench.float_subjects import with_float_models
+    from repq_deploy.system.leftovers import temporary_folder
+
+    with temporary_folder() as folder:
+        return measure(with_float_models(plan, against, folder), progress=progress)
 
 
 def _cpus(threads: int) -> tuple[int, ...]:
@@ -93,7 +126,7 @@ def _batches(text: str) -> tuple[int, ...]:
     return tuple(int(size) for size in sizes)
 
 
-def _print(results: list[Measured], machine: str, rounds: int) -> None:
+def _print(results: list[Measured], machine: str, rounds: int, verdicts: list[Verdict]) -> None:
     _write(f"{machine}; medians of {rounds} rounds in turn, ratios to {results[0].label}")
     width = max(len(one.label) for one in results)
     head = ("median ms", "p90", "p99", "images/s", "speed", "memory MB", "ratio", "file MB")
@@ -110,6 +143,12 @@ def _print(results: list[Measured], machine: str, rounds: int) -> None:
             f"{one.size_mb:.1f}",
         )
         _write(f"{one.batch:>5}  {one.label:{width}}" + "".join(f"  {cell:>9}" for cell in cells))
+    if verdicts:
+        from repq_deploy.engines.bench.against_float import speed_words
+
+        for verdict in verdicts:
+            first, *others = speed_words(verdict.speed)
+            say(f"{verdict.label}: {first}", *others)
 
 
 def _write(line: str) -> None:

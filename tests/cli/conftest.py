@@ -32,3 +32,15 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         return Finished(code, *capsys.readouterr())
 
     return _call
+
+
+@pytest.fixture(autouse=True)
+def untimed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds are many here, and not timed against the float model, save where a test asks for ``timed_build``."""
+    if "timed_build" not in request.fixturenames:
+        monkeypatch.setattr("repq_deploy.engines.api.check_speed", lambda engine, manifest, source: None)
+
+
+@pytest.fixture
+def timed_build() -> None:
+    """Let a test's builds be timed against the float model, as a user's are."""

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from repq_deploy.cli.bench import main
+from repq_deploy.engines.api import build_engine
 from repq_deploy.engines.bench import measure
 from tests.engines.graphs import write_tiny
 
@@ -83,3 +84,25 @@ def test_plot(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="0"):
         bench(monkeypatch, path, "--plot", tmp_path / "plot.svg", *OPTIONS)
     assert "<svg" in (tmp_path / "plot.svg").read_text()
+
+
+def test_against_float(tmp_path, monkeypatch, capsys):
+    source = write_tiny(tmp_path)
+    engine = build_engine(source.path, "onnxruntime").engine
+    with pytest.raises(SystemExit, match="0"):
+        bench(monkeypatch, engine, "--against-float", source.path, *OPTIONS)
+    lines = capsys.readouterr().out.splitlines()
+    assert "ratios to float (onnxruntime)" in lines[0]
+    assert lines[2].split()[1:3] == ["float", "(onnxruntime)"]
+    assert lines[4].startswith("tiny.onnxruntime.engine: ")
+    assert "the float model on this machine" in lines[4]
+    with pytest.raises(SystemExit, match="0"):
+        bench(monkeypatch, engine, "--against-float", source.path, "--json", *OPTIONS)
+    found = json.loads(capsys.readouterr().out)
+    (verdict,) = found["against_float"]
+    slow, fast = (one["median_ms"] for one in found["results"])
+    assert verdict["times"] == [{"batch": 1, "engine_ms": fast, "float_ms": slow, "ratio": slow / fast}]
+    assert (verdict["label"], verdict["float_label"]) == ("tiny.onnxruntime.engine", "float (onnxruntime)")
+    with pytest.raises(SystemExit, match="2"):
+        bench(monkeypatch, source.path, "--against-float", source.path, "--dry-run")
+    assert "none of the models is an engine" in capsys.readouterr().err

@@ -190,3 +190,15 @@ def test_reference_images_of_the_user_are_not_replaced(run: Callable[..., Any], 
     assert "is also --reference-data" in done.err
     assert mine.read_bytes() == before
     assert not list(model.parent.glob("*.engine"))
+
+
+@pytest.mark.usefixtures("timed_build")
+def test_it_says_whether_it_is_faster(run: Callable[..., Any], model: Path) -> None:
+    done = run(model, "--backend", "onnxruntime")
+    verdict = next(number for number, line in enumerate(done.out.splitlines()) if line.startswith("PASSED"))
+    assert "the float model on this machine" in done.out.splitlines()[verdict + 1]
+    (entry,) = json.loads(run(model, "--backend", "onnxruntime", "--json").out)["engines"]
+    assert entry["speed"]["times"][0]["batch"] == 1
+    assert "speed" not in entry["manifest"]
+    done = run(model, "--backend", "onnxruntime", "--no-speed-check")
+    assert (done.code, "float model" in done.out) == (0, False)

@@ -19,7 +19,7 @@ class Case:
 
 
 EXPORT = "repq-export demo --method percentile -o new.onnx"
-BUILD = "repq-build-engine m.onnx --backend onnxruntime -o new"
+BUILD = "repq-build-engine m.onnx --backend onnxruntime --no-speed-check -o new"
 INSPECT = "repq-inspect m.onnx"
 EVAL = "repq-eval m.engine --data demo --limit 8"
 SEARCH = "repq-search demo --avg-bits 4 --choices 4,8 --tau 0 --num-calib 4 --recipe new.yaml"

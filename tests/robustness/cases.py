@@ -33,7 +33,7 @@ OUTPUTS = (
     ),
     Case(
         "reference is output",
-        "repq-build-engine m.onnx --reference-data m.reference.npz --backend onnxruntime",
+        "repq-build-engine m.onnx --reference-data m.reference.npz --backend onnxruntime --no-speed-check",
         "also --reference-data",
     ),
     Case(
@@ -65,7 +65,7 @@ NAMES = tuple(
         ("checkpoint", f"{FLOAT} NAME"),
         ("recipe", "repq-export demo --recipe NAME -o new.onnx"),
         ("calibration", f"{EXPORT} --calib-data NAME"),
-        ("model to build", "repq-build-engine NAME.onnx --backend onnxruntime"),
+        ("model to build", "repq-build-engine NAME.onnx --backend onnxruntime --no-speed-check"),
         ("engine to validate", "repq-build-engine --validate-only NAME.engine"),
         ("reference data", f"{BUILD} --reference-data NAME"),
         ("model to inspect", "repq-inspect NAME"),

@@ -110,7 +110,7 @@ def inputs(warm: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "--save-quantized",
             "q.safetensors",
         ),
-        ("repq-build-engine", "m.onnx", "--backend", "onnxruntime", "-o", "m"),
+        ("repq-build-engine", "m.onnx", "--backend", "onnxruntime", "--no-speed-check", "-o", "m"),
     ):
         done = warm(folder, command, *arguments, "-q")
         assert done.code == 0, done.err

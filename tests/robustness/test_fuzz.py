@@ -61,7 +61,7 @@ OPTIONS = {
     "repq-eval": "--data --against --preprocess-from --batch-size --limit --img-size --num-classes --device --seed",
     "repq-search": """--avg-bits --max-size --max-bitops --max-latency --latency-table --choices --tau --method --preset
         --checkpoint --calib-data --num-calib --device --seed --plot --plot-data""",
-    "repq-bench": "--batch --threads --rounds --seconds --plot",
+    "repq-bench": "--batch --threads --rounds --seconds --plot --against-float",
 }
 #: A command that works, to which options are added; a search stops before it measures.
 BASES = {

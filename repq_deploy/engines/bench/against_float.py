@@ -1,6 +1,6 @@
 """Is an engine faster than the float model on this machine? A short, bounded measurement that answers it.
 
-The float model is the engine's float twin (``export.float_twin``), opened by the same runtime with as many threads. The
+The float model is the engine's float twin (``engines.float_twin``), opened by the same runtime with as many threads. The
 two take turns, each in a session that is closed before the other's is opened: an idle session's spinning threads would
 slow whatever runs beside it. Of each the fastest run counts, as other programs only ever add time. ``repq-bench``
 measures longer and gives fastest, each model in a process of its own.
@@ -121,7 +121,7 @@ def float_file(source: SourceModel, manifest: Manifest, backend: Backend, path: 
         BadInput: the temporary folder has no room.
         BuildFailed: the builder refuses it.
     """
-    from repq_deploy.export.float_twin import float_twin  # noqa: PLC0415 (needs the passes' packages)
+    from repq_deploy.engines.float_twin import float_twin  # noqa: PLC0415 (needs the passes' packages)
     from repq_deploy.export.lowering import Lowering, lower  # noqa: PLC0415
     from repq_deploy.export.weights_file import write_model  # noqa: PLC0415
 

@@ -12,8 +12,8 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,10 @@ COMMAND = (sys.executable, "-P", "-m", "repq_deploy.engines.bench.worker")
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """What to measure: files by label, batch sizes, CPUs to pin to, rounds, and seconds a batch size and round."""
+    """What to measure: files by label, batch sizes, CPUs to pin to, rounds, and seconds a batch size and round.
+
+    ``opened_like`` holds, by label, the engine as which a file is to be opened: by its backend with its options.
+    """
 
     subjects: tuple[tuple[str, Path], ...]
     batches: tuple[int, ...] = (1, 8)
@@ -41,6 +44,7 @@ class BenchPlan:
     rounds: int = 3
     seconds: float = 2.0
     warmup: int = 3
+    opened_like: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         labels = [label for label, _ in self.subjects]
@@ -96,6 +100,7 @@ def measure(plan: BenchPlan, *, progress: Callable[[str], None] = lambda what: N
             progress(f"{label}: round {number + 1} of {plan.rounds}")
             request = {
                 "path": str(path),
+                "opened_like": str(plan.opened_like[label]) if label in plan.opened_like else None,
                 "batches": sorted(set(plan.batches)),
                 "cpus": cpus,
                 "seconds": plan.seconds,

@@ -98,8 +98,11 @@ def facts_of(canonical: onnx.ModelProto, manifest: Manifest, backend: Backend) -
 
 
 def why_not_faster(facts: Facts, times: Sequence[FloatTimes]) -> tuple[Reason, ...]:
-    """The reasons that hold, those that weigh most first; ``times`` are what was measured, by rising batch."""
-    found = [*(_of_cpu(facts) if facts.on_cpus else ()), *_of_bits(facts), *_of_size(facts, times), *_of_load(facts)]
+    """The reasons that hold, of the CPU, the model's size, its bits, and the hour, in this order.
+
+    ``times`` are what was measured, by rising batch.
+    """
+    found = [*(_of_cpu(facts) if facts.on_cpus else ()), *_of_size(facts, times), *_of_bits(facts), *_of_load(facts)]
     if found:
         return tuple(found)
     return (

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repq_deploy.engines.backends import backend_named
 from repq_deploy.engines.batching import THREADS
 from repq_deploy.engines.foreign import open_plain
+from repq_deploy.engines.manifest import read_manifest
 from repq_deploy.engines.runner import open_engine
 from repq_deploy.errors import BadInput, RepqError
 from repq_deploy.system.children import end_with_parent
@@ -36,7 +38,7 @@ def main(argv: list[str]) -> int:
     pin(request["cpus"])
     try:
         before = process_memory()
-        run, shape, only_batch = _open(Path(request["path"]), len(request["cpus"]))
+        run, shape, only_batch = _open(Path(request["path"]), len(request["cpus"]), request["opened_like"])
         _say(image_shape=shape)
         for batch in request["batches"]:
             if only_batch not in (None, batch):
@@ -63,8 +65,14 @@ def timed(run: Run, images: NDArray[np.float32], *, warmup: int, seconds: float)
     return found
 
 
-def _open(path: Path, threads: int) -> tuple[Run, tuple[int, ...], int | None]:
+def _open(path: Path, threads: int, opened_like: str | None) -> tuple[Run, tuple[int, ...], int | None]:
     """What runs the model, the shape of an image, and the one batch size it takes, if it is only one."""
+    if opened_like is not None:
+        like = read_manifest(Path(opened_like))
+        session = {**like.session, THREADS: str(threads)}
+        backend = backend_named(like.backend)
+        opened = backend.open(path, profile=like.profile, image_shape=like.image_shape, session=session)
+        return opened, like.image_shape, None
     if path.suffix == ".engine":
         runner, manifest = open_engine(path, session={THREADS: str(threads)})
         return runner, manifest.image_shape, None
