@@ -8,9 +8,9 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
+from repq_deploy.engines.float_twin import float_twin
 from repq_deploy.engines.source import read_source
 from repq_deploy.export import names
-from repq_deploy.engines.float_twin import float_twin
 from repq_deploy.export.onnx_session import open_session, reference_session
 from repq_deploy.export.passes.base import PassError
 from repq_deploy.export.weights_file import write_model, write_with_weights_file

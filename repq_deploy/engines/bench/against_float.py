@@ -1,7 +1,7 @@
 """Is an engine faster than the float model on this machine? A short, bounded measurement that answers it.
 
-The float model is the engine's float twin (``engines.float_twin``), opened by the same runtime with as many threads. The
-two take turns, each in a session that is closed before the other's is opened: an idle session's spinning threads would
+The float model is the engine's float twin (``engines.float_twin``), opened by the same runtime with as many threads.
+The two take turns, each in a session that is closed before the other's is opened: an idle session's spinning threads would
 slow whatever runs beside it. Of each the fastest run counts, as other programs only ever add time. ``repq-bench``
 measures longer and gives fastest, each model in a process of its own.
 """
@@ -9,6 +9,7 @@ measures longer and gives fastest, each model in a process of its own.
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -35,7 +36,7 @@ __all__ = ["Speed", "check_speed", "compare_runs", "float_file", "speed_words"]
 
 #: Turns of each model, seconds and least runs of a turn, seconds after which no further pair of turns begins, and the
 #: longest that a run may take for the check to be made at all.
-_TURNS, _TURN_SECONDS, _LEAST_RUNS, _BUDGET, _LONGEST = 4, 0.15, 3, 2.0, 1.0
+_TURNS, _TURN_SECONDS, _LEAST_RUNS, _BUDGET, _LONGEST = 4, 0.15, 5, 2.0, 1.0
 #: The batch that is also tried, for one turn, where the engine is not faster at its smallest batch.
 _LARGER = 8
 
@@ -47,13 +48,15 @@ Open = Callable[[], Runner]
 class Speed:
     """What the check found. ``times`` holds batch 1 (or the engine's smallest) and, where the engine is not faster at
     that, a larger batch; it is empty where nothing was measured, and ``skipped`` says why. ``reasons`` are given where
-    the engine is not faster at the first batch. ``threads`` is None where the engine runs on a GPU.
+    the engine is not faster at the first batch. ``threads`` is None where the engine runs on a GPU. ``load`` is how many programs
+    wanted a CPU over the last minute, on average, where they were more than there are CPUs; otherwise None.
     """
 
     threads: int | None
     times: tuple[FloatTimes, ...] = ()
     reasons: tuple[Reason, ...] = ()
     skipped: str | None = None
+    load: float | None = None
 
     @property
     def faster(self) -> bool | None:
@@ -106,10 +109,18 @@ def check_speed(engine: Path, manifest: Manifest, source: SourceModel, *, clock:
         return Speed(threads, skipped=str(slow))
     except (RepqError, MemoryError) as error:
         return Speed(threads, skipped=str(error) or type(error).__name__)
-    speed = Speed(threads, tuple(times))
+    speed = Speed(threads, tuple(times), load=_crowd())
     if speed.faster:
         return speed
     return dataclasses.replace(speed, reasons=why_not_faster(facts_of(source.model, manifest, backend), times))
+
+
+def _crowd() -> float | None:
+    """The load of the last minute where other programs must be part of it; None too where the system tells none."""
+    if not hasattr(os, "getloadavg"):
+        return None
+    load = os.getloadavg()[0]
+    return load if load > len(usable_cpus()) + 0.5 else None
 
 
 def float_file(source: SourceModel, manifest: Manifest, backend: Backend, path: Path) -> None:
@@ -193,6 +204,11 @@ def speed_words(speed: Speed) -> list[str]:
     ]
     for reason in speed.reasons:
         lines += [f"  reason: {reason.what}", f"  to do: {reason.to_do}"]
+    if speed.load is not None:
+        lines.append(
+            f"  note: other programs were busy meanwhile (load {speed.load:.1f}), so this is rough; repq-bench on an "
+            "idle machine measures it"
+        )
     return lines
 
 

@@ -7,7 +7,6 @@ A reason is given only where its fact holds for this engine on this machine. The
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,6 @@ from repq_deploy.engines.bench.times import FloatTimes
 from repq_deploy.engines.cpu import ANY, SMALL_SHARE
 from repq_deploy.engines.manifest import Manifest
 from repq_deploy.export.domain import DEQUANTIZE_LOG2, DEQUANTIZE_TABLE, QUANTIZE_CURVE, QUANTIZE_LOG2
-from repq_deploy.system.cpus import usable_cpus
 
 __all__ = ["Facts", "Reason", "facts_of", "why_not_faster"]
 
@@ -50,8 +48,6 @@ class Facts:
         logarithms, curves: those on a logarithmic grid, and those on another curve, which are computed in float.
         products, float_products: of matrices, and those of them that multiply floats.
         million_weights: quantized ones.
-        load: programs that wanted a CPU over the last minute, on average; None where the system does not tell.
-        cpus: how many this process may use.
     """
 
     backend: str
@@ -65,8 +61,6 @@ class Facts:
     products: int
     float_products: int
     million_weights: float
-    load: float | None
-    cpus: int
 
 
 def facts_of(canonical: onnx.ModelProto, manifest: Manifest, backend: Backend) -> Facts:
@@ -92,17 +86,15 @@ def facts_of(canonical: onnx.ModelProto, manifest: Manifest, backend: Backend) -
         products=len(products),
         float_products=sum(not set(node.input[:2]) <= dequantized for node in products),
         million_weights=sum(_elements(sizes[name]) for name in weights) / 1e6,
-        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        cpus=len(usable_cpus()),
     )
 
 
 def why_not_faster(facts: Facts, times: Sequence[FloatTimes]) -> tuple[Reason, ...]:
-    """The reasons that hold, of the CPU, the model's size, its bits, and the hour, in this order.
+    """The reasons that hold, of the CPU, the model's size and its bits, in this order.
 
     ``times`` are what was measured, by rising batch.
     """
-    found = [*(_of_cpu(facts) if facts.on_cpus else ()), *_of_size(facts, times), *_of_bits(facts), *_of_load(facts)]
+    found = [*(_of_cpu(facts) if facts.on_cpus else ()), *_of_size(facts, times), *_of_bits(facts)]
     if found:
         return tuple(found)
     return (
@@ -205,17 +197,6 @@ def _of_size(facts: Facts, times: Sequence[FloatTimes]) -> list[Reason]:
             )
         ]
     return []
-
-
-def _of_load(facts: Facts) -> list[Reason]:
-    if facts.load is None or facts.load <= facts.cpus + 0.5:
-        return []
-    return [
-        Reason(
-            f"other programs were busy while it was measured (load {facts.load:.1f} on {facts.cpus} CPUs)",
-            "measure again on an idle machine, with repq-bench",
-        )
-    ]
 
 
 def _unsaturated(canonical: onnx.ModelProto, manifest: Manifest, backend: Backend) -> bool:

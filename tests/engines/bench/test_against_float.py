@@ -164,6 +164,15 @@ def test_the_twin_of_a_file_is_read_again(built, source, tmp_path):
     assert read_source(tmp_path / "float.onnx").bits == ""
 
 
+@pytest.mark.parametrize(("load", "said"), [(2.4, None), (5.9, 5.9)])
+def test_a_busy_machine_is_noted(monkeypatch, load, said):
+    monkeypatch.setattr(against_float, "usable_cpus", lambda: (0, 1))
+    monkeypatch.setattr(against_float.os, "getloadavg", lambda: (load, 9.0, 9.0), raising=False)
+    assert against_float._crowd() == said
+    monkeypatch.delattr(against_float.os, "getloadavg")
+    assert against_float._crowd() is None
+
+
 def test_words():
     fast = Speed(2, (FloatTimes(1, 18.14, 52.6),))
     assert speed_words(fast) == [
@@ -179,5 +188,8 @@ def test_words():
     ]
     assert slow.to_dict()["times"][1] == {"batch": 8, "engine_ms": 8.0, "float_ms": 16.0, "ratio": 2.0}
     assert (slow.to_dict()["faster"], Speed(2, skipped="x").to_dict()["faster"]) == (False, None)
+    busy = speed_words(Speed(2, fast.times, load=5.94))
+    assert busy[0] == speed_words(fast)[0]
+    assert "other programs were busy meanwhile (load 5.9)" in busy[1]
     gpu = Speed(None, (FloatTimes(1, 1.0, 1.05),))
     assert speed_words(gpu)[0].endswith("(1 ms against 1.05 ms, batch 1, on the GPU)")

@@ -10,9 +10,9 @@ import pytest
 from repq_deploy.engines.api import build_engine
 from repq_deploy.engines.bench.float_subjects import check_engines, with_float_models
 from repq_deploy.engines.bench.measure import BenchPlan, Measured, measure
+from repq_deploy.engines.float_twin import float_twin
 from repq_deploy.engines.source import SourceModel, read_source
 from repq_deploy.errors import BadInput
-from repq_deploy.engines.float_twin import float_twin
 from tests.engines.graphs import write_tiny
 
 

@@ -26,8 +26,6 @@ NOTHING = Facts(
     products=74,
     float_products=0,
     million_weights=22.0,
-    load=0.4,
-    cpus=2,
 )
 EVEN = (FloatTimes(1, 10.0, 10.0), FloatTimes(8, 80.0, 80.0))
 
@@ -44,9 +42,7 @@ EVEN = (FloatTimes(1, 10.0, 10.0), FloatTimes(8, 80.0, 80.0))
         ({"curves": 12}, "12 of its 98 quantizers are on a curve", "--softmax uniform"),
         ({"activation_bits": 4}, "activations of 4 bits run on the INT8 grid", "--bits w8a8"),
         ({"million_weights": 0.8}, "the model is small (0.8 million weights): 98 quantizers", "another --backend"),
-        ({"load": 5.9}, "load 5.9 on 2 CPUs", "idle machine"),
         ({}, "none that is known of", "repq-bench"),
-        ({"load": None}, "none that is known of", "repq-bench"),
     ],
 )
 def test_each_fact_has_its_reason(facts, what, to_do):
