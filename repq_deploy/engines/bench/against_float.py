@@ -1,9 +1,9 @@
 """Is an engine faster than the float model on this machine? A short, bounded measurement that answers it.
 
 The float model is the engine's float twin (``engines.float_twin``), opened by the same runtime with as many threads.
-The two take turns, each in a session that is closed before the other's is opened: an idle session's spinning threads would
-slow whatever runs beside it. Of each the fastest run counts, as other programs only ever add time. ``repq-bench``
-measures longer and gives fastest, each model in a process of its own.
+The two take turns, each in a session that is closed before the other's is opened: an idle session's spinning threads
+would slow whatever runs beside it. Of each the fastest run counts, as other programs only ever add time. ``repq-bench``
+measures longer and gives medians, each model in a process of its own.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ Open = Callable[[], Runner]
 class Speed:
     """What the check found. ``times`` holds batch 1 (or the engine's smallest) and, where the engine is not faster at
     that, a larger batch; it is empty where nothing was measured, and ``skipped`` says why. ``reasons`` are given where
-    the engine is not faster at the first batch. ``threads`` is None where the engine runs on a GPU. ``load`` is how many programs
-    wanted a CPU over the last minute, on average, where they were more than there are CPUs; otherwise None.
+    the engine is not faster at the first batch. ``threads`` is None where the engine runs on a GPU.
+    ``load`` is how many programs wanted a CPU over the last minute, on average, where they were more than there are
+    CPUs; otherwise None.
     """
 
     threads: int | None
