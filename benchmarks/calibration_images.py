@@ -2,8 +2,8 @@
 
     python benchmarks/calibration_images.py OUTPUT.jsonl --checkpoint vit_s14_cifar10.safetensors --data cifar10
 
-DATA has ``train`` and ``test``. Each line of OUTPUT is one calibration, done once; accuracies are of the PyTorch model, on
-all test images. ``--table`` prints the means over seeds instead.
+DATA has ``train`` and ``test``. Each line of OUTPUT is one calibration, done once; accuracies are the PyTorch model's,
+on all test images. ``--table`` prints the means over seeds instead.
 """
 
 from __future__ import annotations

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from repq_deploy.bits import BitWidths
 from repq_deploy.calib_data.images import LoadedImages, load_sample
 from repq_deploy.calib_data.preprocess import Preprocess
-from repq_deploy.calib_data.sources import ImageSource
+from repq_deploy.calib_data.sources import ImageSource, made_images
 from repq_deploy.calibrate import calibrate
 from repq_deploy.calibration.part import inputs_of_part
 from repq_deploy.calibration.resume import WorkFolder
 from repq_deploy.calibration.run import Report
+from repq_deploy.calibration.synthetic import synthetic_images
 from repq_deploy.devices import find_device
 from repq_deploy.errors import BadInput, ValidationFailed
 from repq_deploy.export.canonical import canonical_onnx, write_canonical
@@ -43,14 +44,23 @@ PROOF_IMAGES = 4
 
 
 def load_images(
-    source: str | Path | ImageSource, model: FloatModel | Preprocess, *, count: int | None = None, seed: int = 0
+    source: str | Path | ImageSource,
+    model: FloatModel | Preprocess,
+    *,
+    count: int | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> LoadedImages:
-    """Load images as ``model`` takes them.
+    """Load images as ``model`` takes them, or make some.
 
     Args:
-        source: a folder, flat or with one folder per class, an ``.npz`` file, or ``demo:calib``.
+        source: a folder, flat or with one folder per class, an ``.npz`` file, ``demo:calib``, ``photos`` (crops of
+            the photographs in this package), or ``synthetic`` (made from the model alone, which takes minutes).
         model: what says the preprocessing.
-        count: how many, chosen with ``seed``; default: all.
+        count: how many, chosen with ``seed``; default: all, or 32 that are made.
+        device: where images are made.
+        report: called with the steps of making images that are done, and all there are.
 
     Raises:
         BadInput: too few images, or too many that cannot be read; or a model without known preprocessing.
@@ -58,6 +68,20 @@ def load_images(
     preprocess = model.preprocess if isinstance(model, FloatModel) else model
     if preprocess is None:
         raise BadInput("the model's preprocessing is not known; pass a Preprocess in its place")
+    if source == "synthetic":
+        if not isinstance(model, FloatModel):
+            raise BadInput("synthetic images are made from a model: expected what load_model gives, found a Preprocess")
+        where = find_device(device) if isinstance(device, str) else device
+        pixels = synthetic_images(
+            model.network,
+            (3, *preprocess.size),
+            32 if count is None else count,
+            classes=int(getattr(model.network, "num_classes", 0)),
+            seed=seed,
+            device=where,
+            report=report,
+        ).numpy()
+        return LoadedImages(pixels, made_images("synthetic", pixels))
     return load_sample(source, preprocess, count=count, seed=seed)
 
 

@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-__all__ = ["BLURRIEST", "CROPS", "Crop", "photo_crops"]
+__all__ = ["BLURRIEST", "CROPS", "FEW_BITS", "Crop", "photo_crops"]
 
 #: How many different crops there are to choose from; each photograph has equally many, to within one.
 CROPS = 8192
 #: The smallest part of a photograph's area that a crop shows.
 SMALLEST = 0.08
+#: How many crops a calibration below 6 bits takes at least; from 6 bits on a method's usual number is as good.
+FEW_BITS = 512
 #: The fewest pixels of a side that a crop is reduced to.
 BLURRIEST = 16
 

@@ -21,7 +21,7 @@ from repq_deploy.calib_data.photos import photo_crops
 from repq_deploy.errors import BadInput
 from repq_deploy.system.files import existing_file, read_arrays
 
-__all__ = ["IMAGE_SUFFIXES", "ImageSource", "UnreadableImage", "open_images"]
+__all__ = ["IMAGE_SUFFIXES", "ImageSource", "UnreadableImage", "made_images", "open_images"]
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +108,22 @@ def open_images(spec: str | Path, *, demo_split: str = "calib") -> ImageSource:
     if path.suffix.lower() != ".npz":
         raise BadInput(f"images {path}: expected a folder of images, an .npz file, 'photos' or 'demo'")
     return _open_arrays(path, str(path))
+
+
+def made_images(origin: str, pixels: np.ndarray) -> ImageSource:
+    """What stands for images that were never in a file, float32 [N, 3, H, W]: it has their hash, and decodes none."""
+
+    def refuse(name: str) -> Image.Image:
+        raise ValueError("was made, and is in no file")
+
+    return ImageSource(
+        origin=origin,
+        names=tuple(f"{index:06d}" for index in range(len(pixels))),
+        labels=None,
+        class_names=(),
+        decode=refuse,
+        content=lambda name: pixels[int(name)].tobytes(),
+    )
 
 
 def _open_photos() -> ImageSource:

@@ -123,8 +123,9 @@ Pretrained = Annotated[
 CalibData = Annotated[
     str | None,
     typer.Option(
-        help="The calibration images: a folder, flat or with one folder per class, or an .npz file. Default: the "
-        "demo images in this package."
+        help="The calibration images: a folder, flat or with one folder per class, an .npz file, 'photos' for crops of "
+        "the photographs in this package, or, for repq-export, 'synthetic' for images made from the model itself. "
+        "Default: photos; for the demo model and random weights the demo's images."
     ),
 ]
 
@@ -202,14 +203,18 @@ def say_note(text: str) -> None:
     console.print(f"note: {printable(text)}", soft_wrap=True, markup=False)
 
 
-def say_calibration(calib_data: str | None, weights: str) -> str:
-    """The calibration images to use; says it loudly where none were given and the model was trained on others."""
-    if calib_data is None and weights not in ("demo", "random"):
-        console.print(
-            "[bold yellow]calibrating on the embedded Fashion-MNIST images[/]: accuracy will suffer; "
-            "give --calib-data a folder of images like those the model will see"
-        )
-    return calib_data or "demo:calib"
+def say_calibration(calib_data: str | None, name: str, weights: str) -> str:
+    """The calibration images to use; says so where none were given and the model was trained on others."""
+    if calib_data is not None:
+        return calib_data
+    if name == "demo" or weights == "random":
+        return "demo:calib"
+    console.print(
+        "calibrating on crops of the photographs in this package: enough for 6 bits and more; below, give --calib-data "
+        "a folder of images like those the model will see",
+        soft_wrap=True,
+    )
+    return "photos"
 
 
 def say_weights(name: str, weights: str) -> None:

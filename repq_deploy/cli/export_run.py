@@ -18,8 +18,10 @@ from repq_deploy.cli.streams import say
 if TYPE_CHECKING:
     import torch
 
+    from repq_deploy.calib_data.images import LoadedImages
     from repq_deploy.methods import Method
     from repq_deploy.models.checkpoints import CheckpointFile
+    from repq_deploy.models.loading import FloatModel
     from repq_deploy.models.zoo import ModelSpec
 
 __all__ = ["plan_of", "print_float", "print_plan", "print_result", "run_export"]
@@ -43,8 +45,7 @@ def run_export(
     device: torch.device,
 ) -> dict[str, Any]:
     """Write the files of one export; the answer of the command."""
-    from repq_deploy.api import export_onnx, load_images, quantize
-    from repq_deploy.calib_data.sources import open_images
+    from repq_deploy.api import export_onnx, quantize
     from repq_deploy.calibration.resume import WorkFolder
     from repq_deploy.models.loading import build
     from repq_deploy.system.memory import keep_freed_memory
@@ -56,9 +57,8 @@ def run_export(
         model = build(spec, weights, seed=seed, note=say_note, report=report)
     check_count(classes, model.network)
     float_bytes = 4 * sum(parameter.numel() for parameter in model.network.parameters())
-    source = open_images(say_calibration(calib_data, spec.weights))
-    count = min(method.images, len(source)) if num_calib is None else num_calib
-    images = load_images(source, model, count=count, seed=seed)
+    origin = say_calibration(calib_data, spec.name, spec.weights)
+    images = _images(origin, model, _count(origin, method, widths, num_calib), seed, device)
     work = WorkFolder(work_dir)
     with progress_bar() as progress:
         task = progress.add_task(f"{spec.name} {method.name}")
@@ -89,7 +89,8 @@ def run_export(
         "method": method.name,
         "softmax": quantized.softmax,
         "device": str(device),
-        "calibration_images": len(images.pixels),
+        "calibration": origin,
+        "calibration_images": quantized.provenance.calibration_images,
         "preprocess": quantized.preprocess_json,
         "bytes": output.stat().st_size,
         "oldest_onnxruntime": written.oldest_onnxruntime,
@@ -103,6 +104,36 @@ def run_export(
         "free_running_decisions_equal": agreement.decisions_equal,
         "seconds": {"calibrate": calibrated - started, "export": time.monotonic() - calibrated},
     }
+
+
+def _count(origin: str, method: Method, widths: BitWidths, num_calib: int | None) -> int:
+    """How many calibration images to take; the method's own number if there are as many."""
+    from repq_deploy.calib_data import photos
+    from repq_deploy.calib_data.sources import open_images
+
+    if num_calib is not None:
+        return num_calib
+    few_bits = min(widths.narrowest_weight, widths.smallest_activation_bits) < 6
+    if origin == "photos" and few_bits:
+        return max(method.images, photos.FEW_BITS)
+    return min(method.images, len(open_images(origin))) if origin != "synthetic" else method.images
+
+
+def _images(origin: str, model: FloatModel, count: int, seed: int, device: torch.device) -> LoadedImages:
+    from repq_deploy.api import load_images
+
+    if origin != "synthetic":
+        return load_images(origin, model, count=count, seed=seed)
+    with progress_bar() as progress:
+        task = progress.add_task("making images")
+        return load_images(
+            origin,
+            model,
+            count=count,
+            seed=seed,
+            device=device,
+            report=lambda done, total: progress.update(task, completed=done, total=total),
+        )
 
 
 def print_float(result: dict[str, Any]) -> None:

@@ -159,7 +159,7 @@ def search(
             choices=parse_choices(choices),
             limits=Limits.parse(avg_bits, max_size, max_bitops, max_latency, latency_table),
             preset=preset,
-            calib_data=say_calibration(calib_data, spec.weights),
+            calib_data=say_calibration(calib_data, spec.name, spec.weights),
             num_calib=num_calib,
             seed=seed,
             device=find_device(device),

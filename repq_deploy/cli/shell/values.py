@@ -50,6 +50,7 @@ VALUES: dict[str, tuple[str, ...] | Callable[[], tuple[str, ...]]] = {
     "--against": (*MODELS, _FILES),
     "--backend": _backends,
     "--bits": ("w8a8", "w7a8", "w6a6", "w4a8", "w4a4", "w3a3"),
+    "--calib-data": ("photos", "synthetic", "demo", _FILES),
     "--compute": _computes,
     "--cpu": _cpus,
     "--data": ("demo", _FILES),

@@ -27,5 +27,6 @@ VERBS = (
     Verb("bench", "repq_deploy.cli.bench", "measure latency, memory and size of models side by side"),
     Verb("search", "repq_deploy.cli.search", "choose the bits of each layer under a budget"),
     Verb("inspect", "repq_deploy.cli.inspect", "show what an ONNX file or an engine holds"),
+    Verb("report", "repq_deploy.cli.report", "write one HTML page about files, engines and measurements"),
     Verb("versions", "repq_deploy.cli.shell.versions", "show what is installed, for a report of a bug"),
 )
