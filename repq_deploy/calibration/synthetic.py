@@ -44,7 +44,7 @@ def synthetic_images(
     classes: int,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    steps: int = STEPS,
+    steps: int | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
     """Make ``count`` images.
@@ -53,6 +53,7 @@ def synthetic_images(
         model: the float model, of a supported family; its weights are left as they are.
         shape: channels, height and width of its input.
         classes: how many outputs are classes, 0 for none.
+        steps: of the optimizer, for each 32 images; default: 300.
         seed: of the noise that is begun with, and of the classes.
         report: called with the steps that are done, and all there are.
 
@@ -63,6 +64,7 @@ def synthetic_images(
     layers = [model.get_submodule(site.name) for site in find_sites(model).attentions]
     random = torch.Generator().manual_seed(seed)
     model = model.to(where).eval()
+    steps = STEPS if steps is None else steps
     done, total, made = 0, steps * -(-count // TOGETHER), []
     for start in range(0, count, TOGETHER):
         size = min(TOGETHER, count - start)
