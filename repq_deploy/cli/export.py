@@ -187,7 +187,7 @@ def export(
         show(written, as_json=as_json, text=lambda: print_float(written))
         return
     if dry_run:
-        if calib_data is not None:
+        if calib_data not in (None, "synthetic"):
             open_images(calib_data)
         plan = plan_of(spec, widths, chosen.name, output)
         show(plan, as_json=as_json, text=lambda: print_plan(plan))
