@@ -38,8 +38,8 @@ class Facts:
     """What is known of an engine on this machine.
 
     Attributes:
-        backend: its name.
         on_cpus: whether it runs on CPUs.
+        no_gain_where_saturated: the backend's own.
         saturates: whether this CPU sums products of bytes in 16 bits (x86 without VNNI).
         unsaturated: whether more than a tenth of the multiplications by weights are in the slower form that cannot
             saturate.
@@ -50,8 +50,8 @@ class Facts:
         million_weights: quantized ones.
     """
 
-    backend: str
     on_cpus: bool
+    no_gain_where_saturated: tuple[str, str] | None
     saturates: bool
     unsaturated: bool
     activation_bits: int
@@ -75,8 +75,8 @@ def facts_of(canonical: onnx.ModelProto, manifest: Manifest, backend: Backend) -
     sizes = {tensor.name: tensor.dims for tensor in canonical.graph.initializer}
     weights = {node.input[0] for node in nodes if node.op_type == "DequantizeLinear" and node.input[0] in sizes}
     return Facts(
-        backend=backend.name,
         on_cpus=backend.on_cpus,
+        no_gain_where_saturated=backend.no_gain_where_saturated,
         saturates=backend.saturates(),
         unsaturated=_unsaturated(canonical, manifest, backend),
         activation_bits=smallest_activation_bits(manifest.bits),
@@ -106,14 +106,8 @@ def why_not_faster(facts: Facts, times: Sequence[FloatTimes]) -> tuple[Reason, .
 
 
 def _of_cpu(facts: Facts) -> list[Reason]:
-    if facts.saturates and facts.backend == "openvino":
-        return [
-            Reason(
-                "this CPU has no VNNI, and OpenVINO gains nothing from bytes there: deit_s, with VNNI hidden, was "
-                "measured at 0.81 to 0.98 times float's speed",
-                "--backend onnxruntime, which was measured at 1.15 to 1.68 times",
-            )
-        ]
+    if facts.saturates and facts.no_gain_where_saturated is not None:
+        return [Reason(*facts.no_gain_where_saturated)]
     if facts.saturates and facts.unsaturated:
         return [
             Reason(
