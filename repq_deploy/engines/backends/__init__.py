@@ -52,8 +52,8 @@ class Backend(abc.ABC):
         name: what ``--backend`` takes, and what engines are named by.
         modules: the import names of the runtime; one of them is enough.
         on_cpus: its engines run on CPUs; otherwise they need a GPU.
-        no_gain_where_saturated: of a runtime that gains nothing from bytes where they saturate: the words that say so, and
-            what to do.
+        no_gain_where_saturated: of a runtime that gains nothing from bytes where they saturate: the words that say so,
+            and what to do.
         portable: its engines load in any version of the runtime; otherwise only in the one that built them.
         precisions: the float types that it computes in around Q/DQ, its default first.
         computes: the arithmetics that it can multiply quantized operands in, of ``engines.compute.COMPUTES``.

@@ -48,8 +48,8 @@ class OpenVinoBackend(CpuBackend):
     """Builds and opens ``<name>.openvino.engine``."""
 
     no_gain_where_saturated: tuple[str, str] | None = (
-        "this CPU has no VNNI, and OpenVINO gains nothing from bytes there: deit_s, with VNNI hidden, was measured at 0.81 "
-        "to 0.98 times float's speed",
+        "this CPU has no VNNI, and OpenVINO gains nothing from bytes there: deit_s, with VNNI hidden, was measured at "
+        "0.81 to 0.98 times float's speed",
         "--backend onnxruntime, which was measured at 1.15 to 1.68 times",
     )
 

@@ -23,8 +23,8 @@ from tests.conftest import exported
 PACKAGE = Path(backends.__file__).parents[2]
 FOLDER = Path(backends.__file__).parent
 
-#: Where a backend is named outside its folder: the reference that every engine is compared with, by its package, and the
-#: packages that a report of a bug lists.
+#: Where a backend is named outside its folder: the reference that every engine is compared with, by its package, and
+#: the packages that a report of a bug lists.
 NAMED = {"export/onnx_session.py", "cli/shell/versions.py"}
 
 INSTALLED = "{} is installed and builds for the GPU that is here, sm89"
