@@ -84,7 +84,9 @@ def check_version(root: Path, tag: str | None = None) -> str:
 
 def demo_commands(readme: str) -> list[str]:
     """The commands of the README's block that begins with the demo, as a shell takes them."""
-    for block in re.findall(r"^```(?:console|bash)?\n(.*?)^```", readme, re.MULTILINE | re.DOTALL):
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL):
+        if language not in ("", "console", "bash"):
+            continue
         lines = block.replace("\\\n", "").splitlines()
         prompted = [line[2:] for line in lines if line.startswith("$ ")]
         commands = prompted or [line for line in lines if line.strip() and not line.startswith("#")]

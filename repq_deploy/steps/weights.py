@@ -71,5 +71,5 @@ def _quantize(
     layer.weight = nn.Parameter(rounded.float().view_as(layer.weight), requires_grad=False)
     layer.bias = nn.Parameter(bias.float(), requires_grad=False)
     quantizer.adopt(found)
-    quantizer.rounded_db = rounded.new_tensor(error_db(weight, rounded), dtype=torch.float32)
+    quantizer.rounded_db = torch.tensor(error_db(weight, rounded), dtype=torch.float32).to(rounded.device)
     quantizer.enabled = True
