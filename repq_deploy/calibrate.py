@@ -17,6 +17,7 @@ from repq_deploy.calibration.run import Calibration, Report
 from repq_deploy.devices import CPU, on_device
 from repq_deploy.errors import BadInput
 from repq_deploy.methods import Method, find_method
+from repq_deploy.models.families import prepare
 from repq_deploy.models.zoo import ModelSpec
 from repq_deploy.quant.model import Provenance, QuantizedModel, wrap
 from repq_deploy.quant.quantizers import Quantizer, UniformQuantizer
@@ -67,6 +68,7 @@ def calibrate(
     if not torch.isfinite(images).all():
         raise BadInput("calibration images hold NaN or infinite values")
     torch.manual_seed(seed)
+    prepare(model)
     reference = copy.deepcopy(model).requires_grad_(False)
     quantized = wrap(model, spec, bits, softmax=softmax or chosen.softmax)
     key = _key(quantized, images, chosen, seed)

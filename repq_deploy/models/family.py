@@ -13,6 +13,10 @@ from repq_deploy.models.sites import AttentionParts, Sites, Stage
 __all__ = ["Family"]
 
 
+def _nothing(_model: Any) -> None:
+    """The model has the form of its sites as it is."""
+
+
 def _own_size(_model: Any, _tensors: Mapping[str, Tensor]) -> None:
     """Nothing is resized."""
 
@@ -24,11 +28,14 @@ class Family:
     Attributes:
         words: what users call it, for messages: "timm's VisionTransformer (ViT, DeiT, DINOv2)".
         model: the class of its models; models of subclasses belong to it too.
-        sites: reads a float model.
+        sites: reads a float model that was prepared.
         stages: the model's forward pass in parts, of the float model and of the quantized one, from images
             [N, 3, H, W] by way of tokens to logits [N, classes], or features [N, channels] without classes.
-        attention: reads one attention module of a float model.
+        attention: reads one attention module of a prepared model, given the model and the module's name.
         image_sides: height and width in pixels that the model takes, and of one patch.
+        prepare: brings a float model, in place, to the form that ``sites`` speaks of: q, k and v of one linear, their
+            biases parameters of it, scales of a branch in a LayerScale or in the linear before it. The model computes
+            the same. What has that form already stays as it is.
         own_image_size: height and width in pixels of the square images that a checkpoint's position embeddings are
             for; None where they are those of the model, or cannot be resized.
         resized: a checkpoint's tensors with position embeddings for the model's image size.
@@ -39,8 +46,9 @@ class Family:
     model: type[nn.Module]
     sites: Callable[[Any], Sites]
     stages: Callable[[Any], tuple[Stage, ...]]
-    attention: Callable[[Any], AttentionParts]
+    attention: Callable[[Any, str], AttentionParts]
     image_sides: Callable[[Any], tuple[tuple[int, int], tuple[int, int]]]
+    prepare: Callable[[Any], None] = _nothing
     own_image_size: Callable[[Any, Mapping[str, Tensor]], int | None] = _own_size
     resized: Callable[[Any, Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda model, tensors: tensors
     derived_numbers: Callable[[Any], int] = lambda model: 0

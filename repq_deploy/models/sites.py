@@ -29,7 +29,8 @@ __all__ = [
     "require",
 ]
 
-Role = Literal["patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head"]
+#: "gate": a linear whose sigmoid multiplies attention's outcome; "pool": of a pooling by attention behind the blocks.
+Role = Literal["patch_embed", "qkv", "gate", "proj", "fc1", "fc2", "reduction", "pool", "head"]
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,17 @@ class AttentionSite:
 
     Attributes:
         heads: how many there are; each has as many channels of q, k and v as the others.
-        between_qk: what stands between ``qkv`` and the product q k^T: "nothing", a "norm" of each head, or "rope", a
-            rotation that depends on the token.
-        between_v: what stands between ``qkv`` and ``proj`` on the way of v, beside the product: "nothing" or a "norm".
+        between_qk: what stands between ``qkv`` and the product q k^T: "nothing", a "norm" of each head, "rope", a
+            rotation that depends on the token (also behind a norm without parameters that rotations keep), "norm" where
+            both stand there, or "cosine": vectors of length one, whose product is multiplied by up to 100.
+        between_v: what stands between ``qkv`` and ``proj`` on the way of v, beside the product: "nothing", a "norm", or
+            a "gate", which multiplies each channel.
     """
 
     name: str
     heads: int
-    between_qk: Literal["nothing", "norm", "rope"] = "nothing"
-    between_v: Literal["nothing", "norm"] = "nothing"
+    between_qk: Literal["nothing", "norm", "rope", "cosine"] = "nothing"
+    between_v: Literal["nothing", "norm", "gate"] = "nothing"
 
     @property
     def qkv(self) -> str:
@@ -102,12 +105,16 @@ class AttentionSite:
     @property
     def qk_head_scales_are_free(self) -> bool:
         """Whether a number for each head may move from q and k to the logits. RoPE commutes with it."""
-        return self.between_qk != "norm"
+        return self.between_qk in ("nothing", "rope")
 
     @property
     def v_head_scales_are_free(self) -> bool:
         """Whether a number for each head may move from v to the columns of ``proj``."""
-        return self.between_v == "nothing"
+        return self.between_v != "norm"
+
+    def qk_bits(self, bits: int) -> int:
+        """The bits of q and k where ``bits`` are asked for: at least 8 where errors of theirs are multiplied."""
+        return max(bits, 8) if self.between_qk == "cosine" else bits
 
 
 @dataclass(frozen=True)
@@ -115,20 +122,23 @@ class AttentionParts:
     """What an attention module has beside its two linears, with inference in view.
 
     Attributes:
-        scale: what q k^T is multiplied by.
+        scale: what q k^T is multiplied by, for all heads or for each, [heads, 1, 1].
         q_norm, k_norm: of [B, heads, N, channels of a head]; None where there are none.
         out_norm: of ``proj``'s input [B, N, channels]; None where there is none.
         position_bias: added to the logits, [1, heads, N, N]; None where there is none.
         rotate: turns q and k [B, heads, N, channels of a head] alike, by their tokens' positions, behind their norms,
             with tables of its own; None where nothing does.
+        gate: the linear [..., channels of x] to [..., channels] whose sigmoid multiplies ``proj``'s input, behind
+            ``out_norm``; None where there is none.
     """
 
-    scale: float
+    scale: float | Tensor
     q_norm: nn.Module | None = None
     k_norm: nn.Module | None = None
     out_norm: nn.Module | None = None
     position_bias: Tensor | None = None
     rotate: nn.Module | None = None
+    gate: nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -136,12 +146,14 @@ class ResidualStream:
     """The modules that write to a model's residual stream or read it. As there are no others, it can be rotated.
 
     ``writers`` name linears (or the patch embedding's convolution), ``embeddings`` parameters of shape [..., channels],
-    ``readers`` pairs of a layer norm and the linears that read its output.
+    ``readers`` pairs of a layer norm and the linears that read its output. ``entry`` names a module, such as a layer
+    norm before the blocks, whose output begins the stream and cannot absorb a rotation: it gets one product more.
     """
 
     writers: tuple[str, ...]
     embeddings: tuple[str, ...]
     readers: tuple[tuple[str, tuple[str, ...]], ...]
+    entry: str | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from repq_deploy.models.sites import AttentionParts, AttentionSite
 from repq_deploy.quant.quantizers import Quantizer, UniformQuantizer
 from repq_deploy.quant.softmax import softmax_quantizer
 
-__all__ = ["QuantAttention", "QuantConv2d", "QuantLinear", "add_to_bias"]
+__all__ = ["QuantAttention", "QuantConv2d", "QuantLinear", "RotatedOutput", "add_to_bias"]
 
 
 class _QuantLayer(nn.Module):
@@ -73,8 +73,27 @@ def add_to_bias(layer: nn.Linear | nn.Conv2d | QuantLinear | QuantConv2d, offset
     layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=False)
 
 
+class RotatedOutput(nn.Module):
+    """``module``, and behind it a product with ``rotation`` [channels, channels], which ``module`` cannot absorb.
+
+    It stays in float: one such product for a whole model is less than a hundredth of its work.
+    """
+
+    rotation: Tensor
+
+    def __init__(self, module: nn.Module, rotation: Tensor) -> None:
+        super().__init__()
+        self.module = module
+        self.register_buffer("rotation", rotation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x) @ self.rotation
+
+
 class QuantAttention(nn.Module):
     """Multi-head self-attention with quantized products: ``softmax(Q(q) Q(k)^T * scale + bias) -> Q(p) Q(v)``.
+
+    A ``gate``, where there is one, multiplies what ``proj`` reads by the sigmoid of a linear of x.
 
     ``x`` is [B, N, C]. With windows (Swin) it is [windows * B, N, C], and shifted ones have a mask [windows, N, N] of 0
     and -100.
@@ -83,7 +102,7 @@ class QuantAttention(nn.Module):
         site: what is known of the float module that this one replaces.
         parts: what that module has beside its projections.
         qkv, proj: its projections, already quantized.
-        bits: activation bits of q, k, the probabilities p, and v.
+        bits: activation bits of q, k, the probabilities p, and v; ``site.qk_bits`` may ask for more of q and k.
         softmax: kind of the quantizer of p; "float" leaves q, k, p and v as they are.
     """
 
@@ -103,21 +122,23 @@ class QuantAttention(nn.Module):
         super().__init__()
         self.site = site
         self.head_dim: int = qkv.weight.shape[0] // (3 * site.heads)
-        self.scale = parts.scale
+        self.scale = 1.0 if isinstance(parts.scale, Tensor) else parts.scale
         self.qkv, self.proj = qkv, proj
         identity = nn.Identity()
         self.q_norm = parts.q_norm or identity
         self.k_norm = parts.k_norm or identity
         self.norm = parts.out_norm or identity
         self.rotate = parts.rotate or identity
+        self.gate = parts.gate
         bias = parts.position_bias
         self.register_buffer("position_bias", None if bias is None else bias.detach().clone())
-        # [heads, 1, 1], in place of ``scale``, where q and k of each head were given scales of their own.
-        self.register_buffer("logit_scale", None)
+        # [heads, 1, 1], in place of ``scale``: the model's own, or because q and k of each head were given scales.
+        scales = parts.scale.detach().clone() if isinstance(parts.scale, Tensor) else None
+        self.register_buffer("logit_scale", scales)
         self.quantized = softmax != "float"
         if self.quantized:
-            self.q_quantizer = UniformQuantizer(f"{site.name}.q", bits)
-            self.k_quantizer = UniformQuantizer(f"{site.name}.k", bits)
+            self.q_quantizer = UniformQuantizer(f"{site.name}.q", site.qk_bits(bits))
+            self.k_quantizer = UniformQuantizer(f"{site.name}.k", site.qk_bits(bits))
             self.v_quantizer = UniformQuantizer(f"{site.name}.v", bits)
             self.p_quantizer = softmax_quantizer(softmax, f"{site.name}.p", bits)
         else:
@@ -152,4 +173,5 @@ class QuantAttention(nn.Module):
             logits = logits.view(-1, heads, tokens, tokens)
         y = self.p_quantizer(logits.softmax(dim=-1)) @ self.v_quantizer(v)
         y = y.transpose(1, 2).reshape(batch, tokens, heads * self.head_dim)
-        return self.proj(self.norm(y))
+        y = self.norm(y)
+        return self.proj(y if self.gate is None else y * self.gate(x).sigmoid())

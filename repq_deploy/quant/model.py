@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from repq_deploy.bits import BitWidths
 from repq_deploy.errors import BadInput
-from repq_deploy.models.families import find_family
+from repq_deploy.models.families import prepare
 from repq_deploy.models.sites import LinearSite, Sites
 from repq_deploy.models.zoo import ModelSpec
 from repq_deploy.quant.layers import QuantAttention, QuantConv2d, QuantLinear
@@ -85,7 +85,7 @@ def wrap(model: nn.Module, spec: ModelSpec, bits: BitWidths, *, softmax: str) ->
     Raises:
         BadInput: an unsupported model, or an override in ``bits`` that matches no site.
     """
-    family = find_family(model)
+    family = prepare(model)
     sites = family.sites(model)
     named = [(site.name, site.role) for site in sites.linears] + [(s.name, "attention") for s in sites.attentions]
     if unmatched := bits.unmatched(named):
@@ -101,7 +101,7 @@ def wrap(model: nn.Module, spec: ModelSpec, bits: BitWidths, *, softmax: str) ->
     for attention in sites.attentions:
         quantized = QuantAttention(
             attention,
-            family.attention(model.get_submodule(attention.name)),
+            family.attention(model, attention.name),
             model.get_submodule(attention.qkv),  # type: ignore[arg-type]
             model.get_submodule(attention.proj),  # type: ignore[arg-type]
             bits=bits.of(attention.name, "attention").activation,

@@ -232,11 +232,11 @@ def _operand_finder(operand: str, bits: int) -> RangeFinder:
 
 def _attention(model: nn.Module, name: str, bits: int) -> QuantAttention:
     """The attention ``name`` with its own, float projections and quantizers that are not calibrated."""
-    family, original = find_family(model), model.get_submodule(name)
+    family = find_family(model)
     site = next(site for site in family.sites(model).attentions if site.name == name)
     qkv: Any = model.get_submodule(site.qkv)
     proj: Any = model.get_submodule(site.proj)
-    return QuantAttention(site, family.attention(original), qkv, proj, bits=bits, softmax="log_sqrt2").eval()
+    return QuantAttention(site, family.attention(model, name), qkv, proj, bits=bits, softmax="log_sqrt2").eval()
 
 
 @contextlib.contextmanager

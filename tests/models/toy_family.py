@@ -62,10 +62,15 @@ def _sites(model: TurningTransformer) -> Sites:
     return checked(model, Sites(tuple(linears), attentions))
 
 
+def _attention(model: TurningTransformer, name: str) -> AttentionParts:
+    attention: Any = model.get_submodule(name)
+    return AttentionParts(attention.scale, rotate=attention.turn)
+
+
 FAMILY: Family = replace(
     vit.FAMILY,
     words="the toy (TurningTransformer)",
     model=TurningTransformer,
     sites=_sites,
-    attention=lambda attention: AttentionParts(attention.scale, rotate=attention.turn),
+    attention=_attention,
 )

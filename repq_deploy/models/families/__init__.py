@@ -12,7 +12,7 @@ from repq_deploy.models.family import Family
 from repq_deploy.models.sites import Sites, Stage
 from repq_deploy.tasks import CLASSIFICATION, Task
 
-__all__ = ["FAMILIES", "find_family", "find_sites", "known_family", "stages", "task_of"]
+__all__ = ["FAMILIES", "find_family", "find_sites", "known_family", "prepare", "stages", "task_of"]
 
 FAMILIES: tuple[Family, ...] = tuple(
     importlib.import_module(f"{__name__}.{module.name}").FAMILY for module in pkgutil.iter_modules(__path__)
@@ -41,12 +41,26 @@ def find_family(model: nn.Module) -> Family:
 
 
 def find_sites(model: nn.Module) -> Sites:
-    """The sites of a float model.
+    """The sites of a float model, which is brought to the form that they speak of (``Family.prepare``).
 
     Raises:
         BadInput: the model's class is of no supported family, or it has a block that the family's reading does not fit.
     """
-    return find_family(model).sites(model)
+    return prepare(model).sites(model)
+
+
+def prepare(model: nn.Module) -> Family:
+    """Bring a float model, in place, to the form that its sites speak of; it computes the same.
+
+    Returns:
+        The model's family.
+
+    Raises:
+        BadInput: there is none for the model's class.
+    """
+    family = find_family(model)
+    family.prepare(model)
+    return family
 
 
 def stages(model: nn.Module) -> tuple[Stage, ...]:

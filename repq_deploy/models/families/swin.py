@@ -35,7 +35,8 @@ def _sites(model: SwinTransformer) -> Sites:
     return checked(model, Sites(tuple(linears), tuple(attentions)))
 
 
-def _attention(attention: Any) -> AttentionParts:
+def _attention(model: SwinTransformer, name: str) -> AttentionParts:
+    attention: Any = model.get_submodule(name)
     # Swin looks its bias up in a table through an index; the looked-up [1, heads, N, N] is what inference needs.
     return AttentionParts(attention.scale, position_bias=attention._get_rel_pos_bias())
 

@@ -45,7 +45,7 @@ def _sites(model: VisionTransformer) -> Sites:
 
 
 def _attention_site(name: str, attention: Any) -> AttentionSite:
-    parts = _attention(attention)
+    parts = _parts(attention)
     return AttentionSite(
         name,
         attention.num_heads,
@@ -54,7 +54,11 @@ def _attention_site(name: str, attention: Any) -> AttentionSite:
     )
 
 
-def _attention(attention: Any) -> AttentionParts:
+def _attention(model: VisionTransformer, name: str) -> AttentionParts:
+    return _parts(model.get_submodule(name))
+
+
+def _parts(attention: Any) -> AttentionParts:
     norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm", "norm"))
     return AttentionParts(attention.scale, *(None if isinstance(norm, nn.Identity) else norm for norm in norms))
 
