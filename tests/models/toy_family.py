@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from repq_deploy.models.families import vit
 from repq_deploy.models.family import Family
 from repq_deploy.models.sites import AttentionParts, AttentionSite, LinearSite, Sites, checked
+from repq_deploy.models.timm_parts import block_linears
 
 
 class Turn(nn.Module):
@@ -53,7 +54,7 @@ class TurningTransformer(VisionTransformer):
 def _sites(model: TurningTransformer) -> Sites:
     linears = [LinearSite("patch_embed.proj", "patch_embed")]
     for index, block in enumerate(model.blocks):
-        linears += vit.block_linears(f"blocks.{index}", block)
+        linears += block_linears(f"blocks.{index}", block)
     linears.append(LinearSite("head", "head"))
     attentions = tuple(
         AttentionSite(f"blocks.{index}.attn", block.attn.num_heads, between_qk="rope")

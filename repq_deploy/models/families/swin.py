@@ -7,9 +7,9 @@ from typing import Any
 from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock, WindowAttention
 from torch import Tensor
 
-from repq_deploy.models.families.vit import block_linears, image_sides
 from repq_deploy.models.family import Family
 from repq_deploy.models.sites import AttentionParts, AttentionSite, LinearSite, Sites, Stage, checked, require
+from repq_deploy.models.timm_parts import block_linears, image_sides
 from repq_deploy.tasks import decided
 
 __all__ = ["FAMILY"]

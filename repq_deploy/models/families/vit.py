@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from timm.layers import GELU, Attention, GELUTanh, LayerScale, Mlp, PatchEmbed, resample_abs_pos_embed
+from timm.layers import Attention, PatchEmbed, resample_abs_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -21,9 +21,10 @@ from repq_deploy.models.sites import (
     checked,
     require,
 )
+from repq_deploy.models.timm_parts import block_linears, image_sides
 from repq_deploy.tasks import decided
 
-__all__ = ["FAMILY", "block_linears", "image_sides"]
+__all__ = ["FAMILY"]
 
 
 def _sites(model: VisionTransformer) -> Sites:
@@ -80,25 +81,6 @@ def _stream(model: VisionTransformer, linears: Sequence[LinearSite]) -> Residual
     )
 
 
-def block_linears(name: str, block: Any) -> list[LinearSite]:
-    """The linear sites of a pre-norm block ``name`` of attention and MLP, as ViT and Swin have them."""
-
-    def scale(part: str) -> str | None:
-        return f"{name}.{part}" if isinstance(getattr(block, part, None), LayerScale) else None
-
-    return [
-        LinearSite(f"{name}.attn.qkv", "qkv", norm=f"{name}.norm1"),
-        LinearSite(f"{name}.attn.proj", "proj", layer_scale=scale("ls1")),
-        LinearSite(f"{name}.mlp.fc1", "fc1", norm=f"{name}.norm2"),
-        LinearSite(f"{name}.mlp.fc2", "fc2", layer_scale=scale("ls2"), after_gelu=_ends_in_gelu(block.mlp)),
-    ]
-
-
-def _ends_in_gelu(mlp: Any) -> bool:
-    """Whether fc2 reads GELU, exact or by tanh, but not QuickGELU, which is another function, nor a gated one."""
-    return type(mlp) is Mlp and isinstance(mlp.act, nn.GELU | GELU | GELUTanh) and isinstance(mlp.norm, nn.Identity)
-
-
 def _stages(model: VisionTransformer) -> tuple[Stage, ...]:
     def embed(images: Tensor) -> Tensor:
         return model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
@@ -111,12 +93,6 @@ def _stages(model: VisionTransformer) -> tuple[Stage, ...]:
         *(Stage(f"blocks.{index}", block) for index, block in enumerate(model.blocks)),
         Stage("head", classify, ("head", "head_dist"), task=decided(model.num_classes)),
     )
-
-
-def image_sides(model: Any) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Height and width in pixels of a model's images and of its patches, as timm's ``PatchEmbed`` knows them."""
-    embed = model.patch_embed
-    return tuple(embed.img_size), tuple(embed.patch_size)
 
 
 def _patches(model: Any, tensors: Mapping[str, Tensor]) -> int | None:

@@ -1,0 +1,152 @@
+"""What timm's encoders have in common: blocks of attention and MLP, in the variants that its modules build them of.
+
+The files of ``repq_deploy.models.families`` say which of these a class has; here is how each is read, and how a
+variant is brought to the one form that sites speak of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.layers import GELU, GELUTanh, LayerScale, Mlp
+from torch import Tensor, nn
+
+from repq_deploy.models.sites import LinearSite, Role
+
+__all__ = ["block_linears", "fold_gammas", "foldable", "image_sides", "mlp_linears", "own_qkv", "pool_linears"]
+
+
+def block_linears(
+    name: str, block: Any, *, norms: tuple[str | None, str | None] = ("norm1", "norm2")
+) -> list[LinearSite]:
+    """The linear sites of a block ``name`` of attention and MLP.
+
+    Args:
+        norms: the block's layer norms whose outputs attention and MLP read; None where one reads the stream itself.
+    """
+    first, second = (None if norm is None else foldable(f"{name}.{norm}", getattr(block, norm)) for norm in norms)
+
+    def scale(part: str) -> str | None:
+        return f"{name}.{part}" if isinstance(getattr(block, part, None), LayerScale) else None
+
+    gate = [] if getattr(block.attn, "gate", None) is None else [LinearSite(f"{name}.attn.gate", "gate", norm=first)]
+    return [
+        LinearSite(f"{name}.attn.qkv", "qkv", norm=first),
+        *gate,
+        LinearSite(f"{name}.attn.proj", "proj", layer_scale=scale("ls1")),
+        *mlp_linears(f"{name}.mlp", block.mlp, norm=second, layer_scale=scale("ls2")),
+    ]
+
+
+def mlp_linears(
+    name: str, mlp: Any, *, norm: str | None, layer_scale: str | None = None, role: Role | None = None
+) -> list[LinearSite]:
+    """The linear sites of an MLP ``name``: fc1, activation, fc2; or gated, with a packed fc1 or one of two halves.
+
+    A norm inside, before fc2, is one more that can be folded.
+
+    Args:
+        norm: the layer norm whose output the MLP reads, if it can be folded.
+        role: of all of them; default: "fc1" and "fc2".
+    """
+    firsts = ("fc1",) if hasattr(mlp, "fc1") else ("fc1_g", "fc1_x")
+    inner = getattr(mlp, "norm", None)
+    return [
+        *(LinearSite(f"{name}.{first}", role or "fc1", norm=norm) for first in firsts),
+        LinearSite(
+            f"{name}.fc2",
+            role or "fc2",
+            norm=foldable(f"{name}.norm", inner),
+            layer_scale=layer_scale,
+            after_gelu=_ends_in_gelu(mlp),
+        ),
+    ]
+
+
+def pool_linears(name: str, pool: Any, *, norm: str | None) -> list[LinearSite]:
+    """The linear sites of timm's ``AttentionPoolLatent`` ``name``: k and v of all tokens, and what follows.
+
+    Its query is a constant, and its products have one row for each query: they stay in float.
+
+    Args:
+        norm: the layer norm whose output the pool reads, if it can be folded.
+    """
+    sites = [LinearSite(f"{name}.kv", "pool", norm=norm)]
+    if isinstance(pool.proj, nn.Linear):
+        sites.append(LinearSite(f"{name}.proj", "pool"))
+    if pool.mlp is not None:
+        sites += mlp_linears(f"{name}.mlp", pool.mlp, norm=foldable(f"{name}.norm", pool.norm), role="pool")
+    return sites
+
+
+def foldable(name: str, norm: nn.Module | None) -> str | None:
+    """``name`` if ``norm`` is a layer norm with a scale and a bias, which a fold changes; RMS norms have no bias."""
+    has_both = isinstance(norm, nn.LayerNorm) and norm.weight is not None and norm.bias is not None
+    return name if has_both else None
+
+
+def _ends_in_gelu(mlp: Any) -> bool:
+    """Whether fc2 reads GELU, exact or by tanh, but not QuickGELU, which is another function, nor a gated one."""
+    return type(mlp) is Mlp and isinstance(mlp.act, nn.GELU | GELU | GELUTanh) and isinstance(mlp.norm, nn.Identity)
+
+
+@torch.no_grad()
+def own_qkv(attention: Any) -> None:
+    """Give an attention one linear ``qkv`` with its bias; it may have three, or biases beside it.
+
+    Where several heads share their k and v (grouped queries), each head gets its own copy of their rows.
+    """
+    if attention.qkv is None:
+        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+        heads, size = attention.num_heads, attention.q_proj.weight.shape[0] // attention.num_heads
+        weights = [_for_each_head(part.weight, heads, size) for part in parts]
+        biases = [None if part.bias is None else _for_each_head(part.bias, heads, size) for part in parts]
+        attention.qkv = _linear(torch.cat(weights), _joined(biases, weights))
+        attention.q_proj = attention.k_proj = attention.v_proj = None
+        attention.num_kv_groups = 1
+    elif getattr(attention, "q_bias", None) is not None:
+        bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+        attention.qkv = _linear(attention.qkv.weight, bias)
+        attention.q_bias = attention.k_bias = attention.v_bias = None
+
+
+def _for_each_head(rows: Tensor, heads: int, size: int) -> Tensor:
+    """Rows [heads or fewer groups of them * size, ...] of a projection, repeated so that each head has its own."""
+    groups = rows.unflatten(0, (-1, size))
+    return groups.repeat_interleave(heads // len(groups), dim=0).flatten(0, 1)
+
+
+def _joined(biases: Sequence[Tensor | None], weights: Sequence[Tensor]) -> Tensor | None:
+    if all(bias is None for bias in biases):
+        return None
+    pairs = zip(biases, weights, strict=True)
+    return torch.cat([weight.new_zeros(len(weight)) if bias is None else bias for bias, weight in pairs])
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return linear
+
+
+@torch.no_grad()
+def fold_gammas(block: Any) -> None:
+    """Multiply ``gamma_1`` and ``gamma_2``, LayerScales that a block has as parameters, into the linears before."""
+    for name, linear in (("gamma_1", block.attn.proj), ("gamma_2", block.mlp.fc2)):
+        gamma = getattr(block, name, None)
+        if gamma is not None:
+            weight = linear.weight.double() * gamma.double()[:, None]
+            bias = None if linear.bias is None else (linear.bias.double() * gamma.double()).to(gamma.dtype)
+            linear.weight = nn.Parameter(weight.to(gamma.dtype), requires_grad=False)
+            linear.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+            setattr(block, name, None)
+
+
+def image_sides(model: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width in pixels of a model's images and of its patches, as timm's ``PatchEmbed`` knows them."""
+    embed = model.patch_embed
+    return tuple(embed.img_size), tuple(embed.patch_size)
