@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from timm.layers import Attention, PatchEmbed, resample_abs_pos_embed
+from timm.layers import Attention, PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from repq_deploy.models.sites import (
     require,
 )
 from repq_deploy.models.timm_parts import block_linears, image_sides
+from repq_deploy.models.timm_positions import own_image_size, resized
 from repq_deploy.tasks import decided
 
 __all__ = ["FAMILY"]
@@ -95,32 +95,6 @@ def _stages(model: VisionTransformer) -> tuple[Stage, ...]:
     )
 
 
-def _patches(model: Any, tensors: Mapping[str, Tensor]) -> int | None:
-    """The patches of position embeddings [1, prefix + patches, channels] that differ from the model's in their number
-    only."""
-    ours, theirs = getattr(model, "pos_embed", None), tensors.get("pos_embed")
-    if ours is None or theirs is None or theirs.ndim != 3 or ours.shape[::2] != theirs.shape[::2]:
-        return None
-    if ours.shape[1] == theirs.shape[1]:
-        return None
-    return int(theirs.shape[1] - (ours.shape[1] - model.patch_embed.num_patches))
-
-
-def _own_image_size(model: Any, tensors: Mapping[str, Tensor]) -> int | None:
-    patches = _patches(model, tensors)
-    if patches is None:
-        return None
-    side = math.isqrt(max(patches, 0))
-    return side * int(model.patch_embed.patch_size[0]) if side * side == patches else None
-
-
-def _resized(model: Any, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    embed = model.patch_embed
-    prefix = model.pos_embed.shape[1] - embed.num_patches
-    positions = resample_abs_pos_embed(tensors["pos_embed"], list(embed.grid_size), num_prefix_tokens=prefix)
-    return {**tensors, "pos_embed": positions}
-
-
 FAMILY = Family(
     words="timm's VisionTransformer (ViT, DeiT, DINOv2)",
     model=VisionTransformer,
@@ -128,6 +102,6 @@ FAMILY = Family(
     stages=_stages,
     attention=_attention,
     image_sides=image_sides,
-    own_image_size=_own_image_size,
-    resized=_resized,
+    own_image_size=own_image_size,
+    resized=resized,
 )

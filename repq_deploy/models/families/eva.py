@@ -1,0 +1,166 @@
+"""timm's ``Eva``: EVA, EVA-02, DINOv3, Perception Encoder (PE), RoPE-ViT, Sapiens2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from timm.layers import AttentionPoolLatent, AttentionRope, GluMlp, Mlp, PatchEmbed, SwiGLU
+from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
+from torch import Tensor, nn
+
+from repq_deploy.models.family import Family
+from repq_deploy.models.rope import Rope
+from repq_deploy.models.sites import (
+    AttentionParts,
+    AttentionSite,
+    LinearSite,
+    ResidualStream,
+    Sites,
+    Stage,
+    checked,
+    require,
+)
+from repq_deploy.models.timm_parts import block_linears, fold_gammas, foldable, image_sides, own_qkv, pool_linears
+from repq_deploy.models.timm_positions import own_image_size, resized
+from repq_deploy.tasks import decided
+
+__all__ = ["FAMILY"]
+
+
+def _prepare(model: Eva) -> None:
+    for block in model.blocks:
+        own_qkv(block.attn)
+        fold_gammas(block)
+
+
+def _sites(model: Eva) -> Sites:
+    embed, pool = type(model.patch_embed), model.attn_pool
+    require(embed is PatchEmbed, f"a {embed.__name__}", "timm's PatchEmbed, one convolution")
+    linears = [LinearSite("patch_embed.proj", "patch_embed")]
+    attentions = []
+    for index, block in enumerate(model.blocks):
+        name = f"blocks.{index}"
+        _check(block)
+        norms = (None, None) if type(block) is EvaBlockPostNorm else ("norm1", "norm2")
+        attentions.append(_attention_site(f"{name}.attn", block.attn, turned=model.rope is not None))
+        linears += block_linears(name, block, norms=norms)
+    if pool is not None:
+        require(type(pool) is AttentionPoolLatent, type(pool).__name__, "timm's AttentionPoolLatent")
+        require(pool.pos_embed is None, "a pooling with positions of its own", "timm's AttentionPoolLatent without")
+        linears += pool_linears("attn_pool", pool, norm=foldable("norm", model.norm))
+    linears.append(LinearSite("head", "head"))
+    return checked(model, Sites(tuple(linears), tuple(attentions), _stream(model, linears)))
+
+
+def _check(block: Any) -> None:
+    kinds: tuple[tuple[nn.Module, tuple[type[nn.Module], ...]], ...] = (
+        (block, (EvaBlock, EvaBlockPostNorm)),
+        (block.attn, (EvaAttention, AttentionRope)),
+        (block.mlp, (Mlp, GluMlp, SwiGLU)),
+    )
+    for module, expected in kinds:
+        names = " or ".join(kind.__name__ for kind in expected)
+        require(type(module) in expected, type(module).__name__, f"timm's {names}")
+
+
+def _attention_site(name: str, attention: Any, *, turned: bool) -> AttentionSite:
+    normed = any(not isinstance(norm, nn.Identity) for norm in (attention.q_norm, attention.k_norm))
+    out_normed = not isinstance(attention.norm, nn.Identity)
+    return AttentionSite(
+        name,
+        attention.num_heads,
+        between_qk="norm" if normed else "rope" if turned else "nothing",
+        between_v="norm" if out_normed else "nothing" if attention.gate is None else "gate",
+    )
+
+
+def _attention(model: Eva, name: str) -> AttentionParts:
+    attention: Any = model.get_submodule(name)
+    norms = (attention.q_norm, attention.k_norm, attention.norm)
+    q_norm, k_norm, out_norm = (None if isinstance(norm, nn.Identity) else norm for norm in norms)
+    table = _tables(model)[int(name.split(".")[1])]
+    rotate = None
+    if table is not None:
+        sin, cos = table.chunk(2, -1)
+        rotate = Rope(sin, cos, prefix=attention.num_prefix_tokens, half=attention.rotate_half)
+    return AttentionParts(attention.scale, q_norm, k_norm, out_norm, rotate=rotate, gate=attention.gate)
+
+
+def _tables(model: Eva) -> Sequence[Tensor | None]:
+    """Each block's table of sines and cosines [patches, 2 * channels of a head], or of each head, as the model's own
+    forward pass makes it; None where it has none."""
+    rope: Any = model.rope
+    if rope is None:
+        return [None] * len(model.blocks)
+    fixed = hasattr(rope, "feat_shape") and not model.dynamic_img_size
+    table: Tensor = rope.get_embed(**({} if fixed else {"shape": list(model.patch_embed.grid_size)}))
+    return list(table) if model.rope_mixed else [table] * len(model.blocks)
+
+
+def _stream(model: Eva, linears: Sequence[LinearSite]) -> ResidualStream | None:
+    final, readers = _final_readers(model)
+    blocks = {site.norm: () for site in linears if site.role in ("qkv", "fc1")}
+    if final is None or not readers or None in blocks or not isinstance(model.patch_embed.norm, nn.Identity):
+        return None
+    entered = not isinstance(model.norm_pre, nn.Identity)
+    begin = () if entered else ("patch_embed",)
+    embeddings = () if entered else ("cls_token", "reg_token", "pos_embed")
+    return ResidualStream(
+        writers=tuple(site.name for site in linears if site.role in (*begin, "proj", "fc2")),
+        embeddings=tuple(name for name in embeddings if getattr(model, name) is not None),
+        readers=(
+            *((norm, tuple(site.name for site in linears if site.norm == norm)) for norm in blocks if norm is not None),
+            (final, readers),
+        ),
+        entry="norm_pre" if entered else None,
+    )
+
+
+def _final_readers(model: Eva) -> tuple[str | None, tuple[str, ...]]:
+    """The norm behind the blocks, and the linears that read it; None where a rotation could not be taken back."""
+    if model.attn_pool is not None:
+        return foldable("norm", model.norm), ("attn_pool.kv",)
+    final, unused = ("fc_norm", model.norm) if isinstance(model.norm, nn.Identity) else ("norm", model.fc_norm)
+    # The largest of some tokens is no linear function of them.
+    linear = model.global_pool in ("", "avg", "token") and isinstance(unused, nn.Identity)
+    readers = ("head",) if isinstance(model.head, nn.Linear) else ()
+    return foldable(final, model.get_submodule(final)) if linear else None, readers
+
+
+def _stages(model: Eva) -> tuple[Stage, ...]:
+    def embed(images: Tensor) -> Tensor:
+        return model.norm_pre(model._pos_embed(model.patch_embed(images))[0])
+
+    def classify(tokens: Tensor) -> Tensor:
+        return model.forward_head(model.norm(tokens))
+
+    def through(index: int) -> Stage:
+        return Stage(f"blocks.{index}", lambda tokens: model.blocks[index](tokens, rope=_tables(model)[index]))
+
+    return (
+        Stage("patch_embed", embed),
+        *(through(index) for index in range(len(model.blocks))),
+        Stage("head", classify, ("attn_pool", "head"), task=decided(model.num_classes)),
+    )
+
+
+def _derived_numbers(model: Eva) -> int:
+    """Each block has tables of sines and cosines for all its tokens."""
+    prefix = model.num_prefix_tokens
+    tables = (table for table in _tables(model) if table is not None)
+    return sum(table.numel() // table.shape[-2] * (table.shape[-2] + prefix) for table in tables)
+
+
+FAMILY = Family(
+    words="timm's Eva (EVA-02, DINOv3, PE, RoPE-ViT)",
+    model=Eva,
+    sites=_sites,
+    stages=_stages,
+    attention=_attention,
+    image_sides=image_sides,
+    prepare=_prepare,
+    own_image_size=own_image_size,
+    resized=resized,
+    derived_numbers=_derived_numbers,
+)
