@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from timm.layers import AttentionPoolLatent, AttentionRope, GluMlp, Mlp, PatchEmbed, SwiGLU
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from torch import Tensor, nn
 
 from repq_deploy.models.family import Family
-from repq_deploy.models.rope import Rope
+from repq_deploy.models.rope import FixedTable, Rope, halves_as_partners
 from repq_deploy.models.sites import (
     AttentionParts,
     AttentionSite,
@@ -32,6 +33,11 @@ def _prepare(model: Eva) -> None:
     for block in model.blocks:
         own_qkv(block.attn)
         fold_gammas(block)
+    if model.rope is not None and not isinstance(model.rope, FixedTable):
+        tables = [
+            halves_as_partners(block.attn, table) for block, table in zip(model.blocks, _tables(model), strict=True)
+        ]
+        model.rope = FixedTable(torch.stack(tables) if model.rope_mixed else tables[0])
 
 
 def _sites(model: Eva) -> Sites:
@@ -79,20 +85,19 @@ def _attention(model: Eva, name: str) -> AttentionParts:
     attention: Any = model.get_submodule(name)
     norms = (attention.q_norm, attention.k_norm, attention.norm)
     q_norm, k_norm, out_norm = (None if isinstance(norm, nn.Identity) else norm for norm in norms)
-    table = _tables(model)[int(name.split(".")[1])]
-    rotate = None
-    if table is not None:
-        sin, cos = table.chunk(2, -1)
-        rotate = Rope(sin, cos, prefix=attention.num_prefix_tokens, half=attention.rotate_half)
+    table = _table(model, int(name.split(".")[1]))
+    rotate = None if table is None else Rope(table, prefix=attention.num_prefix_tokens)
     return AttentionParts(attention.scale, q_norm, k_norm, out_norm, rotate=rotate, gate=attention.gate)
 
 
-def _tables(model: Eva) -> Sequence[Tensor | None]:
-    """Each block's table of sines and cosines [patches, 2 * channels of a head], or of each head, as the model's own
-    forward pass makes it; None where it has none."""
+def _table(model: Eva, index: int) -> Tensor | None:
+    """The sines and cosines of a block [patches, 2 * channels of a head], or of each head; None where nothing turns."""
+    return None if model.rope is None else _tables(model)[index]
+
+
+def _tables(model: Eva) -> Sequence[Tensor]:
+    """Each block's, as the model's own forward pass makes them."""
     rope: Any = model.rope
-    if rope is None:
-        return [None] * len(model.blocks)
     fixed = hasattr(rope, "feat_shape") and not model.dynamic_img_size
     table: Tensor = rope.get_embed(**({} if fixed else {"shape": list(model.patch_embed.grid_size)}))
     return list(table) if model.rope_mixed else [table] * len(model.blocks)
@@ -136,7 +141,7 @@ def _stages(model: Eva) -> tuple[Stage, ...]:
         return model.forward_head(model.norm(tokens))
 
     def through(index: int) -> Stage:
-        return Stage(f"blocks.{index}", lambda tokens: model.blocks[index](tokens, rope=_tables(model)[index]))
+        return Stage(f"blocks.{index}", lambda tokens: model.blocks[index](tokens, rope=_table(model, index)))
 
     return (
         Stage("patch_embed", embed),
@@ -147,9 +152,9 @@ def _stages(model: Eva) -> tuple[Stage, ...]:
 
 def _derived_numbers(model: Eva) -> int:
     """Each block has tables of sines and cosines for all its tokens."""
-    prefix = model.num_prefix_tokens
-    tables = (table for table in _tables(model) if table is not None)
-    return sum(table.numel() // table.shape[-2] * (table.shape[-2] + prefix) for table in tables)
+    tables = [] if model.rope is None else _tables(model)
+    tokens = model.patch_embed.num_patches + model.num_prefix_tokens
+    return sum(table.numel() // model.patch_embed.num_patches * tokens for table in tables)
 
 
 FAMILY = Family(
