@@ -18,6 +18,7 @@ from repq_deploy.devices import CPU, on_device
 from repq_deploy.errors import BadInput
 from repq_deploy.methods import Method, find_method
 from repq_deploy.models.families import prepare
+from repq_deploy.models.legality import refusals
 from repq_deploy.models.zoo import ModelSpec
 from repq_deploy.quant.model import Provenance, QuantizedModel, wrap
 from repq_deploy.quant.quantizers import Quantizer, UniformQuantizer
@@ -89,6 +90,7 @@ def calibrate(
         method=chosen.name,
         seed=seed,
         calibration_images=len(images),
+        refused=refusals(quantized.sites, chosen.rewrites(softmax)),
         versions={"repq_deploy": __version__, "torch": torch.__version__, "timm": importlib.metadata.version("timm")},
     )
     return quantized

@@ -7,7 +7,7 @@ from repq_deploy.calibrate import calibrate
 from repq_deploy.errors import BadInput
 from repq_deploy.methods import Method
 from repq_deploy.steps import step
-from tests.conftest import SPECS, float_model, images_for
+from tests.conftest import SPECS, float_model, images_for, quantized_model
 
 FLOAT_WEIGHTS = step("ranges", weights=False)
 
@@ -62,3 +62,12 @@ def test_channels_that_were_not_folded_are_named():
             bits=bits,
             method=Method("mine", "log_sqrt2", (step("ranges"),)),
         )
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [("vit", ()), ("swin", ("residual stream not rotated: it has no one form that every writer and reader shares",))],
+)
+def test_what_the_architecture_refuses_is_kept_with_the_model(family, expected):
+    method = Method("mine", "log2", (step("rotate"), step("center"), step("ranges"), step("fold")))
+    assert quantized_model(family, "w8a8", method=method).provenance.refused == expected

@@ -189,7 +189,7 @@ def export(
     if dry_run:
         if calib_data not in (None, "synthetic"):
             open_images(calib_data)
-        plan = plan_of(spec, widths, chosen.name, output)
+        plan = plan_of(spec, widths, chosen, output)
         show(plan, as_json=as_json, text=lambda: print_plan(plan))
         return
     result = run_export(

@@ -77,6 +77,8 @@ def run_export(
                 task, description=f"{spec.name} {method.name}: {doing}", completed=done, total=total
             ),
         )
+    for line in quantized.provenance.refused:
+        say_note(line)
     calibrated = time.monotonic()
     written = export_onnx(quantized, output, images, opset=opset, save_quantized=save_quantized, doing=console.status)
     work.finish()
@@ -89,6 +91,7 @@ def run_export(
         "method": method.name,
         "softmax": quantized.softmax,
         "device": str(device),
+        "refused": list(quantized.provenance.refused),
         "calibration": origin,
         "calibration_images": quantized.provenance.calibration_images,
         "preprocess": quantized.preprocess_json,
@@ -155,17 +158,26 @@ def print_result(result: dict[str, Any]) -> None:
     )
 
 
-def plan_of(spec: Any, widths: BitWidths, method: str, output: Path) -> dict[str, Any]:
-    """The bits of every site, without weights or images."""
+def plan_of(spec: Any, widths: BitWidths, method: Method, output: Path) -> dict[str, Any]:
+    """The bits of every site, and what the architecture refuses of the method, without weights or images."""
+    from repq_deploy.models.legality import refusals
     from repq_deploy.models.zoo import build_architecture
     from repq_deploy.quant.model import wrap
 
     quantized = wrap(build_architecture(spec), spec, widths, softmax="uniform")
     sites = {site.name: str(widths.of(site.name, site.role)) for site, _, _ in quantized.linears()}
     sites |= {s.name: f"a{widths.of(s.name, 'attention').activation}" for s in quantized.sites.attentions}
-    return {"model": spec.to_dict(), "method": method, "preset": widths.preset, "output": str(output), "sites": sites}
+    return {
+        "model": spec.to_dict(),
+        "method": method.name,
+        "preset": widths.preset,
+        "output": str(output),
+        "sites": sites,
+        "refused": list(refusals(quantized.sites, method.rewrites())),
+    }
 
 
 def print_plan(plan: dict[str, Any]) -> None:
     lines = [f"{name:40} {bits}" for name, bits in plan["sites"].items()]
+    lines += [f"note: {line}" for line in plan["refused"]]
     say(*lines, f"would write {plan['output']} by {plan['method']}, {plan['preset']}")

@@ -145,11 +145,14 @@ def _print(result: dict[str, Any]) -> None:
 
 
 def _metadata(metadata: dict[str, str]) -> list[str]:
-    """A line for each record; what was measured at every site is ``repq-report``'s to show."""
-    from repq_deploy.export.names import SITES
+    """A line for each record, and for each rewrite that was refused; what was measured at every site is
+    ``repq-report``'s to show."""
+    from repq_deploy.export.names import REFUSED, SITES, recorded_refusals
 
     entries = metadata | ({SITES: "measured; see repq-report"} if SITES in metadata else {})
-    return [f"{key.removeprefix('repq.'):16} {value}" for key, value in entries.items()]
+    rows = [(key, value) for key, value in entries.items() if key != REFUSED]
+    rows += [(REFUSED, line) for line in recorded_refusals(metadata)]
+    return [f"{key.removeprefix('repq.'):16} {value}" for key, value in rows]
 
 
 def _print_engine(result: dict[str, Any]) -> None:

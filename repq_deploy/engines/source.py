@@ -142,6 +142,7 @@ def _check_metadata(path: Path, metadata: dict[str, str]) -> None:
             if metadata.get(key):
                 parse_json(metadata[key])
         names.recorded_task(metadata)
+        names.recorded_refusals(metadata)
         recorded_measures(metadata)
     except (BadInput, ValueError) as error:
         raise BadInput(f"model {path}: damaged metadata: {error}; export it again") from error

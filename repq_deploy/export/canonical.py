@@ -70,6 +70,7 @@ def _metadata(quantized: QuantizedModel) -> dict[str, str]:
         f"{names.PREFIX}seed": str(provenance.seed),
         names.PREPROCESS: provenance.preprocess,
         **({names.CLASSES: json.dumps(provenance.classes)} if provenance.classes else {}),
+        **({names.REFUSED: json.dumps(provenance.refused)} if provenance.refused else {}),
         **names.task_entry(task_of(quantized.model)),
         f"{names.PREFIX}calib.images": str(provenance.calibration_images),
         f"{names.PREFIX}calib.sha256": provenance.calibration_sha256,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from repq_deploy.records import decode, parse_json
 from repq_deploy.tasks import CLASSIFICATION, TASKS, Task
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ MODEL, SPEC, PREPROCESS, CLASSES, TASK = (
 )
 BITS, PRESET, METHOD, SOFTMAX = (f"{PREFIX}{key}" for key in ("bits", "preset", "method", "softmax"))
 DIGEST, DEFAULT_SESSION = f"{PREFIX}quantizers.sha256", f"{PREFIX}default_session"
+#: The rewrites of its method that the model's architecture does not allow, a JSON list of lines.
+REFUSED = f"{PREFIX}refused"
 #: What export measured of each quantizer (``measures.record``).
 SITES = f"{PREFIX}sites"
 #: Of a float twin: the bits of the canonical file that it was made from.
@@ -41,6 +44,16 @@ def recorded_task(metadata: Mapping[str, str]) -> Task:
     if name not in TASKS:
         raise ValueError(f"{TASK} is {name[:40]!r}, expected one of {', '.join(TASKS)}")
     return TASKS[name]
+
+
+def recorded_refusals(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """The rewrites of its method that the model's architecture does not allow, a line each.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+    found: tuple[str, ...] = decode(tuple[str, ...], parse_json(metadata.get(REFUSED, "[]")), REFUSED)
+    return found
 
 
 def recorded(model: onnx.ModelProto) -> dict[str, str]:

@@ -61,8 +61,8 @@ class AttentionSite:
     Attributes:
         heads: how many there are; each has as many channels of q, k and v as the others.
         between_qk: what stands between ``qkv`` and the product q k^T: "nothing", a "norm" of each head, "rope", a
-            rotation that depends on the token (also behind a norm without parameters that rotations keep), "norm" where
-            both stand there, or "cosine": vectors of length one, whose product is multiplied by up to 100.
+            rotation that depends on the token, "norm" where both stand there, or "cosine": vectors of length one,
+            whose product is multiplied by up to 100.
         between_v: what stands between ``qkv`` and ``proj`` on the way of v, beside the product: "nothing", a "norm", or
             a "gate", which multiplies each channel.
     """
@@ -94,8 +94,8 @@ class AttentionSite:
 
     @property
     def qk_rotation_is_free(self) -> bool:
-        """Whether q and k of a head may be rotated alike: their products stay."""
-        return self.between_qk == "nothing"
+        """Whether q and k of a head may be rotated alike: their products stay, and so do their lengths."""
+        return self.between_qk in ("nothing", "cosine")
 
     @property
     def v_rotation_is_free(self) -> bool:

@@ -20,7 +20,11 @@ __all__ = ["Provenance", "QuantizedModel", "wrap"]
 
 @dataclass(frozen=True)
 class Provenance:
-    """How a quantized model was made; equal runs give equal records. ``classes`` names its outputs, where known."""
+    """How a quantized model was made; equal runs give equal records.
+
+    ``classes`` names its outputs, where known; ``refused`` says which rewrites of the method its architecture does not
+    allow, a line each.
+    """
 
     method: str = "none"
     seed: int = 0
@@ -28,6 +32,7 @@ class Provenance:
     calibration_sha256: str = ""
     preprocess: str = ""
     classes: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from repq_deploy.calibration.run import Calibration
@@ -44,6 +45,10 @@ class Step:
 
     def __call__(self, run: Calibration) -> None:
         STEPS[self.name](run, **self.options)
+
+    def option(self, name: str) -> Any:
+        """What the step takes for an option that it has, given or by default."""
+        return self.options.get(name, signature(STEPS[self.name]).parameters[name].default)
 
 
 def _misfit(value: Any, kind: Any) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from repq_deploy.cli import build_engine, inspect
@@ -55,6 +56,22 @@ def test_the_site_table_says_what_is_stored(run: Callable[..., Any], vit: Path) 
     assert sites["head.input"]["codes"] == [-128, 127]
     names = list(sites)
     assert names.index("blocks.0.mlp.fc1.weight") == names.index("blocks.0.mlp.fc1.input") + 1
+
+
+def test_what_the_architecture_refused_is_shown(run: Callable[..., Any], vit: Path, tmp_path: Path) -> None:
+    assert "refused" not in run(vit).out
+    model = onnx.load(vit)
+    entry = model.metadata_props.add(key="repq.refused", value='["k not centered: RoPE", "no fold: none"]')
+    changed = tmp_path / "refused.onnx"
+    changed.write_bytes(model.SerializeToString())
+    lines = run(changed).out.splitlines()
+    assert [line for line in lines if line.startswith("refused")] == [
+        "refused          k not centered: RoPE",
+        "refused          no fold: none",
+    ]
+    entry.value = '{"k": 1}'
+    changed.write_bytes(model.SerializeToString())
+    assert "damaged metadata" in run(changed).err
 
 
 def test_passes_count_places(run: Callable[..., Any], vit: Path) -> None:
