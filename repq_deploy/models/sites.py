@@ -94,7 +94,7 @@ class AttentionSite:
 
     @property
     def qk_rotation_is_free(self) -> bool:
-        """Whether q and k of a head may be rotated alike: their products stay, and so do their lengths."""
+        """Whether q and k of a head may be rotated alike: their products stay, and their lengths."""
         return self.between_qk in ("nothing", "cosine")
 
     @property

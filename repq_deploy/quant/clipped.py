@@ -54,7 +54,7 @@ def clipped_channel_finder(
     The cap is the one of ``KAPPAS`` that gives the layer's output the least error, its weight quantized after the fold.
 
     Args:
-        weight: the float weight of the linear layer, [out, C].
+        weight: the float weight of the linear layer, or of all that read the norm, one below the other: [out, C].
         weight_bits, symmetric: the bits of the weight's quantizer, and whether it is symmetric.
     """
     unclipped = percentile_finder(bits, axis=-1, spans_zero=False)

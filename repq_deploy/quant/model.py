@@ -72,6 +72,11 @@ class QuantizedModel(nn.Module):
                 seen.add(site.norm)
                 yield norm, [self.model.get_submodule(one.name) for one in self.sites.readers(site.norm)]  # type: ignore[misc]
 
+    def beside(self, site: LinearSite) -> list[QuantLinear]:
+        """The layers that read the layer norm of ``site``, its own among them; they share one input."""
+        assert site.norm is not None  # noqa: S101 - only what reads a norm is asked for
+        return [self.model.get_submodule(one.name) for one in self.sites.readers(site.norm)]  # type: ignore[misc]
+
     def attentions(self) -> Iterator[QuantAttention]:
         """The attention modules whose products are quantized: none with a "float" softmax; each has its ``site``."""
         for site in self.sites.attentions:

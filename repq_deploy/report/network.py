@@ -20,6 +20,8 @@ _FULL_DB = 50.0
 _FLOW = (
     "attn.qkv.input",
     "attn.qkv.weight",
+    "attn.gate.input",
+    "attn.gate.weight",
     "attn.q",
     "attn.k",
     "attn.p",
@@ -28,6 +30,10 @@ _FLOW = (
     "attn.proj.weight",
     "mlp.fc1.input",
     "mlp.fc1.weight",
+    "mlp.fc1_g.input",
+    "mlp.fc1_g.weight",
+    "mlp.fc1_x.input",
+    "mlp.fc1_x.weight",
     "mlp.fc2.input",
     "mlp.fc2.weight",
 )

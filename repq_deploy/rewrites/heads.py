@@ -72,7 +72,8 @@ def fold_value_heads(attention: QuantAttention, reference: nn.Module | None = No
 @torch.no_grad()
 def fold_query_key_heads(attention: QuantAttention) -> None:
     """Give q and k one scale for the tensor, and attention's scale one number for each head."""
-    factor = attention.qkv.weight.new_full((), attention.scale, dtype=torch.float64)
+    given = attention.scale if attention.logit_scale is None else attention.logit_scale.flatten()
+    factor = torch.as_tensor(given, dtype=torch.float64, device=attention.qkv.weight.device)
     for part, quantizer in enumerate((attention.q_quantizer, attention.k_quantizer)):
         ratio = _ratio(quantizer)
         scale = (quantizer.scale.double() / ratio).mean()

@@ -2,21 +2,24 @@
 
 While ``Rules`` is entered, every torch function that computes on the image is replaced by one with the same value and
 the rule below as its backward, so relevance *is* the gradient that autograd carries. A function that only moves
-elements (reshape, permute, roll, slice, concatenate) needs no rule, as its gradient moves relevance back. Any other
-function without a rule is refused. As rules are about functions, none of them knows a model's layers.
+elements (reshape, permute, roll, slice, concatenate, pick the largest) needs no rule, as its gradient moves relevance
+back. Any other function without a rule is refused. As rules are about functions, none of them knows a model's layers.
 
 Each rule hands on exactly what it received:
 
 1. Product of inputs and weights (linear, convolution): the z+ rule, in proportion to the positive contributions
    ``max(a_i w_ij, 0)``. It has no cancellation, so relevance keeps one sign and nothing needs to be damped. The bias
    gets no share: what it added is shared like the rest, in proportion to the positive contributions.
-2. Product of two activations (q k^T, p v): the same contributions, half of each to either factor.
-3. Layer norm, softmax, activation function, product with or sum with a constant: each output has one input, which gets
-   all its relevance (the identity rule; it holds for norms too, whose mean and deviation count as constants).
-4. Sum or mean of activations (residual, average pooling): in proportion to their magnitudes.
+2. Product of two activations (q k^T, p v): the same contributions, half of each to either factor. Of a gated product,
+   element by element (SwiGLU, gates of attention), half to either factor.
+3. Norms of any kind, softmax, activation function, product with or sum with a constant: each output has one input,
+   which gets all its relevance (the identity rule; of norms, mean, deviation and length count as constants).
+4. Sum or mean of activations (residual, average pooling, the two terms of a rotation by position): in proportion to
+   their magnitudes. A query that is no function of the image, of a pooling by attention, gets nothing.
 
-Rules 1 and 2 are those of Chefer et al. (arXiv 2012.09838), 3 that of AttnLRP (arXiv 2402.05602). LRP-QViT and Mix-QViT
-do not publish which rules they use; this choice is our reconstruction.
+Rules 1 and 2 are those of Chefer et al. (arXiv 2012.09838), 3 and the halves of gated products those of AttnLRP (arXiv
+2402.05602). LRP-QViT and Mix-QViT do not publish which rules they use, nor measure gated models; this choice is our
+reconstruction.
 """
 
 from __future__ import annotations
@@ -38,9 +41,11 @@ __all__ = ["Rules"]
 _FLOOR = 1e-6
 
 #: Functions that only move elements or say something about a tensor; and rule 3's.
-_MOVES = """__get__ __getitem__ _assert cat chunk clone contiguous dim dropout expand expand_as flatten flip permute pad
-    reshape roll select size split squeeze stack transpose unbind unflatten unsqueeze view view_as"""
-_ELEMENTWISE = "layer_norm gelu relu silu tanh softmax mul __mul__ div __truediv__ neg"
+_MOVES = """__get__ __getitem__ _assert amax cat chunk clone contiguous dim dropout expand expand_as flatten flip float
+    max_pool2d permute pad reshape roll select size split squeeze stack to transpose type_as unbind unflatten unsqueeze
+    view view_as"""
+_ELEMENTWISE = """layer_norm rms_norm group_norm batch_norm normalize gelu relu relu_ silu sigmoid tanh softmax
+    mul __mul__ div __truediv__ neg"""
 
 
 class _Product(torch.autograd.Function):
@@ -69,6 +74,19 @@ class _Product(torch.autograd.Function):
         shares = [factor.detach() * next(slopes) if factor.requires_grad else None for factor in factors]
         a, b = (_total(shares[i], shares[i + 2]) for i in (0, 1))
         return a, b, None, None
+
+
+class _Gated(torch.autograd.Function):
+    """Rule 2, element by element: ``a * b`` of equal shapes."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        return a * b
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        half = grads[0] / 2
+        return half, half
 
 
 class _Passed(torch.autograd.Function):
@@ -141,13 +159,20 @@ class Rules(TorchFunctionMode):
             "scaled_dot_product_attention": self._attention,
             "add": self._sum,
             "__add__": self._sum,
+            "add_": lambda a, b: a.copy_(self._sum(a.clone(), b)),
+            "sub": self._difference,
+            "__sub__": self._difference,
             "mean": self._mean,
+            "avg_pool2d": partial(self._average, function),
+            "adaptive_avg_pool2d": partial(self._average, function),
         }
         if name in rules:
             return rules[name](*args, **kwargs)
         if name in _ELEMENTWISE.split() and sum(map(_depends, args)) == 1:
             x = next(filter(_depends, args))
             return _passed(x, function(*(a.detach() if a is x else a for a in args), **kwargs))
+        if name in ("mul", "__mul__"):
+            return self._gated(*args)
         raise BadInput(f"relevance: the model calls {resolve_name(function) or name}, which has no propagation rule")
 
     @staticmethod
@@ -193,20 +218,41 @@ class Rules(TorchFunctionMode):
         return cls._product(_passed(logits, value.softmax(dim=-1)), v)
 
     @staticmethod
+    def _gated(a: Tensor, b: Tensor) -> Tensor:
+        _require_equal_shapes("product", a, b)
+        return _Gated.apply(a, b)
+
+    @staticmethod
     def _sum(a: Any, b: Any) -> Tensor:
         if _depends(a) and _depends(b):
-            if a.shape != b.shape:
-                raise BadInput(
-                    f"relevance: a sum of shapes {list(a.shape)} and {list(b.shape)} has no propagation rule"
-                )
+            _require_equal_shapes("sum", a, b)
             return _Sum.apply(a, b)
         x, constant = (a, b) if _depends(a) else (b, a)
         return _passed(x, x.detach() + constant)
+
+    @classmethod
+    def _difference(cls, a: Any, b: Any) -> Tensor:
+        return cls._sum(a, _passed(b, -b.detach()) if _depends(b) else -b)
 
     @staticmethod
     def _mean(x: Tensor, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Tensor:
         dims = range(x.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
         return _Mean.apply(x, list(dims), keepdim)
+
+    @staticmethod
+    def _average(function: Callable[..., Tensor], x: Tensor, *geometry: Any, **named: Any) -> Tensor:
+        """A convolution whose weights are all the same."""
+
+        def product(a: Tensor, weight: Tensor) -> Tensor:
+            return function(a, *geometry, **named) * weight
+
+        one = x.new_ones(())
+        return _Product.apply(x, one, product(x.detach(), one), product)
+
+
+def _require_equal_shapes(what: str, a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape:
+        raise BadInput(f"relevance: a {what} of shapes {list(a.shape)} and {list(b.shape)} has no propagation rule")
 
 
 def _passed(x: Tensor, value: Tensor) -> Tensor:

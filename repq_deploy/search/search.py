@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,15 +99,17 @@ class Search:
         return result_folder(work_dir, self.model, self.images, self.preset, self.device)
 
     def relevance(self, work_dir: Path | None, on_images: Callable[[int, int], None]) -> dict[str, float]:
-        """Omega_l of every site; kept in ``work_dir``. ``on_images``: called with how many are done, and of how many.
+        """Omega_l of every site, of all its layers together; kept in ``work_dir`` for each layer.
+
+        ``on_images``: called with how many are done, and of how many.
 
         Raises:
             BadInput: what ``relevance_shares`` refuses.
         """
         kept = None if work_dir is None else self.folder(work_dir) / "relevance"
         if kept is not None and (found := read_kept(kept)) is not None:
-            with suppress(ValueError):  # damaged: measured again
-                return decode(dict[str, float], found, "relevance")
+            with suppress(ValueError, KeyError):  # damaged: measured again
+                return self._of_sites(decode(dict[str, float], found, "relevance"))
         with one_thread(), on_device(self.device, self.model):
             try:
                 images = self.images[:RELEVANCE_IMAGES]
@@ -116,7 +118,10 @@ class Search:
                 raise BadInput(f"{error}; --tau 0 allocates by sensitivity alone") from error
         if kept is not None:
             write_atomically(kept, json.dumps(shares).encode())
-        return shares
+        return self._of_sites(shares)
+
+    def _of_sites(self, shares: Mapping[str, float]) -> dict[str, float]:
+        return {site.name: sum(shares[name] for name, _ in site.named) for site in self.sites}
 
     def sensitivities(
         self,

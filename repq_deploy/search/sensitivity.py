@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from repq_deploy.bits import BitWidths, SiteBits
 from repq_deploy.devices import CPU, device_of, on_device
 from repq_deploy.hooks import hooks
-from repq_deploy.models.families import find_family, task_of
+from repq_deploy.models.families import find_family, prepare, task_of
+from repq_deploy.models.sites import AttentionSite, LinearSite
 from repq_deploy.models.zoo import ModelSpec, build_architecture
 from repq_deploy.quant.layers import QuantAttention, QuantConv2d, QuantLinear
 from repq_deploy.quant.quantizers import Parameters, RangeFinder, UniformParameters
@@ -119,7 +120,10 @@ def bundle(
         if site.role == "attention":
             attention = replaced[site.name] = _attention(model, site.name, widths[0])
             for operand in _OPERANDS:
-                finders = {f"{site.name}.{operand}.{width}": _operand_finder(operand, width) for width in widths}
+                finders = {
+                    f"{site.name}.{operand}.{width}": _operand_finder(operand, width, attention.site)
+                    for width in widths
+                }
                 setattr(attention, f"{operand}_quantizer", _Observer(finders, found))
         else:
             observer = _Observer({f"{site.name}.{width}": _input_finder(site, width) for width in widths}, found)
@@ -157,6 +161,7 @@ class Sweeper:
         self.images = tensors["images"]
         self.ranges = {name: found.to(device) for name, found in _below("range/", tensors).items()}
         self.model = build_architecture(ModelSpec.from_dict(description["spec"])).requires_grad_(False)
+        prepare(self.model)
         self.model.load_state_dict(_below("model/", tensors))
         self.model.to(device)
         self.task = task_of(self.model)
@@ -181,18 +186,23 @@ class Sweeper:
                 quantizer = attention.get_submodule(f"{operand}_quantizer")
                 quantizer.adopt(self._range(f"{site.name}.{operand}.{bits.activation}"))  # type: ignore[operator]
             return {site.name: attention}
-        original: Any = self.model.get_submodule(site.name)
-        kind = QuantConv2d if site.activations_are_fixed else QuantLinear
-        layer = kind(original, name=site.name, weight_bits=bits.weight, activation_bits=bits.activation)
-        layer.input_quantizer.adopt(self._range(f"{site.name}.{bits.activation}"))
-        replaced: dict[str, nn.Module] = {site.name: layer}
-        if site.norm is not None and isinstance(layer, QuantLinear):
-            norm = copy.deepcopy(self.model.get_submodule(site.norm))
-            fold_post_norm(norm, layer)  # type: ignore[arg-type]
+        layers = {one.name: self._quantized_layer(one, bits) for one in site.layers}
+        for layer in layers.values():
+            layer.input_quantizer.adopt(self._range(f"{site.name}.{bits.activation}"))
+        replaced: dict[str, nn.Module] = dict(layers)
+        if site.norm is not None:
+            norm: Any = copy.deepcopy(self.model.get_submodule(site.norm))
+            fold_post_norm(norm, *(layer for layer in layers.values() if isinstance(layer, QuantLinear)))
             replaced[site.norm] = norm
         symmetric = BitWidths(bits, preset=self.preset).symmetric_weights(bits.weight)
-        layer.weight_quantizer.adopt(weight_finder(bits.weight, symmetric=symmetric)(layer.weight))
+        for layer in layers.values():
+            layer.weight_quantizer.adopt(weight_finder(bits.weight, symmetric=symmetric)(layer.weight))
         return replaced
+
+    def _quantized_layer(self, site: LinearSite, bits: SiteBits) -> QuantLinear | QuantConv2d:
+        original: Any = self.model.get_submodule(site.name)
+        kind = QuantConv2d if site.is_convolution else QuantLinear
+        return kind(original, name=site.name, weight_bits=bits.weight, activation_bits=bits.activation)
 
     def _range(self, name: str) -> Parameters:
         scale, zero_point = self.ranges[f"{name}.scale"], self.ranges.get(f"{name}.zero_point")
@@ -226,8 +236,10 @@ def _input_finder(site: SearchSite, bits: int) -> RangeFinder:
     return percentile_finder(bits, axis=-1, spans_zero=False)
 
 
-def _operand_finder(operand: str, bits: int) -> RangeFinder:
-    return log2_finder(bits, _LOG_SQRT2) if operand == "p" else operand_finder(bits)
+def _operand_finder(operand: str, bits: int, site: AttentionSite) -> RangeFinder:
+    if operand == "p":
+        return log2_finder(bits, _LOG_SQRT2)
+    return operand_finder(site.qk_bits(bits) if operand in "qk" else bits)
 
 
 def _attention(model: nn.Module, name: str, bits: int) -> QuantAttention:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from repq_deploy.bits import FIXED_ACTIVATIONS, MAX_BITS, MIN_BITS, PRESETS, BitWidths, SiteBits
 from repq_deploy.errors import BadInput
 from repq_deploy.hooks import hooks
-from repq_deploy.models.sites import Role, Sites
+from repq_deploy.models.sites import LinearSite, Role, Sites
 
 __all__ = ["SearchSite", "bit_widths", "parse_choices", "search_sites"]
 
@@ -29,14 +29,28 @@ _INT4_BITS = 4
 
 @dataclass(frozen=True)
 class SearchSite:
-    """A site with its choices, cheapest first. ``norm`` as in ``LinearSite``; ``macs`` for one image."""
+    """A site with its choices, cheapest first; ``macs`` for one image.
+
+    ``layers`` are the linears that have the chosen bits: one, or all that read one layer norm, because a fold into the
+    norm gives them one input. Such a site is called after the first of them. An attention has none.
+    """
 
     name: str
     role: Role | Literal["attention"]
     choices: tuple[SiteBits, ...]
     parameters: int
     macs: int
-    norm: str | None = None
+    layers: tuple[LinearSite, ...] = ()
+
+    @property
+    def named(self) -> tuple[tuple[str, str], ...]:
+        """The name and role of everything that has its bits."""
+        return tuple((layer.name, layer.role) for layer in self.layers) or ((self.name, self.role),)
+
+    @property
+    def norm(self) -> str | None:
+        """The layer norm that its layers read, as in ``LinearSite``."""
+        return self.layers[0].norm if self.layers else None
 
     @property
     def activations_are_fixed(self) -> bool:
@@ -98,11 +112,15 @@ def search_sites(
     for site in sites.linears:
         if site.role in PRESETS[preset].fixed_roles:
             continue
+        layers = (site,) if site.norm is None else sites.readers(site.norm)
+        if layers[0] is not site:  # the first stands for all
+            continue
         own = choices
         if site.role in FIXED_ACTIVATIONS:
             own = tuple(SiteBits(weight, MAX_BITS) for weight in sorted({bits.weight for bits in choices}))
-        weight = model.get_submodule(site.name).weight
-        found.append(SearchSite(site.name, site.role, own, weight.numel(), counted[site.name], site.norm))  # type: ignore[operator]
+        parameters = sum(model.get_parameter(f"{layer.name}.weight").numel() for layer in layers)
+        macs = sum(counted[layer.name] for layer in layers)
+        found.append(SearchSite(site.name, site.role, own, parameters, macs, layers))
     widths = sorted({bits.activation for bits in choices})
     for attention in sites.attentions:
         own = tuple(SiteBits(width, width) for width in widths)
@@ -146,7 +164,9 @@ def bit_widths(sites: tuple[SearchSite, ...], chosen: dict[str, SiteBits], *, pr
     default = max(sorted(set(common), key=str), key=common.count)
     widths = BitWidths(default, preset=preset)
     for site in sorted(sites, key=lambda site: site.name != site.role):
-        found, wanted = widths.of(site.name, site.role), chosen[site.name]
-        if found.activation != wanted.activation or (site.parameters and found.weight != wanted.weight):
-            widths = replace(widths, overrides=(*widths.overrides, (site.name, wanted)))
+        wanted = chosen[site.name]
+        for name, role in site.named:
+            found = widths.of(name, role)
+            if found.activation != wanted.activation or (site.parameters and found.weight != wanted.weight):
+                widths = replace(widths, overrides=(*widths.overrides, (name, wanted)))
     return widths

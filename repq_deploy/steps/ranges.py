@@ -66,8 +66,9 @@ def ranges(
             if post_norm == "channel":
                 finder = RANGES[find](widths.activation, axis=-1, spans_zero=False)
             else:
+                rows = torch.cat([one.weight for one in model.beside(site)])
                 finder = clipped_channel_finder(
-                    widths.activation, weight=layer.weight, weight_bits=widths.weight, symmetric=symmetric
+                    widths.activation, weight=rows, weight_bits=widths.weight, symmetric=symmetric
                 )
         finders[layer.input_quantizer] = finder
     for module in model.attentions():

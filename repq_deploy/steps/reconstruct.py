@@ -224,9 +224,12 @@ def _groups(model: nn.Module, unit: Sequence[Stage], weight_rate: float, scale_r
             train(module.weight, weight_rate * float(module.weight_quantizer.scale.mean()))
             if module.bias is not None:
                 train(module.bias, scale_rate * float(module.bias.abs().mean()))
-        elif isinstance(module, nn.LayerNorm):
-            for parameter in (module.weight, module.bias):
-                train(parameter, scale_rate * float(parameter.abs().mean()))
+        elif (
+            isinstance(scale := getattr(module, "weight", None), nn.Parameter) and scale.ndim == 1
+        ):  # norms of any kind
+            for parameter in (scale, getattr(module, "bias", None)):
+                if parameter is not None:
+                    train(parameter, scale_rate * float(parameter.abs().mean()))
     return groups
 
 

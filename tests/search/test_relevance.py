@@ -84,6 +84,68 @@ def test_the_rule_of_sums_is_by_magnitude():
     torch.testing.assert_close(found["branch"], 0.75 * logits, rtol=1e-4, atol=1e-6)
 
 
+def test_the_factors_of_a_gated_product_get_half_each():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate, self.value = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return nn.functional.silu(self.gate(x)) * self.value(x)
+
+    torch.manual_seed(0)
+    found, logits = relevance(Gated(), torch.randn(2, 4), ["gate", "value"])
+    torch.testing.assert_close(found["gate"], logits / 2)
+    torch.testing.assert_close(found["value"], logits / 2)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_differences_and_sums_in_place_are_sums(inplace):
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.branch = nn.Identity()
+
+        def forward(self, x):
+            if inplace:
+                x = x * 1.0
+                x += self.branch(x) * 3.0
+                return x
+            return x - self.branch(x) * 3.0
+
+    x = torch.tensor([[1.0, 2.0, -4.0]])
+    found, logits = relevance(Residual(), x, ["branch"])
+    assert logits.item() == 8.0
+    torch.testing.assert_close(found["branch"], 0.75 * logits, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.LayerNorm(4), nn.RMSNorm(4), nn.GroupNorm(2, 4), nn.BatchNorm1d(4), nn.Sigmoid(), nn.SiLU()]
+)
+def test_norms_and_activation_functions_hand_everything_on(norm):
+    model = nn.Sequential(nn.Identity(), norm, nn.Linear(4, 3)).eval()
+    found, logits = relevance(model, torch.randn(2, 4), ["0", "2"])
+    torch.testing.assert_close(found["0"], found["2"])
+    torch.testing.assert_close(found["0"], logits, rtol=1e-4, atol=1e-6)
+
+
+def test_an_average_is_shared_like_a_convolution_and_the_largest_takes_all():
+    class Pool(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Identity(), nn.Identity()
+
+        def forward(self, x):
+            x = torch.cat([self.left(x[..., :1]), self.right(x[..., 1:])], dim=-1)
+            return torch.stack([nn.functional.avg_pool2d(x, 2).flatten(), x.amax((1, 2, 3))], dim=1)
+
+    x = torch.tensor([[[[1.0, 5.0], [2.0, 4.0]]], [[[-1.0, -7.0], [-2.0, -6.0]]]])
+    found, logits = relevance(Pool(), x, ["left", "right"])
+    assert logits.tolist() == [5.0, -1.0]
+    torch.testing.assert_close(found["left"], torch.tensor([0.0, -1.0]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found["right"], torch.tensor([5.0, 0.0]), rtol=1e-4, atol=1e-4)
+
+
 def test_shares_sum_to_one_and_are_positive(family):
     model = float_model(family)
     sites = find_sites(model)
