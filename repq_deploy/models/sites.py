@@ -40,7 +40,8 @@ class LinearSite:
     ``norm`` names the layer norm whose output this layer reads, where there is one that nothing reads but linear sites
     (``Sites.readers``): its scale and bias can be folded with their weights. ``layer_scale`` names the LayerScale that
     multiplies this layer's output. ``after_gelu``: the layer reads the output of a GELU, and nothing else stands
-    between.
+    between. ``padded``: tokens of zeros may come in between the norm and this layer. They stay zeros under a scale that
+    the norm takes, but not under a shift, which this layer adds to all of its tokens instead.
     """
 
     name: str
@@ -48,6 +49,7 @@ class LinearSite:
     norm: str | None = None
     layer_scale: str | None = None
     after_gelu: bool = False
+    padded: bool = False
 
     @property
     def is_convolution(self) -> bool:

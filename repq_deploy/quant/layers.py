@@ -21,15 +21,25 @@ class _QuantLayer(nn.Module):
     """What a linear and a convolution share: float parameters, an optional ``shift`` of the input, two quantizers.
 
     The input's is a ``UniformQuantizer``, or after a GELU one of a logarithm (see ``repq_deploy.rewrites.gelu``).
+    ``padded`` as in ``LinearSite``.
     """
 
     shift: Tensor | None
     input_quantizer: Quantizer
 
-    def __init__(self, layer: nn.Linear | nn.Conv2d, *, name: str, weight_bits: int, activation_bits: int) -> None:
+    def __init__(
+        self,
+        layer: nn.Linear | nn.Conv2d,
+        *,
+        name: str,
+        weight_bits: int,
+        activation_bits: int,
+        padded: bool = False,
+    ) -> None:
         super().__init__()
         self.weight = layer.weight
         self.bias = layer.bias
+        self.padded = padded
         self.register_buffer("shift", None)
         self.input_quantizer = UniformQuantizer(f"{name}.input", activation_bits)
         self.weight_quantizer = UniformQuantizer(f"{name}.weight", weight_bits, axis=0)
@@ -38,9 +48,9 @@ class _QuantLayer(nn.Module):
 class QuantLinear(_QuantLayer):
     """``y = Q(x + shift) Q(W)^T + bias``, for ``x`` of shape [..., in].
 
-    ``shift`` (shape []) moves an asymmetric 8-bit input to zero point 128, or makes an input positive for a logarithm;
-    ``bias`` takes its effect out again. It is None where the input needs no shift, or where the layer norm before the
-    layer adds it.
+    ``shift`` (shape [], or [in] of a ``padded`` layer) moves an asymmetric input to the middle zero point, or makes an
+    input positive for a logarithm; ``bias`` takes its effect out again. It is None where the input needs no shift, or
+    where the layer norm before the layer adds it.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,8 +64,8 @@ class QuantLinear(_QuantLayer):
 class QuantConv2d(_QuantLayer):
     """A patch embedding's convolution with quantized input [N, C, H, W] and weight [out, C, kh, kw]; no padding."""
 
-    def __init__(self, conv: nn.Conv2d, *, name: str, weight_bits: int, activation_bits: int) -> None:
-        super().__init__(conv, name=name, weight_bits=weight_bits, activation_bits=activation_bits)
+    def __init__(self, conv: nn.Conv2d, **options: Any) -> None:
+        super().__init__(conv, **options)
         self.stride = conv.stride
 
     def forward(self, x: Tensor) -> Tensor:

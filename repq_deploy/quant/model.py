@@ -106,7 +106,13 @@ def wrap(model: nn.Module, spec: ModelSpec, bits: BitWidths, *, softmax: str) ->
         widths = bits.of(site.name, site.role)
         kind = QuantConv2d if site.is_convolution else QuantLinear
         original = model.get_submodule(site.name)
-        layer = kind(original, name=site.name, weight_bits=widths.weight, activation_bits=widths.activation)  # type: ignore[arg-type]
+        layer = kind(
+            original,  # type: ignore[arg-type]
+            name=site.name,
+            weight_bits=widths.weight,
+            activation_bits=widths.activation,
+            padded=site.padded,
+        )
         model.set_submodule(site.name, layer)
     for attention in sites.attentions:
         quantized = QuantAttention(

@@ -36,6 +36,10 @@ def fold_post_norm(norm: nn.LayerNorm, *linears: QuantLinear, target: Literal["m
     not a whole number and adds a level. Here c = 2^(bits - 1), which is whole and makes the signed code symmetric, with
     ONNX zero point 0.
 
+    Where tokens of zeros are put between the norm and the linear (windows padded to their size), the norm's bias is
+    only divided. The linear adds the shift ``t (z_d - c)`` to its input, to padded tokens too, so that their codes are
+    those of 0, as before.
+
     Args:
         norm: the layer norm.
         linears: all that read its output, with equal input quantizers. Their weight quantizers have to be calibrated
@@ -54,9 +58,13 @@ def fold_post_norm(norm: nn.LayerNorm, *linears: QuantLinear, target: Literal["m
     target_zero_point = ops.centre(quantizer.bits)
     ratio = scale / target_scale
     _replace(norm, "weight", norm.weight.double() / ratio)
-    _replace(norm, "bias", norm.bias.double() / ratio + target_scale * (zero_point - target_zero_point))
+    shift = target_scale * (zero_point - target_zero_point)
+    padded = any(linear.padded for linear in linears)
+    _replace(norm, "bias", norm.bias.double() / ratio + (0 if padded else shift))
     stored = target_scale.to(quantizer.scale.dtype)
     for linear in linears:
+        if padded:
+            linear.shift = shift.to(linear.weight.dtype)
         weight = linear.weight.double()
         offset = weight @ (scale * (target_zero_point - zero_point))
         _replace(linear, "weight", weight * ratio)
@@ -72,8 +80,8 @@ def center_zero_point(layer: QuantLinear | QuantConv2d, norm: nn.LayerNorm | Non
     """Move an asymmetric 8-bit input to zero point 128, so that its signed codes fill INT8 with ONNX zero point 0.
 
     With ``c = scale (zero_point - 128)`` the input becomes ``x + c`` and the bias ``bias - c sum(Q(W))``, the sum over
-    everything but the output channel. Where ``norm`` is given, its bias takes the shift; otherwise the layer adds it.
-    Fewer bits need nothing: their codes minus zero point fit INT8 as they are.
+    everything but the output channel. Where ``norm`` is given, its bias takes the shift; otherwise, and where the layer
+    is ``padded``, the layer adds it. Fewer bits need nothing: their codes minus zero point fit INT8 as they are.
     """
     quantizer = layer.input_quantizer
     if quantizer.bits < 8 or not isinstance(quantizer, UniformQuantizer):
@@ -90,11 +98,11 @@ def center_zero_point(layer: QuantLinear | QuantConv2d, norm: nn.LayerNorm | Non
 def shift_input(layer: QuantLinear | QuantConv2d, shift: Tensor, norm: nn.LayerNorm | None = None) -> None:
     """Add ``shift`` (shape []) to a layer's input, and take its effect out of the output: ``bias - shift sum(Q(W))``.
 
-    If ``norm`` is given, the norm's bias takes the shift; otherwise the layer adds it to its input.
+    If ``norm`` is given, the norm's bias takes the shift; otherwise, or if the layer is ``padded``, the layer adds it.
     """
     offset = -shift.double() * layer.weight_quantizer(layer.weight).double().flatten(1).sum(dim=1)
     add_to_bias(layer, offset)
-    if norm is not None:
+    if norm is not None and not layer.padded:
         _replace(norm, "bias", norm.bias.double() + shift)
     else:
         layer.shift = shift.to(layer.weight.dtype)

@@ -1,8 +1,8 @@
-"""Rolled windows as one gather of tokens."""
+"""Rolled and padded windows as one gather of tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -14,13 +14,17 @@ __all__ = ["TokenGather"]
 
 _MOVES = frozenset({"Concat", "Pad", "Reshape", "Slice", "Transpose"})
 
+#: The number of what a Pad puts in.
+_ZERO = -1
+
 
 class TokenGather(Pass):
     """What only reorders tokens [B, h, w, C], Swin's roll by Slices and Concats included, becomes one Gather.
 
-    1. A chain of Slice, Concat, Reshape, Transpose and empty Pad nodes with at least one Concat, from one tensor to one
-       tensor, is run on numbered elements. Where every token stays whole and within its image, the numbers are the
-       indices of ``Reshape [B, h w, C] -> Gather -> Reshape``.
+    1. A chain of Slice, Concat, Reshape, Transpose and Pad nodes that rolls, pads or crops, from one tensor to one
+       tensor, is run on numbered elements. Where every token stays whole and within its image, or is left out, the
+       numbers are the indices of ``Reshape [B, h w, C] -> Gather -> Reshape``. A Where behind the Gather gives the
+       tokens of zeros that a Pad puts in.
     2. A Pad by nothing, wherever it is, is dropped.
 
     Exact.
@@ -41,29 +45,42 @@ class TokenGather(Pass):
 def _gather(graph: gs.Graph, end: gs.Node) -> bool:
     chain = list(_chain(end))
     sources = {id(tensor): tensor for node in chain for tensor in _moved(node) if not _is_move(tensor)}
-    if len(sources) != 1 or not any(node.op == "Concat" for node in chain):
+    if len(sources) != 1 or not _more_than_turns(chain):
         return False
     (source,) = sources.values()
-    shapes = [source.shape, end.outputs[0].shape]
-    if not all(shape is not None and all(isinstance(size, int) for size in shape[1:]) for shape in shapes):
+    if _size(source) == 0 or _size(end.outputs[0]) == 0:
         return False
-    # One of the two may have its windows in the batch.
-    size, channels = max(int(np.prod(shape[1:])) for shape in shapes), source.shape[-1]
-    tokens = size // channels
+    batch = graph.inputs[0].shape[0]
+    # The source, or else the end, has an image's windows in the batch; the tensors between have not.
+    size = max(_size(tensor) for tensor in [source, *(node.outputs[0] for node in chain if source.shape[0] != batch)])
+    if size % _size(source):
+        return False
+    channels = source.shape[-1]
     numbers = np.arange(size, dtype=np.int64).reshape(-1, *source.shape[1:])
     moved = _run(end.outputs[0], {id(source): numbers})
-    if moved is None or moved.size != numbers.size or moved.shape[-1] != channels:
+    if moved is None or moved.shape[-1] != channels:
         return False
-    order = moved.reshape(tokens, channels) // channels
-    if not np.array_equal(moved.reshape(tokens, channels), order[:, :1] * channels + np.arange(channels)):
+    rows = moved.reshape(-1, channels)
+    order = rows[:, 0] // channels
+    whole = np.where(order[:, None] == _ZERO, _ZERO, order[:, None] * channels + np.arange(channels))
+    if not np.array_equal(rows, whole):
         return False
-    name, batch = end.name, graph.inputs[0].shape[0]
-    rows = np.array([-1, tokens, channels], np.int64)
-    y = append(graph, "Reshape", f"{name}/tokens", [source, rows], shape=[batch, tokens, channels])
-    y = append(graph, "Gather", f"{name}/gather", [y, order[:, 0].copy()], shape=[batch, tokens, channels], axis=1)
+    name, tokens = end.name, np.array([-1, size // channels, channels], np.int64)
+    shape = [batch, len(order), channels]
+    y = append(graph, "Reshape", f"{name}/tokens", [source, tokens], shape=[batch, *tokens[1:].tolist()])
+    y = append(graph, "Gather", f"{name}/gather", [y, np.maximum(order, 0)], shape=shape, axis=1)
+    if (order == _ZERO).any():
+        zeros = np.zeros(channels, np.float32)
+        y = append(graph, "Where", f"{name}/pad", [order[None, :, None] == _ZERO, zeros, y], shape=shape)
     target = np.array([-1, *moved.shape[1:]], np.int64)
     replace_output(end, append(graph, "Reshape", f"{name}/shape", [y, target], shape=end.outputs[0].shape), graph)
     return True
+
+
+def _size(tensor: gs.Tensor) -> int:
+    """The elements of a tensor behind its first axis; 0 where they are not known."""
+    known = tensor.shape is not None and all(isinstance(size, int) for size in tensor.shape[1:])
+    return int(np.prod(tensor.shape[1:])) if known else 0
 
 
 def _is_move(tensor: gs.Tensor) -> bool:
@@ -73,6 +90,12 @@ def _is_move(tensor: gs.Tensor) -> bool:
 def _moved(node: gs.Node) -> list[gs.Tensor]:
     """The inputs whose elements ``node`` moves."""
     return list(node.inputs) if node.op == "Concat" else [node.inputs[0]]
+
+
+def _more_than_turns(chain: Sequence[gs.Node]) -> bool:
+    """Whether windows are rolled, padded, or cropped: other ones are cut by one Transpose, which costs less."""
+    pads = any(node.op == "Pad" and not is_constant(node.inputs[1], np.zeros(8)) for node in chain)
+    return pads or any(node.op == "Concat" for node in chain) or {"Slice", "Transpose"} <= {node.op for node in chain}
 
 
 def _chain(node: gs.Node) -> Iterator[gs.Node]:
@@ -88,7 +111,7 @@ def _run(tensor: gs.Tensor, known: dict[int, np.ndarray]) -> np.ndarray | None: 
         return known[id(tensor)]
     node = tensor.inputs[0]
     values = [_run(one, known) for one in _moved(node)]
-    arguments = [one for one in node.inputs[1:] if node.op != "Concat"]
+    arguments = [one for one in node.inputs[1:] if node.op != "Concat" and not one.is_empty()]
     if any(value is None for value in values) or not all(is_constant(one) for one in arguments):
         return None
     x, constants = values[0], [constant_of(one) for one in arguments]
@@ -104,4 +127,6 @@ def _run(tensor: gs.Tensor, known: dict[int, np.ndarray]) -> np.ndarray | None: 
         for start, end, axis in zip(*constants[:3], strict=True):
             cuts[axis] = slice(start, end)
         return x[tuple(cuts)] if len(constants) == 3 or (constants[3] == 1).all() else None
-    return None if constants[0].any() else x
+    if node.attrs.get("mode", "constant") != "constant" or any(value.any() for value in constants[1:]):
+        return None
+    return np.pad(x, constants[0].reshape(2, -1).T, constant_values=_ZERO)

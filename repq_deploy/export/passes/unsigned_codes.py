@@ -17,7 +17,7 @@ class UnsignedCodes(Pass):
 
     1. Codes from ``-z`` to ``2^bits - 1 - z`` (a Clip says so; without one they are 8 bits, z = 128) are stored plus z:
        x86 multiplies unsigned by signed bytes. Fewer than 8 bits stay small, so that sums of two products fit 16 bits.
-    2. A constant added right before the quantizer that is a multiple of its scale moves into its zero point: only
+    2. A number added right before the quantizer that is a multiple of its scale moves into its zero point: only
        DequantizeLinear still subtracts z.
 
     Exact, save for rounding ties in rule 2, where the sum was rounded before it was quantized.
@@ -47,9 +47,9 @@ def _to_unsigned(graph: gs.Graph, quantize: gs.Node, dequantize: gs.Node) -> boo
     scale, stored = quantize.inputs[1], -code_range(quantize)[0]
     added = stored
     add = producer(quantize.inputs[0], "Add")
-    if add is not None and is_constant(add.inputs[1]) and sole_reader(graph, add.outputs[0]) is quantize:
-        shift = constant_of(add.inputs[1])
-        steps = float(shift.reshape(-1)[0]) / float(constant_of(scale)) if shift.size == 1 else np.inf
+    shift = constant_of(add.inputs[1]) if add is not None and is_constant(add.inputs[1]) else np.empty(0)
+    if shift.size == 1 and sole_reader(graph, add.outputs[0]) is quantize:
+        steps = float(shift.item()) / float(constant_of(scale))
         if abs(steps - round(steps)) < 1e-3 and 0 <= stored + round(steps) <= 255:
             added += round(steps)
             quantize.inputs[0] = add.inputs[0]

@@ -1,7 +1,12 @@
-"""timm's ``SwinTransformer``."""
+"""timm's ``SwinTransformer``.
+
+Where a side of the tokens is no multiple of the window, a block fills its last windows with tokens of zeros, between
+``norm1`` and ``qkv``; see ``LinearSite.padded``.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock, WindowAttention
@@ -10,7 +15,7 @@ from torch import Tensor
 from repq_deploy.models.family import Family
 from repq_deploy.models.sites import AttentionParts, AttentionSite, LinearSite, Sites, Stage, checked, require
 from repq_deploy.models.timm_parts import block_linears, image_sides
-from repq_deploy.tasks import decided
+from repq_deploy.models.windows import pads_windows, stages_of, written_out
 
 __all__ = ["FAMILY"]
 
@@ -26,11 +31,9 @@ def _sites(model: SwinTransformer) -> Sites:
             path = f"{name}.blocks.{index}"
             require(type(block) is SwinTransformerBlock, type(block).__name__, "timm's SwinTransformerBlock")
             require(type(block.attn) is WindowAttention, type(block.attn).__name__, "timm's WindowAttention")
-            # Windows padded between norm and qkv would see zeros where a folded norm means its shifted constant.
-            padded = any(side % window for side, window in zip(block.input_resolution, block.window_size, strict=True))
-            require(not padded, f"{path}: windows padded from {block.input_resolution}", "whole windows")
             attentions.append(AttentionSite(f"{path}.attn", block.attn.num_heads))
-            linears += block_linears(path, block)
+            qkv, *others = block_linears(path, block)
+            linears += [replace(qkv, padded=pads_windows(block)), *others]
     linears.append(LinearSite("head.fc", "head"))
     return checked(model, Sites(tuple(linears), tuple(attentions)))
 
@@ -45,22 +48,13 @@ def _stages(model: SwinTransformer) -> tuple[Stage, ...]:
     def classify(tokens: Tensor) -> Tensor:
         return model.forward_head(model.norm(tokens))
 
-    found = [Stage("patch_embed", model.patch_embed)]
-    for index, stage in enumerate(model.layers):
-        found.append(Stage(f"layers.{index}.downsample", stage.downsample))  # type: ignore[arg-type]
-        found += [Stage(f"layers.{index}.blocks.{i}", block) for i, block in enumerate(stage.blocks)]  # type: ignore[arg-type]
-    return (*found, Stage("head", classify, task=decided(model.num_classes)))
+    return stages_of(model, "layers", embed=model.patch_embed, classify=classify)
 
 
 def _derived_numbers(model: Any) -> int:
     """Position biases are written out instead of their tables, and so are the masks of shifted windows."""
-    count = 0
-    for stage in model.layers:
-        for block in stage.blocks:
-            table = block.attn.relative_position_bias_table
-            count += block.attn.relative_position_index.numel() * table.shape[1] - table.numel()
-            count += 0 if block.attn_mask is None else block.attn_mask.numel()
-    return count
+    blocks = [block for stage in model.layers for block in stage.blocks]
+    return sum(written_out(block) - block.attn.relative_position_bias_table.numel() for block in blocks)
 
 
 FAMILY = Family(

@@ -107,6 +107,54 @@ def test_rolled_windows_are_one_gather():
     assert np.array_equal(run(after, x=given), run(model, x=given))
 
 
+def windows_of(graph: gs.Graph, y: gs.Variable) -> gs.Variable:
+    """[batch, 4, 6, 5] as windows of 2 by 3 tokens, as ``tests/export/passes`` cuts them everywhere."""
+    y = append(graph, "Reshape", "cut", [y, np.array([-1, 2, 2, 2, 3, 5])], shape=["batch", 2, 2, 2, 3, 5])
+    y = append(graph, "Transpose", "windows", [y], shape=["batch", 2, 2, 2, 3, 5], perm=[0, 1, 3, 2, 4, 5])
+    return append(graph, "Reshape", "rows", [y, np.array([-1, 6, 5])], shape=["4*batch", 6, 5])
+
+
+def test_padded_windows_are_one_gather_and_zeros():
+    x = gs.Variable("x", np.float32, ["batch", 3, 4, 5])
+    graph = gs.Graph(inputs=[x])
+    pads = [np.array([0, 0, 0, 0, 0, 1, 2, 0]), np.array(0, np.float32)]
+    y = windows_of(graph, append(graph, "Pad", "pad", [x, *pads], shape=["batch", 4, 6, 5]))
+    model = as_model(graph, append(graph, "Neg", "read", [y], shape=y.shape))
+    after, changed = rewritten(model, TokenGather())
+    assert changed == [1]
+    assert ops(after) == ["Reshape", "Gather", "Where", "Reshape", "Neg"]
+    given = image(3, 3, 4, 5)
+    found = run(after, x=given)
+    assert np.array_equal(found, run(model, x=given))
+    assert np.count_nonzero(found) == given.size < found.size
+
+
+@pytest.mark.parametrize(("pads", "value"), [([0, 0, 0, 0, 0, 1, 2, 0], 1), ([0, 0, 0, 1, 0, 1, 2, 0], 0)])
+def test_what_pads_by_other_than_tokens_of_zeros_stays(pads, value):
+    x = gs.Variable("x", np.float32, ["batch", 3, 4, 5 - pads[3]])
+    graph = gs.Graph(inputs=[x])
+    padded = append(graph, "Pad", "pad", [x, np.array(pads), np.array(value, np.float32)], shape=["batch", 4, 6, 5])
+    y = windows_of(graph, padded)
+    assert rewritten(as_model(graph, append(graph, "Neg", "read", [y], shape=y.shape)), TokenGather())[1] == [0]
+
+
+def test_windows_put_together_and_cropped_are_one_gather():
+    x = gs.Variable("x", np.float32, ["4*batch", 6, 5])
+    graph = gs.Graph(inputs=[gs.Variable("images", np.float32, ["batch", 1]), x])
+    y = append(graph, "Reshape", "apart", [x, np.array([-1, 2, 2, 2, 3, 5])], shape=["batch", 2, 2, 2, 3, 5])
+    y = append(graph, "Transpose", "merge", [y], shape=["batch", 2, 2, 2, 3, 5], perm=[0, 1, 3, 2, 4, 5])
+    y = append(graph, "Reshape", "square", [y, np.array([-1, 4, 6, 5])], shape=["batch", 4, 6, 5])
+    for axis, size in ((1, 3), (2, 4)):
+        shape = ["batch", 3, 6 if axis == 1 else 4, 5]
+        y = append(graph, "Slice", f"crop_{axis}", [y, *(np.array([n]) for n in (0, size, axis))], shape=shape)
+    model = as_model(graph, append(graph, "Neg", "read", [y], shape=y.shape))
+    after, changed = rewritten(model, TokenGather())
+    assert changed == [1]
+    assert ops(after) == ["Reshape", "Gather", "Reshape", "Neg"]
+    given = {"x": image(8, 6, 5), "images": image(2, 1)}
+    assert np.array_equal(run(after, **given), run(model, **given))
+
+
 def test_what_takes_tokens_apart_stays():
     x = gs.Variable("x", np.float32, ["batch", 4, 6, 5])
     graph = gs.Graph(inputs=[x])

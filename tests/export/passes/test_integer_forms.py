@@ -39,10 +39,13 @@ def test_a_linear_layer_is_one_integer_product(bits, zero_point):
     np.testing.assert_allclose(run_exactly(after, x=given), run(model, x=given), rtol=1e-5, atol=1e-5)
 
 
-def test_a_shift_between_codes_stays():
+@pytest.mark.parametrize(
+    "shift", [np.array(0.009, np.float32), np.full(12, 0.02, np.float32)], ids=["number", "vector"]
+)
+def test_a_shift_between_codes_and_one_of_each_channel_stay(shift):
     x = gs.Variable("x", np.float32, ["batch", 12])
     graph = gs.Graph(inputs=[x])
-    shifted = append(graph, "Add", "shift", [x, np.array(0.009, np.float32)], shape=x.shape)
+    shifted = append(graph, "Add", "shift", [x, shift], shape=x.shape)
     values = quantize(graph, shifted, "input", scale=0.02)
     y = append(graph, "MatMul", "product", [values, weight(graph, "w", (12, 7))], shape=["batch", 7])
     after, _ = rewritten(as_model(graph, y), UnsignedCodes())
