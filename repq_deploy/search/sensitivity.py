@@ -202,7 +202,13 @@ class Sweeper:
     def _quantized_layer(self, site: LinearSite, bits: SiteBits) -> QuantLinear | QuantConv2d:
         original: Any = self.model.get_submodule(site.name)
         kind = QuantConv2d if site.is_convolution else QuantLinear
-        return kind(original, name=site.name, weight_bits=bits.weight, activation_bits=bits.activation)
+        return kind(
+            original,
+            name=site.name,
+            weight_bits=bits.weight,
+            activation_bits=bits.activation,
+            padded=site.padded,
+        )
 
     def _range(self, name: str) -> Parameters:
         scale, zero_point = self.ranges[f"{name}.scale"], self.ranges.get(f"{name}.zero_point")

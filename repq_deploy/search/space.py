@@ -4,8 +4,9 @@ Costs are exact counts for one image:
 
 * a linear site of P weights that runs on T tokens (positions, for the patch embedding) does P T multiply-accumulates
   (MACs), each of which reads a weight and an activation;
-* an attention's two products do 2 N^2 C MACs for each window of N tokens and C channels. Each MAC reads two
-  activations; there are no weights.
+* an attention's two products do N^2 C MACs each for each window of N tokens and C channels. Each MAC reads two
+  activations; there are no weights. Where q and k keep more bits than the choice says (``AttentionSite.qk_bits``),
+  half of the MACs count with those.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class SearchSite:
 
     ``layers`` are the linears that have the chosen bits: one, or all that read one layer norm, because a fold into the
     norm gives them one input. Such a site is called after the first of them. An attention has none.
+    ``least_qk_bits``: what an attention's q and k keep where the choice says fewer.
     """
 
     name: str
@@ -41,6 +43,7 @@ class SearchSite:
     parameters: int
     macs: int
     layers: tuple[LinearSite, ...] = ()
+    least_qk_bits: int = 0
 
     @property
     def named(self) -> tuple[tuple[str, str], ...]:
@@ -71,12 +74,21 @@ class SearchSite:
 
     def activation_bits(self, bits: SiteBits) -> int:
         """Bits of the activation that each MAC reads; 0 where they are fixed."""
-        return 0 if self.activations_are_fixed else self.macs * bits.activation
+        return 0 if self.activations_are_fixed else self._halves(self.qk_bits(bits.activation), bits.activation)
 
     def bit_operations(self, bits: SiteBits) -> int:
         """MACs times the bits of both factors."""
-        other = bits.activation if self.role == "attention" else bits.weight
-        return self.macs * other * bits.activation
+        if self.role == "attention":
+            return self._halves(self.qk_bits(bits.activation) ** 2, bits.activation**2)
+        return self.macs * bits.weight * bits.activation
+
+    def qk_bits(self, bits: int) -> int:
+        """The bits of an attention's q and k where ``bits`` are chosen."""
+        return max(bits, self.least_qk_bits)
+
+    def _halves(self, first: int, second: int) -> int:
+        """The MACs, half of them times ``first``, half times ``second``."""
+        return self.macs * (first + second) // 2
 
 
 def parse_choices(text: str) -> tuple[SiteBits, ...]:
@@ -124,7 +136,8 @@ def search_sites(
     widths = sorted({bits.activation for bits in choices})
     for attention in sites.attentions:
         own = tuple(SiteBits(width, width) for width in widths)
-        found.append(SearchSite(attention.name, "attention", own, 0, counted[attention.name]))
+        macs, least = counted[attention.name], attention.qk_bits(0)
+        found.append(SearchSite(attention.name, "attention", own, 0, macs, least_qk_bits=least))
     return tuple(sorted(found, key=lambda site: list(counted).index(site.name)))
 
 

@@ -17,6 +17,7 @@ from repq_deploy.search.allocation import (
 )
 from repq_deploy.search.space import SearchSite, bit_widths, parse_choices, search_sites
 from tests.conftest import float_model, images_for
+from tests.models.windowed import images_of, model_of
 
 
 def random_case(seed: int, choices: str):
@@ -129,6 +130,16 @@ def test_swin_counts_each_window():
     assert macs["layers.0.blocks.0.attn"] == 2 * 4 * 49 * 49 * 24
     assert macs["layers.1.blocks.0.attn"] == 2 * 49 * 49 * 48
     assert macs["layers.1.downsample.reduction"] == 49 * 96 * 48
+
+
+def test_cosine_attention_counts_the_8_bits_of_its_q_and_k():
+    model = model_of("v2")
+    sites = search_sites(model, find_sites(model), images_of("v2", 1), choices=parse_choices("4,8"), preset="paper")
+    attention = next(site for site in sites if site.name == "layers.0.blocks.0.attn")  # 8x8 positions in 4 windows
+    assert attention.macs == 2 * 4 * 16 * 16 * 24
+    assert attention.activation_bits(SiteBits(4, 4)) == attention.macs * (8 + 4) / 2
+    assert attention.bit_operations(SiteBits(4, 4)) == attention.macs * (64 + 16) / 2
+    assert attention.bit_operations(SiteBits(8, 8)) == attention.macs * 64
 
 
 def test_an_allocation_becomes_bit_widths_and_back():

@@ -15,6 +15,7 @@ from repq_deploy.search import sensitivity
 from repq_deploy.search.sensitivity import bundle, sensitivities
 from repq_deploy.search.space import parse_choices, search_sites
 from tests.conftest import SPECS, float_model, images_for
+from tests.models.windowed import images_of, model_of, spec_of
 
 
 def space(family: str, choices: str = "3,8", preset: str = "paper"):
@@ -37,6 +38,26 @@ def test_every_site_is_measured_and_fewer_bits_hurt_more(family):
     high = sum(found[site.name, site.choices[-1]] for site in sites)
     assert 0 < high < 0.1 * low
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["padded", "v2", "cr"])
+def test_windows_are_measured_as_the_model_runs_them(name):
+    """Padded tokens keep meaning zeros under the fold of one site, and q and k of cosine attention their 8 bits."""
+    model, images = model_of(name), images_of(name)
+    sites = search_sites(model, find_sites(model), images[:1], choices=parse_choices("3,8"), preset="paper")
+    expected = model(images)
+    found = sensitivities(model, spec_of(name), images, sites, preset="paper")
+    for role in {site.role for site in sites}:
+        low, high = (
+            sum(found[site.name, site.choices[index]] for site in sites if site.role == role) for index in (0, -1)
+        )
+        assert 0 < high < 0.1 * low, role
+    packed = load(bundle(model, spec_of(name), images, sites, preset="paper"))
+    for site in sites:
+        if site.role == "attention":
+            few, many = (packed[f"range/{site.name}.q.{bits}.scale"] for bits in (3, 8))
+            assert torch.equal(few, many) == (name != "padded")
+    assert torch.equal(model(images), expected)
 
 
 def install(wrapped, quantizers: dict) -> None:
