@@ -29,19 +29,23 @@ if TYPE_CHECKING:
     from repq_deploy.engines.runner import open_engine as open_engine
     from repq_deploy.models.loading import FloatModel as FloatModel
     from repq_deploy.models.loading import load_model as load_model
+    from repq_deploy.models.taps import Features as Features
     from repq_deploy.quant.saved import load as load_quantized
     from repq_deploy.quant.saved import save as save_quantized
+    from repq_deploy.rewrites.taps import fold_taps as fold_taps
 
 __version__ = "0.2.0"
 
 #: Where each name comes from, and what it is called there.
 _DOOR = {
     "BitWidths": ("bits", "BitWidths"),
+    "Features": ("models.taps", "Features"),
     "FloatModel": ("models.loading", "FloatModel"),
     "Preprocess": ("calib_data.preprocess", "Preprocess"),
     "BuildSettings": ("engines.api", "BuildSettings"),
     "build_engine": ("engines.api", "build_engine"),
     "export_onnx": ("api", "export_onnx"),
+    "fold_taps": ("rewrites.taps", "fold_taps"),
     "load_images": ("api", "load_images"),
     "load_model": ("models.loading", "load_model"),
     "load_quantized": ("quant.saved", "load"),
@@ -53,10 +57,12 @@ _DOOR = {
 __all__ = [
     "BitWidths",
     "BuildSettings",
+    "Features",
     "FloatModel",
     "Preprocess",
     "build_engine",
     "export_onnx",
+    "fold_taps",
     "load_images",
     "load_model",
     "load_quantized",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from repq_deploy.errors import BackendMissing, BadInput
+from repq_deploy.outputs import joined
 
 __all__ = ["CPU", "device_of", "find_device", "float32_products", "on_device", "predictor"]
 
@@ -78,14 +79,15 @@ def on_device(device: torch.device, *models: nn.Module) -> Iterator[None]:
 def predictor(
     model: nn.Module, device: torch.device | None = None
 ) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """``model`` as a function of images and of arrays; it is moved to ``device``, the CPU where none is given."""
+    """``model`` as a function of images and of arrays, with several outputs ``joined``; it is moved to ``device``, the
+    CPU where none is given."""
     where = device or CPU
     model.to(where)
 
     @torch.inference_mode()
     @float32_products()
     def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        outputs: NDArray[np.float32] = model(torch.from_numpy(images).to(where)).cpu().numpy()
+        outputs: NDArray[np.float32] = joined(model(torch.from_numpy(images).to(where))).cpu().numpy()
         return outputs
 
     return predict

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from repq_deploy.hooks import hooks
 from repq_deploy.models.families import find_sites
+from repq_deploy.outputs import joined
 
 __all__ = ["synthetic_images"]
 
@@ -74,7 +75,7 @@ def synthetic_images(
         for _ in range(steps):
             entropies: list[Tensor] = []
             with hooks(layer.register_forward_hook(_entropy_into(entropies)) for layer in layers):
-                logits = model(images)
+                logits = joined(model(images))
             loss = TV_WEIGHT * _variation(images) - torch.stack(entropies).sum()
             if classes:
                 loss = loss + nn.functional.cross_entropy(logits, wanted)

@@ -20,6 +20,7 @@ from repq_deploy.system.files import shortened
 
 if TYPE_CHECKING:
     from repq_deploy.models.checkpoints import CheckpointFile
+    from repq_deploy.models.taps import Features as FeatureChoice
 
 __all__ = [
     "CalibData",
@@ -29,6 +30,9 @@ __all__ = [
     "Device",
     "DryRun",
     "Ema",
+    "FeatureLayout",
+    "FeatureNorm",
+    "Features",
     "Force",
     "ImgSize",
     "Json",
@@ -40,6 +44,7 @@ __all__ = [
     "Verbose",
     "checkpoint_file",
     "console",
+    "feature_choice",
     "hardware_note",
     "image_size",
     "progress_bar",
@@ -120,6 +125,24 @@ Pretrained = Annotated[
         help="Without --checkpoint, use timm's pretrained weights, or random ones, which serve structural tests only.",
     ),
 ]
+Features = Annotated[
+    str | None,
+    typer.Option(
+        "--features",
+        help="Give features in place of logits: the tokens behind these blocks, such as 2,5,8,11, each as an output "
+        "(features_2, ...). What stands behind the last of them is left out.",
+    ),
+]
+FeatureLayout = Annotated[
+    str,
+    typer.Option(
+        "--feature-layout",
+        help="With --features: tokens [N, T, C], class token and its like first, or maps [N, C, h, w] of the patches.",
+    ),
+]
+FeatureNorm = Annotated[
+    bool, typer.Option("--feature-norm", help="With --features: apply the model's final norm to each of them.")
+]
 CalibData = Annotated[
     str | None,
     typer.Option(
@@ -196,6 +219,28 @@ def image_size(text: str | None) -> int | tuple[int, int] | None:
     if match is None:
         raise BadInput(f"--img-size {shortened(text)!r}: expected pixels such as 384, or height and width as 480x224")
     return int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
+
+
+def feature_choice(text: str | None, layout: str, norm: bool) -> FeatureChoice | None:
+    """What ``--features`` and the two options about it say together; None without features.
+
+    Raises:
+        BadInput: no indexes of blocks in rising order, another layout, or an option about features without any.
+    """
+    if text is None:
+        if layout != "tokens" or norm:
+            raise BadInput("--feature-layout and --feature-norm are about features; give --features 2,5,8,11")
+        return None
+    from repq_deploy.models.taps import LAYOUTS, Features
+
+    if layout not in LAYOUTS:
+        raise BadInput(f"--feature-layout {shortened(layout)!r}: expected {' or '.join(LAYOUTS)}")
+    if re.fullmatch(r"[0-9]{1,4}(,[0-9]{1,4})*", text.strip()) is None:
+        raise BadInput(f"--features {shortened(text)!r}: expected indexes of blocks such as 2,5,8,11")
+    try:
+        return Features(tuple(map(int, text.split(","))), layout, norm)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise BadInput(f"--features: {error}") from error
 
 
 def say_note(text: str) -> None:

@@ -16,6 +16,9 @@ from repq_deploy.cli.common import (
     Device,
     DryRun,
     Ema,
+    FeatureLayout,
+    FeatureNorm,
+    Features,
     Force,
     ImgSize,
     Json,
@@ -26,6 +29,7 @@ from repq_deploy.cli.common import (
     Seed,
     Verbose,
     checkpoint_file,
+    feature_choice,
     image_size,
     refuse_other_options,
     set_up,
@@ -48,6 +52,9 @@ _OF_FLOAT = (
         "classes",
         "img_size",
         "pretrained",
+        "features",
+        "feature_layout",
+        "feature_norm",
         "seed",
         "as_json",
         "opset",
@@ -117,6 +124,9 @@ def export(
     classes: Classes = None,
     img_size: ImgSize = None,
     pretrained: Pretrained = True,
+    features: Features = None,
+    feature_layout: FeatureLayout = "tokens",
+    feature_norm: FeatureNorm = False,
     calib_data: CalibData = None,
     num_calib: Annotated[
         int | None,
@@ -180,6 +190,8 @@ def export(
     weights = checkpoint_file(checkpoint, ema, checkpoint_prefix)
     size = image_size(img_size)
     spec = zoo.resolve(model, checkpoint=weights, num_classes=num_classes, img_size=size, pretrained=pretrained)
+    if (choice := feature_choice(features, feature_layout, feature_norm)) is not None:
+        spec = zoo.with_features(spec, choice)
     names = () if classes is None else read_classes(classes)
     check_opset(opset, 32 if float_model else widths.narrowest_weight)
     if float_model:

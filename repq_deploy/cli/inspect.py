@@ -70,6 +70,7 @@ def _model(file: Path, passes: str | None, compute: str, allow_rounding: bool) -
         "metadata": source.metadata,
         "input": ["batch", *source.image_shape],
         "output": ["batch", source.outputs],
+        "outputs": {name: ["batch", *shape] for name, shape in source.named.shapes.items()},
         "sites": [dataclasses.asdict(row) for row in site_table(source.model)],
     }
     if passes is not None:

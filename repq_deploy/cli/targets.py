@@ -18,7 +18,7 @@ from repq_deploy.engines.backends.onnxruntime import open_reference
 from repq_deploy.engines.foreign import foreign_formats, open_plain
 from repq_deploy.engines.manifest import read_manifest
 from repq_deploy.engines.prove_engine import PASSED
-from repq_deploy.engines.runner import open_engine
+from repq_deploy.engines.runner import open_runner
 from repq_deploy.engines.source import read_source
 from repq_deploy.errors import BadInput
 from repq_deploy.evaluation import Target
@@ -71,7 +71,7 @@ def open_target(
         BackendMissing: the engine's runtime or device is not on this machine.
     """
     if name.endswith(".engine"):
-        runner, manifest = open_engine(Path(name))
+        runner, manifest = open_runner(Path(name))
         recorded = _recorded(manifest.metadata, name)
         # An engine that failed, or was never run, is still measured: that is how one finds out what is wrong.
         verdict = "" if manifest.validation.verdict == PASSED else f", {manifest.validation.verdict}"
@@ -203,5 +203,16 @@ def _task(metadata: Mapping[str, str], name: str) -> Task:
 
 
 def _size(model: Any) -> int:
-    """How many numbers a timm model gives for each image."""
-    return int(model.num_classes or model.num_features)
+    """How many numbers a model gives for each image."""
+    from repq_deploy.models.taps import Tapped
+
+    if not isinstance(model, Tapped):
+        return int(model.num_classes or model.num_features)
+    import torch
+
+    from repq_deploy.devices import device_of
+    from repq_deploy.models.preprocessing import preprocess_of
+
+    with torch.no_grad():
+        features = model(torch.zeros(1, 3, *preprocess_of(model).size, device=device_of(model)))
+    return sum(one.numel() for one in features)

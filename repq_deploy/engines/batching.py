@@ -27,7 +27,8 @@ GraphRunner = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
 
 
 class Runner(Protocol):
-    """Computes logits [N, classes] of images [N, 3, H, W], both float32, for any N of at least 1."""
+    """Computes the outputs [N, numbers] of images [N, 3, H, W], both float32, for any N of at least 1: logits, or all
+    outputs ``joined``."""
 
     def __call__(self, images: Array) -> Array: ...
 

@@ -18,9 +18,9 @@ from repq_deploy.engines.compute import COMPUTES, lowering_for
 from repq_deploy.engines.cpu import CpuForm, can_run, choose_form, kind_here
 from repq_deploy.engines.manifest import FileRecord, Manifest, PassCount, manifest_path
 from repq_deploy.engines.proofs import Proofs, prove
-from repq_deploy.engines.prove_engine import Tolerance, Validation, compare, not_run, tolerance
+from repq_deploy.engines.prove_engine import Tolerance, Validation, compare_each, not_run, tolerance
 from repq_deploy.engines.reference import Reference, make_reference, read_reference, run_batches
-from repq_deploy.engines.runner import load_engine, open_engine
+from repq_deploy.engines.runner import load_engine, open_runner
 from repq_deploy.engines.source import SourceModel
 from repq_deploy.errors import BackendMissing, BadInput
 from repq_deploy.export.names import PREFIX, recorded_task
@@ -174,7 +174,7 @@ def validate_engine(path: Path) -> Manifest:
         BackendMissing: the engine's runtime or GPU is not here; the manifest stays as it is.
     """
     check_writable(manifest_path(path))
-    runner, manifest = open_engine(path)
+    runner, manifest = open_runner(path)
     reference_path = path.with_name(manifest.reference)
     reference = read_reference(reference_path)
     if reference.source_sha256 != manifest.source.sha256:
@@ -260,7 +260,7 @@ def _validate(engine: bytes, manifest: Manifest, reference: Reference) -> Valida
 def _judge(runner: Runner, manifest: Manifest, reference: Reference) -> Validation:
     logits = run_batches(runner, reference.images)
     allowed = _tolerance(manifest.bits, manifest.precision, reference, manifest.rounded_sqnr_db)
-    return compare(reference.logits, logits, allowed, recorded_task(manifest.metadata))
+    return compare_each(reference.logits, logits, allowed, recorded_task(manifest.metadata), manifest.named)
 
 
 def _tolerance(bits: str, precision: str, reference: Reference, rounded_db: float | None) -> Tolerance:

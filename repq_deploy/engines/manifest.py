@@ -19,6 +19,8 @@ from repq_deploy.engines.compute import COMPUTES
 from repq_deploy.engines.cpu import KIND_WORDS as CPU_KINDS
 from repq_deploy.engines.prove_engine import FAILED, NOT_RUN, PASSED, Validation
 from repq_deploy.errors import BadInput
+from repq_deploy.export.names import OUTPUT, recorded_outputs
+from repq_deploy.outputs import Outputs
 from repq_deploy.records import decode, parse_json
 
 __all__ = ["FORMAT", "FileRecord", "KernelCodes", "Manifest", "PassCount", "manifest_path", "read_manifest"]
@@ -65,6 +67,7 @@ class Manifest:
         session: what the runtime needs beyond its defaults to compute as validated.
         lowering_sqnr_db: how near the weakest stretch of the lowered graph (see ``export.prove_lowering``) is to the
             canonical one's, in dB; both run in float32 on ONNX Runtime with all optimizations off. 200 means equal.
+        outputs: how many numbers the model gives for an image.
         metadata: the ``repq.*`` metadata of the ONNX file.
         compute: the arithmetic that multiplies the quantized operands.
         rounded_sqnr_db: where rounding was allowed, how near the lowered graph's logits are to the canonical one's.
@@ -95,6 +98,11 @@ class Manifest:
     kernel_codes: KernelCodes | None = None
     cpu: str | None = None
     oldest_runtime: str | None = None
+
+    @property
+    def named(self) -> Outputs:
+        """The outputs by name, with their shapes."""
+        return recorded_outputs(self.metadata) or Outputs({OUTPUT: (self.outputs,)})
 
     @property
     def bits(self) -> str:
@@ -147,13 +155,14 @@ class Manifest:
         for field, (value, allowed) in known.items():
             if value not in allowed:
                 raise ValueError(f"{field} is {str(value)[:40]!r}, expected one of {', '.join(map(str, allowed))}")
-        largest_side, largest_output = largest("img_size"), largest("num_classes")
+        named, largest_side = recorded_outputs(self.metadata), largest("img_size")
+        largest_output = largest("num_classes") if named is None else named.numbers
         channels, *sides = self.image_shape
         if channels != 3 or len(sides) != 2 or not all(1 <= side <= largest_side for side in sides):
             raise ValueError(
                 f"image_shape is {list(self.image_shape)[:4]}, expected [3, H, W] of at most {largest_side}"
             )
-        if not 1 <= self.outputs <= largest_output:
+        if not 1 <= self.outputs <= largest_output or (named is not None and self.outputs != named.numbers):
             raise ValueError(f"outputs is {self.outputs}, expected 1 to {largest_output}")
         if any(Path(file).name != file or not file for file in (self.engine.name, self.reference)):
             raise ValueError("it names a file in another folder")

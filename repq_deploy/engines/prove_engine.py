@@ -9,12 +9,13 @@ are, the larger is such a step; so the most that is ever required depends on the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repq_deploy.bits import smallest_activation_bits
+from repq_deploy.outputs import Outputs
 from repq_deploy.tasks import CLASSIFICATION, Task
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Tolerance",
     "Validation",
     "compare",
+    "compare_each",
     "not_run",
     "sqnr_db",
     "tolerance",
@@ -117,6 +119,23 @@ def compare(
     if wrong is not None:
         return Validation(FAILED, wrong, allowed, figures)
     return Validation(PASSED, f"SQNR {figures.sqnr_db:.1f} dB is at least {limit:.1f} dB", allowed, figures)
+
+
+def compare_each(
+    reference: NDArray[np.float32], outputs: NDArray[np.float32], allowed: Tolerance, task: Task, named: Outputs
+) -> Validation:
+    """``compare`` of each of several outputs, ``joined`` in both arrays; the verdict on the worst of them.
+
+    Later features are larger than earlier ones, whose errors would not be seen among all numbers.
+    """
+    if len(named.shapes) == 1 or outputs.shape != reference.shape:
+        return compare(reference, outputs, allowed, task)
+    each = [
+        (name, compare(reference[:, part], outputs[:, part], allowed, task))
+        for name, part in zip(named.names, named.slices(), strict=True)
+    ]
+    name, worst = min(each, key=lambda one: (one[1].verdict == PASSED, one[1].figures.sqnr_db if one[1].figures else 0))
+    return replace(worst, reason=f"{name}, the worst of {len(each)} outputs: {worst.reason}")
 
 
 def not_run(reason: str, allowed: Tolerance) -> Validation:

@@ -1,9 +1,9 @@
-"""The reference of a canonical ONNX file: images and the logits that ONNX Runtime gives with no optimizations.
+"""The reference of a canonical ONNX file: images and the outputs that ONNX Runtime gives with no optimizations.
 
-``<name>.reference.npz`` holds ``images`` float32 [6, 3, H, W] and ``logits`` float32 [6, classes], the model's own SQNR
-under rounding (see ``rounding.py``), the SHA-256 of the ONNX file, and in words where the images come from. A machine
-with the GPU needs nothing else to validate an engine. There are six images, so that a batch of one and a batch of five
-are both checked.
+``<name>.reference.npz`` holds ``images`` float32 [6, 3, H, W] and ``logits`` float32 [6, classes] (with other outputs:
+all their numbers), the model's own SQNR under rounding (see ``rounding.py``), the SHA-256 of the ONNX file, and
+in words where the images come from. A machine with the GPU needs nothing else to validate an engine. There are six
+images, so that a batch of one and a batch of five are both checked.
 """
 
 from __future__ import annotations

@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from repq_deploy.engines.backends import backend_named
 from repq_deploy.engines.batching import Runner
 from repq_deploy.engines.cpu import KIND_WORDS, can_run
 from repq_deploy.engines.manifest import Manifest, manifest_path, read_manifest
 from repq_deploy.errors import BackendMissing, BadInput
+from repq_deploy.export.names import recorded_outputs
 from repq_deploy.system.files import existing_file, sha256_of
 
-__all__ = ["Runner", "check_engine", "load_engine", "open_engine"]
+__all__ = ["Runner", "check_engine", "load_engine", "open_engine", "open_like", "open_runner"]
 
 
-def open_engine(path: Path, *, session: Mapping[str, str] | None = None) -> tuple[Runner, Manifest]:
+def open_engine(
+    path: Path | str, *, session: Mapping[str, str] | None = None
+) -> tuple[Callable[[NDArray[np.float32]], Any], Manifest]:
     """The engine file ``path``, ready to run, and its manifest.
 
-    ``session`` holds options beside those of the manifest, such as the number of threads.
+    It is called with images float32 [N, 3, H, W], any number of them, and gives logits float32 [N, classes]; one that
+    names its outputs, such as features, gives a dictionary of arrays float32 [N, ...].
+
+    Args:
+        session: options beside those of the manifest, such as the number of threads.
+
+    Raises:
+        BadInput, BackendMissing: as ``open_runner``.
+    """
+    runner, manifest = open_runner(Path(path), session=session)
+    if recorded_outputs(manifest.metadata) is None:
+        return runner, manifest
+    return lambda images: manifest.named.named(runner(images)), manifest
+
+
+def open_runner(path: Path, *, session: Mapping[str, str] | None = None) -> tuple[Runner, Manifest]:
+    """The engine file ``path`` as what gives all its outputs ``joined``, and its manifest.
 
     Raises:
         BadInput: the engine or its manifest is missing, altered, truncated, or of another runtime version.
@@ -60,5 +83,15 @@ def load_engine(engine: bytes | Path, manifest: Manifest, *, session: Mapping[st
             f"{manifest.source.name} --backend {backend.name} --cpu any; or export --bits w7a8, which is exact and "
             "fast on every CPU"
         )
-    options = {**manifest.session, **(session or {})}
-    return backend.open(engine, profile=manifest.profile, image_shape=manifest.image_shape, session=options)
+    return open_like(manifest, engine, session=session)
+
+
+def open_like(manifest: Manifest, file: bytes | Path, *, session: Mapping[str, str] | None = None) -> Runner:
+    """``file``, of the same inputs and outputs as the engine of ``manifest``, opened as that engine is."""
+    return backend_named(manifest.backend).open(
+        file,
+        profile=manifest.profile,
+        image_shape=manifest.image_shape,
+        session={**manifest.session, **(session or {})},
+        outputs=manifest.named.names,
+    )

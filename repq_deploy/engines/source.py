@@ -1,13 +1,15 @@
 """Reading a canonical ONNX file: what ``repq-export`` wrote, and nothing else.
 
-The file has one input ``images`` float32 [batch, 3, H, W] and one output ``logits`` float32 [batch, classes]; ``batch``
-is dynamic, the rest is fixed. Its ``metadata_props`` under ``repq.*`` say what was calibrated and how.
+The file has one input ``images`` float32 [batch, 3, H, W] and one output ``logits`` float32 [batch, classes], or those
+that its metadata name; ``batch`` is dynamic, the rest is fixed. Its ``metadata_props`` under ``repq.*`` say what was
+calibrated and how.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from repq_deploy.export import names
 from repq_deploy.export.digest import bad_scale, quantizers_digest
 from repq_deploy.export.measures.record import recorded_measures
 from repq_deploy.export.names import INPUT, OUTPUT
+from repq_deploy.outputs import Outputs
 from repq_deploy.records import parse_json
 from repq_deploy.system.files import existing_file, sha256_of
 from repq_deploy.tasks import Task
@@ -34,7 +37,7 @@ class SourceModel:
     """A canonical ONNX file in memory. ``image_shape`` is (3, H, W).
 
     A float model over 2 GiB has the bytes of its weights in a second file, ``weights``; ``model`` and ``data`` do not
-    hold them. ``sha256`` is the hash of both files.
+    hold them. ``sha256`` is the hash of both files. ``named`` are the outputs, which make ``outputs`` numbers.
     """
 
     path: Path
@@ -44,7 +47,12 @@ class SourceModel:
     sha256: str
     metadata: dict[str, str]
     image_shape: tuple[int, ...]
-    outputs: int
+    named: Outputs
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the model gives for an image."""
+        return self.named.numbers
 
     @property
     def bits(self) -> str:
@@ -88,14 +96,14 @@ def read_source(path: Path) -> SourceModel:
         )
     weights = _weights_file(path, model)
     _check_metadata(path, metadata)
-    image_shape = _fixed_dimensions(path, model.graph.input, INPUT, rank=4)
-    (outputs,) = _fixed_dimensions(path, model.graph.output, OUTPUT, rank=2)
+    (image_shape,) = _fixed_dimensions(path, model.graph.input, [INPUT], rank=4)
+    named = _outputs(path, model, metadata)
     _check_graph(path, model)
     _check_quantizers(path, model, metadata)
     sha256 = hashlib.sha256(data).hexdigest()
     if weights is not None:
         sha256 = hashlib.sha256(f"{sha256} {sha256_of(weights)}".encode()).hexdigest()
-    return SourceModel(path, model, data, weights, sha256, metadata, image_shape, outputs)
+    return SourceModel(path, model, data, weights, sha256, metadata, image_shape, named)
 
 
 def _check_graph(path: Path, model: onnx.ModelProto) -> None:
@@ -143,6 +151,7 @@ def _check_metadata(path: Path, metadata: dict[str, str]) -> None:
                 parse_json(metadata[key])
         names.recorded_task(metadata)
         names.recorded_refusals(metadata)
+        names.recorded_outputs(metadata)
         recorded_measures(metadata)
     except (BadInput, ValueError) as error:
         raise BadInput(f"model {path}: damaged metadata: {error}; export it again") from error
@@ -180,17 +189,36 @@ def _weights_file(path: Path, model: onnx.ModelProto) -> Path | None:
     return weights
 
 
-def _fixed_dimensions(path: Path, values: list[onnx.ValueInfoProto], name: str, *, rank: int) -> tuple[int, ...]:
-    """The dimensions of the only tensor in ``values`` after its dynamic batch dimension."""
-    found = ", ".join(value.name for value in values) or "none"
-    if [value.name for value in values] != [name]:
-        raise BadInput(f"model {path}: expected the one tensor {name!r}, found {found}; write it with repq-export")
-    tensor = values[0].type.tensor_type
+def _outputs(path: Path, model: onnx.ModelProto, metadata: dict[str, str]) -> Outputs:
+    recorded = names.recorded_outputs(metadata)
+    if recorded is None:
+        return Outputs({OUTPUT: _fixed_dimensions(path, model.graph.output, [OUTPUT], rank=2)[0]})
+    found = _fixed_dimensions(path, model.graph.output, recorded.names)
+    if found != list(recorded.shapes.values()):
+        raise BadInput(f"model {path}: its outputs have other shapes than {names.OUTPUTS} says; export it again")
+    return recorded
+
+
+def _fixed_dimensions(
+    path: Path, values: Sequence[onnx.ValueInfoProto], expected: Sequence[str], *, rank: int | None = None
+) -> list[tuple[int, ...]]:
+    """The dimensions of each tensor in ``values``, which have the names ``expected``, after the dynamic batch."""
+    if [value.name for value in values] != list(expected):
+        found = ", ".join(value.name for value in values) or "none"
+        what = f"the one tensor {expected[0]!r}" if len(expected) == 1 else f"the tensors {', '.join(expected)}"
+        raise BadInput(f"model {path}: expected {what}, found {found}; write it with repq-export")
+    return [_fixed(path, value, rank) for value in values]
+
+
+def _fixed(path: Path, value: onnx.ValueInfoProto, rank: int | None) -> tuple[int, ...]:
+    tensor = value.type.tensor_type
     batch, *rest = tensor.shape.dim or [onnx.TensorShapeProto.Dimension()]
     fixed = tuple(dimension.dim_value for dimension in rest)
-    if tensor.elem_type != onnx.TensorProto.FLOAT or len(fixed) != rank - 1 or min(fixed) <= 0 or batch.dim_value > 0:
+    fits = len(fixed) == rank - 1 if rank is not None else bool(fixed)
+    if tensor.elem_type != onnx.TensorProto.FLOAT or not fits or min(fixed) <= 0 or batch.dim_value > 0:
+        of_rank = "" if rank is None else f" of rank {rank}"
         raise BadInput(
-            f"model {path}: {name!r} must be float32 of rank {rank} with a dynamic batch and fixed other dimensions; "
+            f"model {path}: {value.name!r} must be float32{of_rank} with a dynamic batch and fixed other dimensions; "
             "write it with repq-export"
         )
     return fixed

@@ -25,7 +25,6 @@ from repq_deploy.export.passes.log2_nodes import Log2Nodes
 from repq_deploy.export.passes.table_nodes import TableNodes
 from repq_deploy.export.trace import OPSET, trace
 from repq_deploy.export.weights_file import write_model
-from repq_deploy.models.families import task_of
 from repq_deploy.quant.model import QuantizedModel
 
 __all__ = ["canonical_onnx", "write_canonical"]
@@ -34,7 +33,8 @@ FORMAT = "1"
 
 
 def canonical_onnx(quantized: QuantizedModel, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
-    """Export ``quantized`` for images [batch, *input_shape] named ``images``; output ``logits`` [batch, classes]."""
+    """Export ``quantized`` for images [batch, *input_shape] named ``images``; output ``logits`` [batch, classes],
+    or those that the model names."""
     traced = trace(quantized, input_shape)
     _strip(traced)
     model, _ = run_passes(traced, [IntegerWeights(), ActivationQDQ(), Log2Nodes(), TableNodes()])
@@ -47,6 +47,7 @@ def canonical_onnx(quantized: QuantizedModel, input_shape: tuple[int, int, int])
     model.graph.name = "repq"
     model.producer_name, model.producer_version = "repq-deploy", __version__
     of_graph = {names.DEFAULT_SESSION: exact_by_default(model), names.DIGEST: quantizers_digest(model)}
+    of_graph |= names.outputs_entry(model)
     onnx.helper.set_model_props(model, _metadata(quantized) | of_graph)
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -71,7 +72,7 @@ def _metadata(quantized: QuantizedModel) -> dict[str, str]:
         names.PREPROCESS: provenance.preprocess,
         **({names.CLASSES: json.dumps(provenance.classes)} if provenance.classes else {}),
         **({names.REFUSED: json.dumps(provenance.refused)} if provenance.refused else {}),
-        **names.task_entry(task_of(quantized.model)),
+        **names.task_entry(quantized.task),
         f"{names.PREFIX}calib.images": str(provenance.calibration_images),
         f"{names.PREFIX}calib.sha256": provenance.calibration_sha256,
         f"{names.PREFIX}versions": json.dumps(provenance.versions, sort_keys=True),

@@ -14,6 +14,7 @@ from torch import nn
 from repq_deploy.export import names
 from repq_deploy.export.trace import exported
 from repq_deploy.models.families import task_of
+from repq_deploy.models.taps import output_names
 
 __all__ = ["float_onnx"]
 
@@ -26,11 +27,13 @@ def float_onnx(
     preprocess: str = "",
     classes: Sequence[str] = (),
 ) -> onnx.ModelProto:
-    """Export a timm model as it is: input ``images`` [batch, *input_shape], output ``logits`` [batch, classes].
+    """Export a timm model as it is: input ``images`` [batch, *input_shape], output ``logits`` [batch, classes], or one
+    for each of its features.
 
     ``name``, ``preprocess`` (``Preprocess.to_json``) and the names of ``classes`` are recorded.
     """
-    found = exported(model, input_shape)
+    found = exported(model, input_shape, outputs=output_names(model))
     recorded = {names.MODEL: name, names.BITS: "", names.PREPROCESS: preprocess, **names.task_entry(task_of(model))}
+    recorded |= names.outputs_entry(found)
     onnx.helper.set_model_props(found, recorded | ({names.CLASSES: json.dumps(classes)} if classes else {}))
     return found

@@ -1,10 +1,12 @@
-"""The names in a canonical file: of its input and output, and of what its metadata record."""
+"""The names in a canonical file: of its input and outputs, and of what its metadata record."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from repq_deploy.outputs import Outputs
 from repq_deploy.records import decode, parse_json
 from repq_deploy.tasks import CLASSIFICATION, TASKS, Task
 
@@ -12,6 +14,9 @@ if TYPE_CHECKING:
     import onnx
 
 INPUT = "images"
+#: Bounds of what is read of outputs.
+_MOST_OUTPUTS, _LONGEST_NAME, _MOST_NUMBERS = 256, 200, 2**28
+#: The only output of a model that does not name its own.
 OUTPUT = "logits"
 
 #: Every key of ours begins with it.
@@ -25,6 +30,8 @@ DIGEST, DEFAULT_SESSION = f"{PREFIX}quantizers.sha256", f"{PREFIX}default_sessio
 REFUSED = f"{PREFIX}refused"
 #: What export measured of each quantizer (``measures.record``).
 SITES = f"{PREFIX}sites"
+#: The shapes of named outputs for one image, in the graph's order; no entry where there is ``OUTPUT`` alone.
+OUTPUTS = f"{PREFIX}outputs"
 #: Of a float twin: the bits of the canonical file that it was made from.
 FLOAT_OF = f"{PREFIX}float_of"
 
@@ -44,6 +51,40 @@ def recorded_task(metadata: Mapping[str, str]) -> Task:
     if name not in TASKS:
         raise ValueError(f"{TASK} is {name[:40]!r}, expected one of {', '.join(TASKS)}")
     return TASKS[name]
+
+
+def outputs_entry(model: onnx.ModelProto) -> dict[str, str]:
+    """What a file records of its outputs, read off its graph.
+
+    Raises:
+        ValueError: an output whose shape, beyond the batch, is not fixed.
+    """
+    if [value.name for value in model.graph.output] == [OUTPUT]:
+        return {}
+    shapes = {}
+    for value in model.graph.output:
+        _, *sizes = (dimension.dim_value for dimension in value.type.tensor_type.shape.dim)
+        if not all(sizes):
+            raise ValueError(f"output {value.name}: expected [batch, ...] with fixed sizes behind the batch")
+        shapes[value.name] = sizes
+    return {OUTPUTS: json.dumps(shapes)}
+
+
+def recorded_outputs(metadata: Mapping[str, str]) -> Outputs | None:
+    """The inverse of ``outputs_entry``; None where the output is ``OUTPUT``.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+    if OUTPUTS not in metadata:
+        return None
+    found = Outputs(decode(dict[str, tuple[int, ...]], parse_json(metadata[OUTPUTS]), OUTPUTS))
+    sizes = [size for shape in found.shapes.values() for size in shape]
+    if not 0 < len(found.shapes) <= _MOST_OUTPUTS or not all(size > 0 for size in sizes):
+        raise ValueError(f"{OUTPUTS}: expected 1 to {_MOST_OUTPUTS} outputs of positive sizes")
+    if any(len(name) > _LONGEST_NAME for name in found.names) or found.numbers > _MOST_NUMBERS:
+        raise ValueError(f"{OUTPUTS}: a name or a shape is too long")
+    return found
 
 
 def recorded_refusals(metadata: Mapping[str, str]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from repq_deploy.export.measures.measuring import float_bytes, measure_activation, measure_weights
@@ -22,7 +23,7 @@ from repq_deploy.export.measures.record import NOTHING_MEASURED, SiteMeasures
 from repq_deploy.export.onnx_session import reference_session
 from repq_deploy.export.prove_kernels import OTHERS_COUNT, OTHERS_SHARE, TIE
 from repq_deploy.hooks import hooks
-from repq_deploy.models.families import task_of
+from repq_deploy.outputs import joined
 from repq_deploy.quant.model import QuantizedModel
 from repq_deploy.quant.quantizers import Quantizer
 
@@ -79,8 +80,9 @@ def compare_export(quantized: QuantizedModel, model: onnx.ModelProto, images: Te
     produced = {name for node in model.graph.node for name in node.output}
     quantizers = {name: q for name, q in quantized.quantizers().items() if f"{name}/codes" in produced}
     exposed.graph.output.extend(onnx.ValueInfoProto(name=f"{name}/codes") for name in quantizers)
-    logits, *codes = reference_session(exposed).run(None, {"images": images.numpy()})
-    theirs = dict(zip(quantizers, codes, strict=True))
+    found = reference_session(exposed).run(None, {"images": images.numpy()})
+    count = len(model.graph.output)
+    logits, theirs = joined(found[:count]), dict(zip(quantizers, found[count:], strict=True))
 
     sites = []
     measures = measure_weights(quantized)
@@ -94,14 +96,14 @@ def compare_export(quantized: QuantizedModel, model: onnx.ModelProto, images: Te
         measures[quantizer.site] = measure_activation(quantizer, inputs[0], values)
         return values
 
-    free = quantized(images).numpy()
+    free = _rows(quantized, images)
     with hooks(quantizer.register_forward_hook(compare) for quantizer in quantizers.values()):
-        forced = quantized(images).numpy()
+        forced = _rows(quantized, images)
     return ExportAgreement(
         tuple(sites),
         relative_error=float(np.linalg.norm(logits - forced) / np.linalg.norm(forced)),
         free_relative_error=float(np.linalg.norm(logits - free) / np.linalg.norm(free)),
-        decisions_equal=task_of(quantized.model).agreement(logits, free),
+        decisions_equal=quantized.task.agreement(logits, free),
         measures=SiteMeasures(
             images=len(images),
             float_bytes=float_bytes(quantized),
@@ -111,6 +113,12 @@ def compare_export(quantized: QuantizedModel, model: onnx.ModelProto, images: Te
             sites={name: measures[name] for name in quantized.quantizers() if name in measures},
         ),
     )
+
+
+def _rows(quantized: QuantizedModel, images: Tensor) -> NDArray[np.float32]:
+    """All outputs, [N, numbers]."""
+    outputs: NDArray[np.float32] = joined([joined(quantized(images))]).numpy()
+    return outputs
 
 
 def unexplained(quantizer: Quantizer, x: Tensor, given: Tensor) -> int:

@@ -112,12 +112,11 @@ def compare_codes(
     """
     totals: dict[str, NDArray[np.int64]] = {}
     error, forced = 0.0, None
-    for image, logits, sites in expected_codes(canonical, graph, images):
+    for image, outputs, sites in expected_codes(canonical, graph, images):
         given = {one.tensor: one.codes for one in sites}
         forced = forced or (kernels or load_reference)(forced_graph(graph, given))
         found = forced({"images": image, **{given_name(name): codes for name, codes in given.items()}})
-        output = graph.graph.output[0].name
-        error = max(error, float(np.linalg.norm(found[output] - logits) / np.linalg.norm(logits)))
+        error = max(error, *(_relative_error(found[name], values) for name, values in outputs.items()))
         for one in sites:
             totals[one.site] = totals.get(one.site, np.zeros(3, np.int64)) + one.differences(found[one.tensor])
     return _figures(totals, error)
@@ -125,9 +124,9 @@ def compare_codes(
 
 def expected_codes(
     canonical: onnx.ModelProto, graph: onnx.ModelProto, images: NDArray[np.float32]
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], list[SiteCodes]]]:
-    """For each image, as a batch of one: itself, the logits, and the codes of the ``canonical`` graph, in the form in
-    which ``graph`` stores them."""
+) -> Iterator[tuple[NDArray[np.float32], dict[str, NDArray[np.float32]], list[SiteCodes]]]:
+    """For each image, as a batch of one: itself, the outputs by name, and the codes of the ``canonical`` graph, in the
+    form in which ``graph`` stores them."""
     quantizers = list(_quantizers(gs.import_onnx(without_functions(canonical))))
     surgeon = gs.import_onnx(without_functions(graph))
     stored = {one.site: tensor for one in quantizers if (tensor := one.stored(surgeon)) is not None}
@@ -141,7 +140,11 @@ def expected_codes(
             _site_codes(one, values[one.x], values[one.codes_name], stored[one.site].name, zero_points[one.site])
             for one in quantizers
         ]
-        yield image[None], values[canonical.graph.output[0].name], sites
+        yield image[None], {output.name: values[output.name] for output in canonical.graph.output}, sites
+
+
+def _relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 def forced_graph(model: onnx.ModelProto, given: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:

@@ -62,7 +62,7 @@ class Stretch:
 def compare_lowering(
     canonical: onnx.ModelProto, lowered: onnx.ModelProto, images: NDArray[np.float32]
 ) -> tuple[Stretch, ...]:
-    """Compare every stretch of the ``lowered`` graph on ``images`` [N, 3, H, W]; the last one ends in the logits.
+    """Compare every stretch of the ``lowered`` graph on ``images`` [N, 3, H, W]; the last ones end in the outputs.
 
     ONNX Runtime runs both graphs, node by node. They are cut at each input of a LayerNormalization that both compute.
     """
@@ -111,8 +111,9 @@ def _shared_norm_inputs(canonical: onnx.ModelProto, lowered: onnx.ModelProto) ->
 def _exposed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     exposed = onnx.ModelProto()
     exposed.CopyFrom(model)
-    logits = exposed.graph.output.pop()
-    exposed.graph.output.extend([*(onnx.ValueInfoProto(name=name) for name in names), logits])
+    outputs = [value for value in model.graph.output if value.name not in names]
+    del exposed.graph.output[:]
+    exposed.graph.output.extend([*(onnx.ValueInfoProto(name=name) for name in names), *outputs])
     return exposed
 
 

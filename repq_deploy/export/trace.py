@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import onnx
@@ -29,19 +29,24 @@ OPSET = 21
 
 
 def trace(quantized: QuantizedModel, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
-    """Trace ``quantized`` for images [batch, *input_shape] with a dynamic ``batch``; output ``logits``."""
+    """Trace ``quantized`` for images [batch, *input_shape] with a dynamic ``batch``; outputs as it names them."""
     translations = {
         torch.ops.repq.fake_quantize.default: _fake_quantize,
         torch.ops.repq.fake_quantize_log2.default: _fake_quantize_log2,
         torch.ops.repq.fake_quantize_curve.default: _fake_quantize_curve,
     }
-    return exported(quantized, input_shape, translations)
+    return exported(quantized, input_shape, translations, outputs=quantized.output_names)
 
 
 def exported(
-    model: nn.Module, input_shape: tuple[int, int, int], translations: dict[Any, Any] | None = None
+    model: nn.Module,
+    input_shape: tuple[int, int, int],
+    translations: dict[Any, Any] | None = None,
+    *,
+    outputs: Sequence[str] = (OUTPUT,),
 ) -> onnx.ModelProto:
-    """What torch's exporter makes of ``model``; ``translations`` are of operators that it does not know."""
+    """What torch's exporter makes of ``model``; ``translations`` are of operators that it does not know, ``outputs``
+    the names of what it gives, in order."""
     images = torch.zeros(2, *input_shape)  # a batch of one would be specialized to a constant
     with _quiet():
         program = torch.onnx.export(
@@ -50,7 +55,7 @@ def exported(
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=list(outputs),
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             custom_translation_table=translations,
             verbose=False,

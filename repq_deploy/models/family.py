@@ -40,6 +40,8 @@ class Family:
             for; None where they are those of the model, or cannot be resized.
         resized: a checkpoint's tensors with position embeddings for the model's image size.
         derived_numbers: how many numbers an export stores beyond the model's parameters.
+        detach_head: takes away, in place, all that stands behind the model's blocks, and gives the norm that stood
+            there, an identity where there was none; None where features cannot be taken (``models.taps``).
     """
 
     words: str
@@ -52,3 +54,4 @@ class Family:
     own_image_size: Callable[[Any, Mapping[str, Tensor]], int | None] = _own_size
     resized: Callable[[Any, Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda model, tensors: tensors
     derived_numbers: Callable[[Any], int] = lambda model: 0
+    detach_head: Callable[[Any], nn.Module] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from repq_deploy.calib_data.preprocess import Preprocess
 from repq_deploy.models.checkpoints import CheckpointFile
 from repq_deploy.models.hub import Report
 from repq_deploy.models.preprocessing import preprocess_of
-from repq_deploy.models.zoo import ModelSpec, create, resolve
+from repq_deploy.models.taps import Features
+from repq_deploy.models.zoo import ModelSpec, create, resolve, with_features
 
 __all__ = ["FloatModel", "load_model", "of_own_module"]
 
@@ -33,6 +34,7 @@ def load_model(
     num_classes: int | None = None,
     img_size: int | tuple[int, int] | None = None,
     pretrained: bool = True,
+    features: Features | Sequence[int] | None = None,
     seed: int = 0,
     note: Callable[[str], None] = lambda text: None,
     report: Report = lambda done, total: None,
@@ -45,15 +47,21 @@ def load_model(
         num_classes: default: as many as the checkpoint's head has, otherwise timm's.
         img_size: pixels of both sides, or height and width; default: the checkpoint's, otherwise timm's.
         pretrained: take timm's weights where there is no checkpoint; otherwise they are random.
+        features: indexes of blocks, such as ``(2, 5, 8, 11)``, or ``Features``: the model gives a list of what stands
+            behind them, tokens or maps, in place of logits.
         seed: of random weights.
         note: called with what was taken of the checkpoint, left out or made to fit.
         report: called during a download with the bytes that are there and those in all, 0 where these are not known.
 
     Raises:
-        BadInput: an unknown name, weights that do not fit or cannot be read, or a download that fails.
+        BadInput: an unknown name, weights that do not fit or cannot be read, features that the model cannot give, or a
+            download that fails.
     """
     file = CheckpointFile(Path(checkpoint)) if isinstance(checkpoint, Path | str) else checkpoint
     spec = resolve(name, checkpoint=file, num_classes=num_classes, img_size=img_size, pretrained=pretrained)
+    if features is not None:
+        asked = features if isinstance(features, Features) else Features(tuple(features))
+        spec = with_features(spec, asked)
     return build(spec, file, seed=seed, note=note, report=report)
 
 

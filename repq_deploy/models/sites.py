@@ -150,12 +150,19 @@ class ResidualStream:
     ``writers`` name linears (or the patch embedding's convolution), ``embeddings`` parameters of shape [..., channels],
     ``readers`` pairs of a layer norm and the linears that read its output. ``entry`` names a module, such as a layer
     norm before the blocks, whose output begins the stream and cannot absorb a rotation: it gets one product more.
+    ``exits`` name modules that read the stream and give it out (``models.taps``): each gets one product before it.
     """
 
     writers: tuple[str, ...]
     embeddings: tuple[str, ...]
     readers: tuple[tuple[str, tuple[str, ...]], ...]
     entry: str | None = None
+    exits: tuple[str, ...] = ()
+
+    @property
+    def rotatable(self) -> tuple[str, ...]:
+        """The modules that a rotation of the stream wraps."""
+        return self.exits if self.entry is None else (self.entry, *self.exits)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 
 from repq_deploy.models.sites import LinearSite, Role
 
-__all__ = ["block_linears", "fold_gammas", "foldable", "image_sides", "mlp_linears", "own_qkv", "pool_linears"]
+__all__ = [
+    "block_linears",
+    "detach_head",
+    "fold_gammas",
+    "foldable",
+    "image_sides",
+    "mlp_linears",
+    "own_qkv",
+    "pool_linears",
+]
 
 
 def block_linears(
@@ -144,6 +153,16 @@ def fold_gammas(block: Any) -> None:
             linear.weight = nn.Parameter(weight.to(gamma.dtype), requires_grad=False)
             linear.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
             setattr(block, name, None)
+
+
+def detach_head(model: Any) -> nn.Module:
+    """Take away, in place, the final norm, the pooling and the classifiers of a timm encoder; its final norm."""
+    norm: nn.Module = model.norm
+    model.reset_classifier(0, "")
+    model.norm = nn.Identity()
+    if hasattr(model, "fc_norm"):
+        model.fc_norm = nn.Identity()
+    return norm
 
 
 def image_sides(model: Any) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -16,18 +16,19 @@ from typing import Any, Literal
 import timm
 import torch
 from timm.models import PretrainedCfg, get_pretrained_cfg
-from timm.models._hub import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from torch import Tensor, nn
 
 from repq_deploy.bounds import check_arguments, largest
-from repq_deploy.errors import BadInput, first_line
+from repq_deploy.errors import BadInput
 from repq_deploy.models.checkpoints import CheckpointFile, check_fit, load_into, own_image_size, read_checkpoint
-from repq_deploy.models.families import known_family
-from repq_deploy.models.hub import HubError, Report, cache_alone, ensure_cached
+from repq_deploy.models.families import find_family, known_family
+from repq_deploy.models.hub import Report
+from repq_deploy.models.pretrained import downloaded
+from repq_deploy.models.taps import Features, tapped
 from repq_deploy.records import decode
 from repq_deploy.system.files import sha256_of
 
-__all__ = ["ALIASES", "ModelSpec", "build_architecture", "create", "resolve"]
+__all__ = ["ALIASES", "ModelSpec", "build_architecture", "create", "resolve", "with_features"]
 
 #: "own": of a module that somebody else has built; no record of ours builds it again.
 Weights = Literal["pretrained", "checkpoint", "random", "demo", "own"]
@@ -51,7 +52,8 @@ ALIASES = {
 class ModelSpec:
     """What is needed to build a model again: JSON-serializable, no paths in it.
 
-    ``name`` is what the user said, ``kwargs`` the arguments of ``timm.create_model`` beside the id.
+    ``name`` is what the user said, ``kwargs`` the arguments of ``timm.create_model`` beside the id. A model with
+    ``features`` gives these in place of logits.
     """
 
     name: str
@@ -59,9 +61,13 @@ class ModelSpec:
     kwargs: dict[str, Any]
     checkpoint_sha256: str | None = None
     weights: Weights = "pretrained"
+    features: Features | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        found = asdict(self)
+        if self.features is None:
+            del found["features"]
+        return found
 
     @classmethod
     def from_dict(cls, data: Any) -> ModelSpec:
@@ -152,12 +158,24 @@ def create(
         BadInput: the checkpoint is missing, has changed or does not fit, the download fails, or timm cannot build the
             model with these arguments.
     """
+    return _tapped(_create(spec, checkpoint, seed, note, report), spec)
+
+
+def _create(
+    spec: ModelSpec,
+    checkpoint: CheckpointFile | None,
+    seed: int,
+    note: Callable[[str], None],
+    report: Report,
+) -> nn.Module:
+    """The whole model of ``spec``, with its head."""
     if spec.weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return build_architecture(spec)
+            return _build(spec, pretrained=False)
     if spec.weights == "pretrained":
-        return _download(spec, report, note)
+        config = _pretrained_config(spec.timm_id, spec.name)
+        return downloaded(config, spec.name, lambda: _build(spec, pretrained=True), report=report, note=note)
     if spec.weights == "demo":
         from repq_deploy.calib_data.demo import DEMO_WEIGHTS  # noqa: PLC0415 - the core needs no data package otherwise
 
@@ -167,7 +185,7 @@ def create(
     read = read_checkpoint(checkpoint)
     if (found := checkpoint.sha256()) != spec.checkpoint_sha256:
         raise BadInput(f"checkpoint {checkpoint.path}: SHA-256 is {found}, expected {spec.checkpoint_sha256}")
-    model = build_architecture(spec)
+    model = _build(spec, pretrained=False)
     for text in (*read.notes, *load_into(model, read.tensors, checkpoint.path)):
         note(f"checkpoint {checkpoint.path.name}: {text}")
     return model
@@ -175,16 +193,31 @@ def create(
 
 def build_architecture(spec: ModelSpec) -> nn.Module:
     """The model of ``spec`` with random weights, in evaluation mode: nothing is read or downloaded."""
-    return _build(spec, pretrained=False)
+    return _tapped(_build(spec, pretrained=False), spec)
+
+
+def with_features(spec: ModelSpec, features: Features) -> ModelSpec:
+    """``spec`` of the same model, which gives ``features``.
+
+    Raises:
+        BadInput: the model cannot give them.
+    """
+    with torch.device("meta"):
+        build_architecture(found := replace(spec, features=features))
+    return found
+
+
+def _tapped(model: nn.Module, spec: ModelSpec) -> nn.Module:
+    return model if spec.features is None else tapped(model, find_family(model), spec.features)
 
 
 def _fitted(spec: ModelSpec, tensors: Mapping[str, Tensor], checkpoint: Path) -> ModelSpec:
     """``spec`` at the image size of its checkpoint, unless it says one; the tensors fit it."""
     with torch.device("meta"):
-        model = build_architecture(spec)
+        model = _build(spec, pretrained=False)
         if "img_size" not in spec.kwargs and (size := own_image_size(model, tensors)) is not None:
             spec = replace(spec, kwargs={**spec.kwargs, "img_size": size})
-            model = build_architecture(spec)
+            model = _build(spec, pretrained=False)
     check_fit(model, tensors, checkpoint)
     return spec
 
@@ -255,37 +288,3 @@ def _head_classes(
             f"checkpoint {checkpoint} has {found} classes, --num-classes says {num_classes}; use --num-classes {found}"
         )
     return found
-
-
-def _download(spec: ModelSpec, report: Report, note: Callable[[str], None]) -> nn.Module:
-    config = _pretrained_config(spec.timm_id, spec.name)
-    file = None
-    try:
-        if config.hf_hub_id:
-            file = ensure_cached(config.hf_hub_id, _filenames(config), report=report, note=note)
-            with cache_alone():
-                return _build(spec, pretrained=True)
-        return _build(spec, pretrained=True)  # from elsewhere than the hub: a few giants'
-    except HubError as error:
-        more = f"; {error.advice}" if error.advice else ""
-        raise BadInput(
-            f"model {spec.name}: its pretrained weights cannot be downloaded ({error}); "
-            f"use --checkpoint FILE or --no-pretrained{more}"
-        ) from error
-    except BadInput:
-        raise
-    except Exception as error:  # a damaged file meets the format's parser, torch or timm, each with its own
-        place = "" if file is None else f" in {file}"
-        advice = "" if file is None else "delete that file to download it again, or "
-        raise BadInput(
-            f"model {spec.name}: its pretrained weights{place} cannot be loaded ({first_line(error, 160)}); "
-            f"{advice}use --checkpoint FILE or --no-pretrained"
-        ) from error
-
-
-def _filenames(config: PretrainedCfg) -> tuple[str, ...]:
-    """Under which names timm looks for the weights on the hub, the first one first."""
-    said = config.hf_hub_filename or HF_WEIGHTS_NAME
-    if said == HF_WEIGHTS_NAME:
-        return HF_SAFE_WEIGHTS_NAME, said
-    return (f"{said.removesuffix('.bin')}.safetensors", said) if said.endswith(".bin") else (said,)

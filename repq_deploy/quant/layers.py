@@ -14,7 +14,7 @@ from repq_deploy.models.sites import AttentionParts, AttentionSite
 from repq_deploy.quant.quantizers import Quantizer, UniformQuantizer
 from repq_deploy.quant.softmax import softmax_quantizer
 
-__all__ = ["QuantAttention", "QuantConv2d", "QuantLinear", "RotatedOutput", "add_to_bias"]
+__all__ = ["QuantAttention", "QuantConv2d", "QuantLinear", "RotatedInput", "RotatedOutput", "add_to_bias"]
 
 
 class _QuantLayer(nn.Module):
@@ -98,6 +98,13 @@ class RotatedOutput(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.module(x) @ self.rotation
+
+
+class RotatedInput(RotatedOutput):
+    """``module``, and before it a product with ``rotation`` [channels, channels], in float."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x @ self.rotation)
 
 
 class QuantAttention(nn.Module):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
 from repq_deploy.bits import BitWidths
 from repq_deploy.errors import BadInput
-from repq_deploy.models.families import prepare
+from repq_deploy.models.families import prepare, task_of
 from repq_deploy.models.sites import LinearSite, Sites
+from repq_deploy.models.taps import output_names
 from repq_deploy.models.zoo import ModelSpec
 from repq_deploy.quant.layers import QuantAttention, QuantConv2d, QuantLinear
 from repq_deploy.quant.quantizers import Quantizer
+from repq_deploy.tasks import Task
 
 __all__ = ["Provenance", "QuantizedModel", "wrap"]
 
@@ -37,7 +40,13 @@ class Provenance:
 
 
 class QuantizedModel(nn.Module):
-    """``model`` with quantized layers. Call it like the float model: images [N, 3, H, W] to logits [N, classes]."""
+    """``model`` with quantized layers. Call it like the float model: images [N, 3, H, W] to logits [N, classes], or to
+    a list of features (``models.taps``).
+
+    Attributes:
+        output_names: what the outputs are called in files, in order.
+        task: what they are for.
+    """
 
     def __init__(self, model: nn.Module, spec: ModelSpec, bits: BitWidths, sites: Sites, *, softmax: str) -> None:
         super().__init__()
@@ -48,8 +57,16 @@ class QuantizedModel(nn.Module):
         self.softmax = softmax
         self.provenance = Provenance()
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Any:
         return self.model(images)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return output_names(self.model)
+
+    @property
+    def task(self) -> Task:
+        return task_of(self.model)
 
     @property
     def preprocess_json(self) -> str:

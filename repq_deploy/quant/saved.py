@@ -31,7 +31,11 @@ __all__ = ["load", "save", "write"]
 FORMAT = 3
 _METADATA_KEY = "repq"
 #: What ``library``, ``part`` and ``outputs`` may be so far; a reader refuses what it does not know.
-_LIBRARIES, _WHOLE, _OUTPUTS = ("timm", "own"), "", "logits"
+_LIBRARIES, _WHOLE, _OUTPUTS = ("timm", "own"), "", ("logits", "features")
+
+
+def _outputs(spec: ModelSpec) -> str:
+    return _OUTPUTS[0] if spec.features is None else _OUTPUTS[1]
 
 
 def save(quantized: QuantizedModel, path: Path) -> None:
@@ -46,7 +50,7 @@ def write(quantized: QuantizedModel, path: Path) -> None:
         "format": FORMAT,
         "library": "own" if quantized.spec.weights == "own" else "timm",
         "part": _WHOLE,
-        "outputs": _OUTPUTS,
+        "outputs": _outputs(quantized.spec),
         "spec": quantized.spec.to_dict(),
         "softmax": quantized.softmax,
         "provenance": asdict(quantized.provenance),
@@ -106,11 +110,13 @@ def _read_header(text: str, *, of_timm: bool) -> _Header:
         raise ValueError(f"format {str(found)[:20]}, this version reads {FORMAT}")
     if missing := {"spec", "softmax", "provenance", "structure", "bits", "preset"} - data.keys():
         raise ValueError(f"its record lacks {', '.join(sorted(missing))}")
-    for key, known in (("library", _LIBRARIES), ("part", (_WHOLE,)), ("outputs", (_OUTPUTS,))):
+    for key, known in (("library", _LIBRARIES), ("part", (_WHOLE,)), ("outputs", _OUTPUTS)):
         if data.get(key) not in known:
             raise ValueError(
                 f"its {key} is {str(data.get(key))[:40]!r}, this version reads {' or '.join(map(repr, known))}"
             )
+    if (data["outputs"] == _OUTPUTS[1]) != (isinstance(data["spec"], dict) and bool(data["spec"].get("features"))):
+        raise ValueError("its outputs are not those of its spec")
     if of_timm and data["library"] == "own":
         raise ValueError("it is of a module of somebody's own: pass that module, in float, as model")
     return _Header(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from repq_deploy.models.sites import Sites
 from repq_deploy.quant.kinds import make_quantizer
-from repq_deploy.quant.layers import QuantConv2d, QuantLinear, RotatedOutput
+from repq_deploy.quant.layers import QuantConv2d, QuantLinear, RotatedInput, RotatedOutput
 from repq_deploy.quant.quantizers import Quantizer, UniformQuantizer
 from repq_deploy.quant.ranges import RANGES
 
@@ -44,12 +44,12 @@ class QuantizerRow:
 
 @dataclass(frozen=True)
 class Structure:
-    """All quantizers of a model by site, the names of the LayerScales that were folded away, and whether the entry of
-    the residual stream is followed by a rotation."""
+    """All quantizers of a model by site, the names of the LayerScales that were folded away, and those of the modules
+    through which the residual stream is entered and left, where a rotation stands there."""
 
     quantizers: dict[str, QuantizerRow]
     folded: tuple[str, ...] = ()
-    entry_rotated: bool = False
+    rotated: tuple[str, ...] = ()
 
 
 def structure_of(model: nn.Module, sites: Sites) -> Structure:
@@ -68,12 +68,12 @@ def structure_of(model: nn.Module, sites: Sites) -> Structure:
     }
     scales = (site.layer_scale for site in sites.linears if site.layer_scale is not None)
     folded = tuple(name for name in scales if isinstance(model.get_submodule(name), nn.Identity))
-    entry = _entry(sites)
-    return Structure(rows, folded, entry is not None and isinstance(model.get_submodule(entry), RotatedOutput))
+    rotated = tuple(name for name in _rotatable(sites) if isinstance(model.get_submodule(name), RotatedOutput))
+    return Structure(rows, folded, rotated)
 
 
-def _entry(sites: Sites) -> str | None:
-    return None if sites.stream is None else sites.stream.entry
+def _rotatable(sites: Sites) -> tuple[str, ...]:
+    return () if sites.stream is None else sites.stream.rotatable
 
 
 def restore(model: nn.Module, sites: Sites, structure: Structure, tensors: Mapping[str, Tensor]) -> None:
@@ -98,11 +98,12 @@ def restore(model: nn.Module, sites: Sites, structure: Structure, tensors: Mappi
         if name not in scales:
             raise ValueError(f"the model has no LayerScale {name[:80]!r}")
         model.set_submodule(name, nn.Identity())
-    if structure.entry_rotated:
-        entry = _entry(sites)
-        if entry is None or f"{entry}.rotation" not in tensors:
-            raise ValueError("its residual stream begins with a rotation, and the model's does not")
-        model.set_submodule(entry, RotatedOutput(model.get_submodule(entry), tensors[f"{entry}.rotation"]))
+    for name in structure.rotated:
+        if name not in _rotatable(sites) or f"{name}.rotation" not in tensors:
+            raise ValueError(f"the model's residual stream has no rotation at {name[:80]!r}")
+        stream = sites.stream
+        kind = RotatedInput if stream is not None and name in stream.exits else RotatedOutput
+        model.set_submodule(name, kind(model.get_submodule(name), tensors[f"{name}.rotation"]))
     _assign(model, tensors)
 
 

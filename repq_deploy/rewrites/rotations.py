@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from repq_deploy.models.sites import Sites
-from repq_deploy.quant.layers import RotatedOutput, add_to_bias
+from repq_deploy.quant.layers import RotatedInput, RotatedOutput, add_to_bias
 
 __all__ = ["fold_layer_scales", "random_rotation", "rotate_heads", "rotate_residual_stream"]
 
@@ -53,7 +53,8 @@ def rotate_residual_stream(model: nn.Module, sites: Sites, seed: int) -> bool:
 
     The layer norms' scales and biases move into the linears that read them, as they do not commute with R. Channels
     with outliers, which low-bit quantization suffers from, become mixtures of all channels. A norm before the blocks
-    keeps its scale and bias, and is followed by a product with R.
+    keeps its scale and bias, and is followed by a product with R. Features leave the stream by a product with R
+    transposed, which ``rewrites.taps`` can fold into what reads them.
 
     Returns:
         False, and nothing is changed, where the model's stream has no single form (Swin's patch merging, no head).
@@ -67,9 +68,11 @@ def rotate_residual_stream(model: nn.Module, sites: Sites, seed: int) -> bool:
     rotation = rotation.to(_module(model, stream.writers[0]).weight.device)
     for name in stream.writers:
         _multiply_output(_module(model, name), rotation.T)
+    of_model = rotation.to(_module(model, stream.writers[0]).weight.dtype)
     if stream.entry is not None:
-        of_model = rotation.to(_module(model, stream.writers[0]).weight.dtype)
         model.set_submodule(stream.entry, RotatedOutput(model.get_submodule(stream.entry), of_model))
+    for name in stream.exits:
+        model.set_submodule(name, RotatedInput(model.get_submodule(name), of_model.T.contiguous()))
     for name in stream.embeddings:
         embedding: Tensor = getattr(model, name)
         embedding.copy_(embedding.double() @ rotation)

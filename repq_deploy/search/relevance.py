@@ -20,6 +20,7 @@ from repq_deploy.errors import BadInput
 from repq_deploy.hooks import hooks
 from repq_deploy.models.families import task_of
 from repq_deploy.models.sites import Sites
+from repq_deploy.outputs import joined
 from repq_deploy.search.relevance_rules import Rules
 
 __all__ = ["relevance", "relevance_shares"]
@@ -70,7 +71,7 @@ def relevance(
         parts: dict[str, Tensor] = {}
         with _constant_parameters(model), torch.enable_grad():
             with _tapped(model, modules, parts, len(batch)), Rules():
-                logits = model(batch)
+                logits = joined(model(batch))
             chosen = task_of(model).decisive(logits)
             if chosen is None:
                 raise BadInput("relevance: this model's outputs decide nothing; search with --tau 0")

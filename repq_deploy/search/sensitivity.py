@@ -34,6 +34,7 @@ from repq_deploy.hooks import hooks
 from repq_deploy.models.families import find_family, prepare, task_of
 from repq_deploy.models.sites import AttentionSite, LinearSite
 from repq_deploy.models.zoo import ModelSpec, build_architecture
+from repq_deploy.outputs import joined
 from repq_deploy.quant.layers import QuantAttention, QuantConv2d, QuantLinear
 from repq_deploy.quant.quantizers import Parameters, RangeFinder, UniformParameters
 from repq_deploy.quant.ranges import log2_finder, operand_finder, percentile_finder, weight_finder
@@ -140,8 +141,8 @@ def bundle(
     first, *others = images.split(BATCH)
     with one_thread():
         with hooks(taps), swapped(model, replaced):
-            logits = [model(first.to(device))]
-        logits += [model(batch.to(device)) for batch in others]
+            logits = [joined(model(first.to(device)))]
+        logits += [joined(model(batch.to(device))) for batch in others]
     tensors = {f"model/{name}": tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     tensors |= {f"range/{name}": tensor.cpu().contiguous() for name, tensor in found.items()}
     text = json.dumps({"spec": spec.to_dict(), "preset": preset, "device": str(device)})
@@ -173,9 +174,8 @@ class Sweeper:
         total = 0.0
         with swapped(self.model, self._quantized(*item)):
             for images, reference in zip(self.images.split(BATCH), self.reference.split(BATCH), strict=True):
-                total += float(
-                    (self.task.essence(self.model(images.to(self.device))) - reference).square().mean(dim=1).sum()
-                )
+                found = self.task.essence(joined(self.model(images.to(self.device))))
+                total += float((found - reference).square().mean(dim=1).sum())
         return total / len(self.images)
 
     def _quantized(self, site: SearchSite, bits: SiteBits) -> dict[str, nn.Module]:

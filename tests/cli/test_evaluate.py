@@ -177,7 +177,7 @@ def _manifest(verdict: str = "PASSED") -> SimpleNamespace:
 
 def test_an_engine_that_failed_is_measured_and_said(run, data: Path, monkeypatch: pytest.MonkeyPatch):
     runner = lambda images: images.reshape(len(images), -1) @ weights()  # noqa: E731
-    monkeypatch.setattr(targets, "open_engine", lambda path: (runner, _manifest("FAILED")))
+    monkeypatch.setattr(targets, "open_runner", lambda path: (runner, _manifest("FAILED")))
     done = run("linear.engine", "--data", data, "--json")
     assert json.loads(done.out)["kind"] == "engine (onnxruntime, FAILED)"
     assert "validation ended in FAILED: SQNR 3.0 dB is below 25.0 dB" in done.err
@@ -186,7 +186,7 @@ def test_an_engine_that_failed_is_measured_and_said(run, data: Path, monkeypatch
 def test_engine_against_its_source(run, linear: Path, data: Path, monkeypatch: pytest.MonkeyPatch):
     manifest = _manifest()
     runner = lambda images: images.reshape(len(images), -1) @ weights()  # noqa: E731
-    monkeypatch.setattr(targets, "open_engine", lambda path: (runner, manifest))
+    monkeypatch.setattr(targets, "open_runner", lambda path: (runner, manifest))
     result = json.loads(run("linear.engine", "--against", linear, "--data", data, "--json").out)
     assert result["kind"] == "engine (onnxruntime)"
     assert result["agreement"] == 100

@@ -55,6 +55,7 @@ VALUES: dict[str, tuple[str, ...] | Callable[[], tuple[str, ...]]] = {
     "--cpu": _cpus,
     "--data": ("demo", _FILES),
     "--device": ("auto", "cpu", "cuda"),
+    "--feature-layout": ("tokens", "maps"),
     "--method": METHODS,
     "--opset": ("20", "21"),
     "--passes": _backends,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from repq_deploy.engines.backends.trt.gpu import gpu_target
 from repq_deploy.errors import BackendMissing, BadInput
+from repq_deploy.export.names import OUTPUT
 
 if TYPE_CHECKING:
     import onnx
@@ -110,9 +111,16 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def open(
-        self, engine: bytes | Path, *, profile: Profile, image_shape: tuple[int, ...], session: Mapping[str, str]
+        self,
+        engine: bytes | Path,
+        *,
+        profile: Profile,
+        image_shape: tuple[int, ...],
+        session: Mapping[str, str],
+        outputs: Sequence[str] = (OUTPUT,),
     ) -> Runner:
-        """Load an engine, given by its bytes or its file; BackendMissing without the device it runs on."""
+        """Load an engine, given by its bytes or its file, which gives ``outputs``, by name; BackendMissing without the
+        device it runs on."""
 
     def builds_for(self, gpu: str) -> bool:
         """Whether an engine of its own choice of targets loads on ``gpu``, as in ``sm89``."""

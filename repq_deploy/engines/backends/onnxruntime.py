@@ -7,7 +7,7 @@ defaults and gets the same codes at the same speed.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from repq_deploy.export.passes.token_gather import TokenGather
 from repq_deploy.export.passes.unpack_int4 import UnpackInt4
 from repq_deploy.export.passes.unsaturated_products import UnsaturatedProducts
 from repq_deploy.export.passes.unsigned_codes import UnsignedCodes
+from repq_deploy.outputs import joined
 from repq_deploy.system.leftovers import check_room, temporary_folder
 
 __all__ = ["BACKEND", "OnnxRuntimeBackend", "open_onnx", "open_reference"]
@@ -100,10 +101,11 @@ class OnnxRuntimeBackend(CpuBackend):
         profile: Profile,
         image_shape: tuple[int, ...],
         session: Mapping[str, str],
+        outputs: Sequence[str] = (OUTPUT,),
     ) -> Runner:
         model = str(engine) if isinstance(engine, Path) else engine
         opened = open_session(model, optimize=True, threads=_threads(session), what="engine")
-        return BatchedRunner(_runner(opened, INPUT, OUTPUT, what="engine"), profile, image_shape)
+        return BatchedRunner(_runner(opened, INPUT, outputs, what="engine"), profile, image_shape)
 
 
 def open_reference(source: SourceModel, *, data: bytes | None = None) -> Runner:
@@ -115,7 +117,7 @@ def open_reference(source: SourceModel, *, data: bytes | None = None) -> Runner:
     own = source.data if source.weights is None else str(source.path)
     what = f"model {source.path}"
     return BatchedRunner(
-        _runner(open_session(data or own, optimize=False, what=what), INPUT, OUTPUT, what=what),
+        _runner(open_session(data or own, optimize=False, what=what), INPUT, source.named.names, what=what),
         Profile(),
         source.image_shape,
     )
@@ -136,7 +138,7 @@ def open_onnx(
         found = ", ".join(f"{one.name} {one.type}" for one in inputs)
         raise BadInput(f"model {path}: has the inputs {found}; expected one, images in float32")
     output = session.get_outputs()[0]
-    run = _runner(session, inputs[0].name, output.name, what=f"model {path}")
+    run = _runner(session, inputs[0].name, [output.name], what=f"model {path}")
     return run, tuple(inputs[0].shape), tuple(output.shape)
 
 
@@ -144,10 +146,10 @@ def _threads(session: Mapping[str, str]) -> int | None:
     return int(session[THREADS]) if THREADS in session else None
 
 
-def _runner(session: Any, name: str, output: str, *, what: str) -> Callable[[NDArray[np.float32]], Any]:
+def _runner(session: Any, name: str, outputs: Sequence[str], *, what: str) -> Callable[[NDArray[np.float32]], Any]:
     def run(images: NDArray[np.float32]) -> Any:
         try:
-            return session.run([output], {name: images})[0]
+            return joined(session.run(list(outputs), {name: images}))
         except Exception as error:
             version = onnxruntime_module().__version__
             said = " ".join(str(error).split())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from repq_deploy.export.passes.log2_by_log_sum_exp import Log2ByLogSumExp
 from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
 from repq_deploy.export.passes.table_plain_ops import TablePlainOps
 from repq_deploy.export.passes.unpack_int4 import UnpackInt4
+from repq_deploy.outputs import joined
 
 __all__ = ["BACKEND", "OpenVinoBackend", "open_ir", "product_kernels"]
 
@@ -91,11 +92,14 @@ class OpenVinoBackend(CpuBackend):
         profile: Profile,
         image_shape: tuple[int, ...],
         session: Mapping[str, str],
+        outputs: Sequence[str] = (OUTPUT,),
     ) -> Runner:
         compiled = _compile(engine, session)
 
         def run(images: NDArray[np.float32]) -> Any:
-            return compiled({INPUT: images})[OUTPUT].copy()
+            found = compiled({INPUT: images})
+            # One that is alone is still the request's own memory.
+            return joined([found[name] for name in outputs]).copy()
 
         return BatchedRunner(run, profile, image_shape)
 

@@ -26,7 +26,7 @@ from repq_deploy.engines.bench.reasons import Reason, facts_of, why_not_faster
 from repq_deploy.engines.bench.times import FloatTimes
 from repq_deploy.engines.manifest import Manifest
 from repq_deploy.engines.prove_engine import PASSED
-from repq_deploy.engines.runner import load_engine
+from repq_deploy.engines.runner import load_engine, open_like
 from repq_deploy.engines.source import SourceModel
 from repq_deploy.errors import RepqError
 from repq_deploy.system.cpus import usable_cpus
@@ -92,8 +92,7 @@ def check_speed(engine: Path, manifest: Manifest, source: SourceModel, *, clock:
             batch = manifest.profile.min
 
             def open_float() -> Runner:
-                session = {**manifest.session, **options}
-                return backend.open(path, profile=manifest.profile, image_shape=manifest.image_shape, session=session)
+                return open_like(manifest, path, session=options)
 
             def open_engine() -> Runner:
                 return load_engine(engine, manifest, session=options)

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repq_deploy.engines.backends import backend_named
 from repq_deploy.engines.batching import THREADS
 from repq_deploy.engines.foreign import open_plain
 from repq_deploy.engines.manifest import read_manifest
-from repq_deploy.engines.runner import open_engine
+from repq_deploy.engines.runner import open_like, open_runner
 from repq_deploy.errors import BadInput, RepqError
 from repq_deploy.system.children import end_with_parent
 from repq_deploy.system.cpus import pin
@@ -69,12 +68,9 @@ def _open(path: Path, threads: int, opened_like: str | None) -> tuple[Run, tuple
     """What runs the model, the shape of an image, and the one batch size it takes, if it is only one."""
     if opened_like is not None:
         like = read_manifest(Path(opened_like))
-        session = {**like.session, THREADS: str(threads)}
-        backend = backend_named(like.backend)
-        opened = backend.open(path, profile=like.profile, image_shape=like.image_shape, session=session)
-        return opened, like.image_shape, None
+        return open_like(like, path, session={THREADS: str(threads)}), like.image_shape, None
     if path.suffix == ".engine":
-        runner, manifest = open_engine(path, session={THREADS: str(threads)})
+        runner, manifest = open_runner(path, session={THREADS: str(threads)})
         return runner, manifest.image_shape, None
     model = open_plain(path, threads=threads)
     return model.run, model.image_shape, model.batch

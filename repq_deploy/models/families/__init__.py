@@ -10,6 +10,7 @@ from torch import nn
 from repq_deploy.errors import BadInput
 from repq_deploy.models.family import Family
 from repq_deploy.models.sites import Sites, Stage
+from repq_deploy.models.taps import Tapped
 from repq_deploy.tasks import CLASSIFICATION, Task
 
 __all__ = ["FAMILIES", "find_family", "find_sites", "known_family", "prepare", "stages", "task_of"]
@@ -21,6 +22,8 @@ FAMILIES: tuple[Family, ...] = tuple(
 
 def known_family(model: nn.Module) -> Family | None:
     """The family of a model, wrapped or not: that of its nearest class; None where there is none for it."""
+    if isinstance(model, Tapped):
+        return model.family
     kinds = type(model).__mro__
     found = [family for family in FAMILIES if family.model in kinds]
     return min(found, key=lambda family: kinds.index(family.model), default=None)

@@ -20,7 +20,8 @@ from repq_deploy.models.sites import (
     checked,
     require,
 )
-from repq_deploy.models.timm_parts import block_linears, image_sides
+from repq_deploy.models.taps import exits_of
+from repq_deploy.models.timm_parts import block_linears, detach_head, image_sides
 from repq_deploy.models.timm_positions import own_image_size, resized
 from repq_deploy.tasks import decided
 
@@ -65,19 +66,22 @@ def _parts(attention: Any) -> AttentionParts:
 
 
 def _stream(model: VisionTransformer, linears: Sequence[LinearSite]) -> ResidualStream | None:
+    exits = exits_of(model)
     final, unused = ("fc_norm", "norm") if isinstance(model.norm, nn.Identity) else ("norm", "fc_norm")
     between = (model.norm_pre, model.patch_embed.norm, model.get_submodule(unused))
     heads = tuple(site.name for site in linears if site.role == "head")
     readable = all(isinstance(model.get_submodule(head), nn.Linear) for head in heads)
-    # Models without a final norm have nothing that could take the rotation back.
-    normed = isinstance(model.get_submodule(final), nn.LayerNorm)
-    if not normed or not readable or not all(isinstance(module, nn.Identity) for module in between):
+    # Models without a final norm have nothing that could take the rotation back, but for taps.
+    ends = bool(exits) or (isinstance(model.get_submodule(final), nn.LayerNorm) and readable)
+    if not ends or not all(isinstance(module, nn.Identity) for module in between):
         return None
+    of_head = () if exits else ((final, heads),)
     embeddings = ("cls_token", "dist_token", "reg_token", "pos_embed")
     return ResidualStream(
         writers=tuple(site.name for site in linears if site.role in ("patch_embed", "proj", "fc2")),
         embeddings=tuple(name for name in embeddings if getattr(model, name, None) is not None),
-        readers=(*((site.norm, (site.name,)) for site in linears if site.norm is not None), (final, heads)),
+        readers=(*((site.norm, (site.name,)) for site in linears if site.norm is not None), *of_head),
+        exits=exits,
     )
 
 
@@ -104,4 +108,5 @@ FAMILY = Family(
     image_sides=image_sides,
     own_image_size=own_image_size,
     resized=resized,
+    detach_head=detach_head,
 )

@@ -20,6 +20,7 @@ from repq_deploy.engines.batching import BatchedRunner, Profile, Runner
 from repq_deploy.engines.compute import COMPUTES
 from repq_deploy.errors import BackendMissing, BadInput
 from repq_deploy.export.lowering import Lowering
+from repq_deploy.export.names import OUTPUT
 from repq_deploy.export.passes.attention_scale import AttentionScale
 from repq_deploy.export.passes.base import Pass
 from repq_deploy.export.passes.float_activations import FloatActivations
@@ -122,10 +123,13 @@ class TrtBackend(Backend):
         profile: Profile,
         image_shape: tuple[int, ...],
         session: Mapping[str, str],
+        outputs: Sequence[str] = (OUTPUT,),
     ) -> Runner:
         del session
         engine = engine.read_bytes() if isinstance(engine, Path) else engine
-        return BatchedRunner(TrtSession(self._module(), engine, backend=self.name), profile, image_shape)
+        return BatchedRunner(
+            TrtSession(self._module(), engine, backend=self.name, outputs=outputs), profile, image_shape
+        )
 
     def _module(self) -> Any:
         name = next((name for name in self.modules if find_spec(name) is not None), self.modules[-1])

@@ -5,7 +5,7 @@ https://nvidia.github.io/cuda-python/cuda-bindings/latest/module/runtime.html
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from repq_deploy.engines.backends.trt.build import make_logger
 from repq_deploy.engines.source import INPUT, OUTPUT
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
+from repq_deploy.outputs import joined
 
 __all__ = ["TrtSession"]
 
 
 class TrtSession:
-    """One engine on the first GPU. Calling it maps images [N, 3, H, W] to logits [N, classes], both float32."""
+    """One engine on the first GPU. Calling it maps images [N, 3, H, W] to its outputs [N, numbers], both float32."""
 
-    def __init__(self, trt: Any, engine: bytes, *, backend: str) -> None:
-        self._backend = backend
+    def __init__(self, trt: Any, engine: bytes, *, backend: str, outputs: Sequence[str] = (OUTPUT,)) -> None:
+        self._backend, self._outputs = backend, tuple(outputs)
         self._cuda = _cuda(backend)
         self._logger = make_logger(trt)
         self._runtime = trt.Runtime(self._logger)  # has to outlive the engine
@@ -31,10 +32,12 @@ class TrtSession:
         if self._engine is None:  # content and version were checked before: what does not fit is the device
             raise BackendMissing(f"backend {backend}: this GPU or driver cannot load the engine: {self._errors()}")
         found = {self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)}
-        if found != {INPUT, OUTPUT}:
-            raise BadInput(f"engine: has the tensors {', '.join(sorted(found))}, expected {INPUT} and {OUTPUT}")
-        if any(self._engine.get_tensor_dtype(name) != trt.float32 for name in (INPUT, OUTPUT)):
-            raise BadInput(f"engine: {INPUT} and {OUTPUT} must be float32; build it with repq-build-engine")
+        names = (INPUT, *self._outputs)
+        if found != set(names):
+            expected = f"{', '.join(names[:-1])} and {names[-1]}"
+            raise BadInput(f"engine: has the tensors {', '.join(sorted(found))}, expected {expected}")
+        if any(self._engine.get_tensor_dtype(name) != trt.float32 for name in names):
+            raise BadInput("engine: its inputs and outputs must be float32; build it with repq-build-engine")
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise BackendMissing(f"backend {backend}: no memory for the engine on this GPU: {self._errors()}")
@@ -43,20 +46,23 @@ class TrtSession:
         cuda, context = self._cuda, self._context
         if not context.set_input_shape(INPUT, tuple(images.shape)):
             raise BadInput(f"images of shape {list(images.shape)}: outside the engine's profile: {self._errors()}")
-        logits = np.empty(tuple(context.get_tensor_shape(OUTPUT)), np.float32)
+        found = {name: np.empty(tuple(context.get_tensor_shape(name)), np.float32) for name in self._outputs}
         copy = cuda.cudaMemcpyKind
         with ExitStack() as resources:
             stream = resources.enter_context(self._stream())
             image_memory = resources.enter_context(self._memory(images.nbytes))
-            logit_memory = resources.enter_context(self._memory(logits.nbytes))
+            memory = {name: resources.enter_context(self._memory(array.nbytes)) for name, array in found.items()}
             context.set_tensor_address(INPUT, image_memory)
-            context.set_tensor_address(OUTPUT, logit_memory)
+            for name, address in memory.items():
+                context.set_tensor_address(name, address)
             self._call("cudaMemcpy", image_memory, images.ctypes.data, images.nbytes, copy.cudaMemcpyHostToDevice)
             if not context.execute_async_v3(stream):
                 raise BuildFailed(f"backend {self._backend}: the engine fails to run: {self._errors()}")
             self._call("cudaStreamSynchronize", stream)
-            self._call("cudaMemcpy", logits.ctypes.data, logit_memory, logits.nbytes, copy.cudaMemcpyDeviceToHost)
-        return logits
+            for name, array in found.items():
+                self._call("cudaMemcpy", array.ctypes.data, memory[name], array.nbytes, copy.cudaMemcpyDeviceToHost)
+        rows: NDArray[np.float32] = joined(list(found.values()))
+        return rows
 
     @contextmanager
     def _memory(self, size: int) -> Iterator[int]:
