@@ -48,7 +48,7 @@ def joined(outputs: Any) -> Any:
     """The outputs of a model for N images as one array or tensor [N, numbers]; one that is alone stays as it is."""
     if not isinstance(outputs, list | tuple | Mapping):
         return outputs
-    rows = [one.reshape(len(one), -1) for one in leaves(outputs)]
+    rows = [one.reshape(len(one), -1) for one in leaves(outputs).values()]
     if isinstance(rows[0], np.ndarray):
         return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
     import torch  # noqa: PLC0415 - what runs engines has none
@@ -56,10 +56,18 @@ def joined(outputs: Any) -> Any:
     return torch.cat(rows, dim=1)
 
 
-def leaves(outputs: Any) -> list[Any]:
-    """The arrays or tensors in nested lists, tuples and mappings, in order."""
+def leaves(outputs: Any, name: str = "") -> dict[str, Any]:
+    """The arrays or tensors in nested lists, tuples and mappings, in order, by names of their own.
+
+    A key is a name, an index stands behind one: ``{"boxes": a, "maps": [b, c]}`` has boxes, maps_0, maps_1; what has no
+    key is called "output". None is left out.
+    """
+    if outputs is None:
+        return {}
     if isinstance(outputs, Mapping):
-        outputs = list(outputs.values())
-    if isinstance(outputs, list | tuple):
-        return [leaf for one in outputs for leaf in leaves(one)]
-    return [outputs]
+        each = [(f"{name}_{key}" if name else str(key), one) for key, one in outputs.items()]
+    elif isinstance(outputs, list | tuple):
+        each = [(f"{name or 'output'}_{index}", one) for index, one in enumerate(outputs)]
+    else:
+        return {name or "output": outputs}
+    return {key: leaf for inner, one in each for key, leaf in leaves(one, inner).items()}

@@ -64,23 +64,24 @@ class Tapped(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         *body, _ = self.family.stages(self)
         names = _tap_stages(body, self.features.blocks)
+        _, (patch_height, patch_width) = self.family.image_sides(self)
+        grid = images.shape[2] // patch_height, images.shape[3] // patch_width
         found, value = [], images
         for stage in body:
             value = stage.forward(value)
             if stage.name in names:
-                found.append(self._laid_out(self.taps[names[stage.name]](value)))
+                found.append(_laid_out(self.taps[names[stage.name]](value), grid, self.features.layout))
         return found
 
-    def _laid_out(self, tokens: Tensor) -> Tensor:
-        """Tokens [N, T, C], or [N, h, w, C] as Swin has them, in the layout of the features."""
-        if self.features.layout == "tokens":
-            return tokens if tokens.ndim == 3 else tokens.flatten(1, 2)
-        if tokens.ndim == 4:
-            return tokens.permute(0, 3, 1, 2)
-        (height, width), (patch_height, patch_width) = self.family.image_sides(self)
-        grid = height // patch_height, width // patch_width
-        patches = tokens[:, tokens.shape[1] - grid[0] * grid[1] :]
-        return patches.transpose(1, 2).unflatten(2, grid)
+
+def _laid_out(tokens: Tensor, grid: tuple[int, int], layout: str) -> Tensor:
+    """Tokens [N, T, C], of which the last are those of the ``grid`` of patches, or [N, h, w, C] as Swin has them."""
+    if layout == "tokens":
+        return tokens if tokens.ndim == 3 else tokens.flatten(1, 2)
+    if tokens.ndim == 4:
+        return tokens.permute(0, 3, 1, 2)
+    patches = tokens[:, tokens.shape[1] - grid[0] * grid[1] :]
+    return patches.transpose(1, 2).unflatten(2, grid)
 
 
 def tapped(model: nn.Module, family: Family, features: Features) -> nn.Module:
