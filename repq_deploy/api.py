@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from repq_deploy.calib_data.images import LoadedImages, load_sample
 from repq_deploy.calib_data.preprocess import Preprocess
 from repq_deploy.calib_data.sources import ImageSource, made_images
 from repq_deploy.calibrate import calibrate
-from repq_deploy.calibration.part import inputs_of_part
+from repq_deploy.calibration.part import find_part, inputs_of_part
 from repq_deploy.calibration.resume import WorkFolder
 from repq_deploy.calibration.run import Report
 from repq_deploy.calibration.synthetic import synthetic_images
@@ -35,9 +36,12 @@ from repq_deploy.methods import Method
 from repq_deploy.models.loading import FloatModel, of_own_module
 from repq_deploy.quant import saved
 from repq_deploy.quant.model import Provenance, QuantizedModel
+from repq_deploy.quant.whole import WholeModel
 from repq_deploy.system.files import atomic_output
 
 __all__ = ["Exported", "export_onnx", "load_images", "quantize"]
+
+logger = logging.getLogger(__name__)
 
 #: Images that the proof of an export runs on.
 PROOF_IMAGES = 4
@@ -111,8 +115,9 @@ def quantize(
         preset: ``deploy`` or ``paper``, where ``bits`` is text.
         method: a method's name, or one of your own.
         softmax: how attention probabilities are quantized; default: as the method does it.
-        part: the path of a submodule of your own model, such as ``backbone``; it alone is quantized and returned. The
-            whole model runs over ``images``, in float, to find out what the part is given.
+        part: the path of a submodule of your own model, such as ``backbone.encoder``, or a pattern such as
+            ``*.encoder``; it alone is quantized and returned. The whole model runs over ``images``, in float, to find
+            out what the part is given. ``export_onnx`` can put it back.
         forward: with ``part``: runs the whole model on a batch; default: ``model(batch)``.
         classes: the names of the model's outputs, in order; they travel with the model.
         seed: for every random choice.
@@ -128,10 +133,15 @@ def quantize(
     sha256 = images.source.sha256 if isinstance(images, LoadedImages) else ""
     pixels = images.pixels if isinstance(images, LoadedImages) else images
     tensor = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
+    outputs_only = True
     if part is not None:
         whole = model.network if isinstance(model, FloatModel) else model
-        tensor = inputs_of_part(whole, part, tensor, forward)
-        model = of_own_module(whole.get_submodule(part))
+        path = find_part(whole, part)
+        given = inputs_of_part(whole, path, tensor, forward)
+        tensor, outputs_only = given.images, given.called
+        if not outputs_only:
+            logger.warning("part %s: other methods of it are called, so its residual stream is not rotated", path)
+        model = of_own_module(whole.get_submodule(path))
     found = model if isinstance(model, FloatModel) else of_own_module(model)
     network = found.network if inplace else copy.deepcopy(found.network)
     folder = work if isinstance(work, WorkFolder) else WorkFolder(work)
@@ -142,6 +152,7 @@ def quantize(
         bits=BitWidths.parse(bits, preset=preset) if isinstance(bits, str) else bits,
         method=method,
         softmax=softmax,
+        outputs_only=outputs_only,
         seed=seed,
         origin=Provenance(
             calibration_sha256=sha256,
@@ -171,6 +182,9 @@ def export_onnx(
     path: Path | str,
     images: LoadedImages | Tensor | NDArray[np.float32],
     *,
+    whole: nn.Module | None = None,
+    part: str | None = None,
+    forward: Callable[[nn.Module, Tensor], Any] | None = None,
     opset: int = 21,
     save_quantized: Path | str | None = None,
     doing: Callable[[str], contextlib.AbstractContextManager[Any]] = lambda text: contextlib.nullcontext(),
@@ -179,23 +193,33 @@ def export_onnx(
 
     Args:
         path: the file to write, in one step; nothing is written where the proof fails.
-        images: normalized images [N, 3, H, W] for the proof, of which the first four are used.
+        images: normalized images [N, 3, H, W] for the proof, of which the first four are used: of the whole model, if
+            that is exported.
+        whole: the model of which ``quantized`` is a ``part``, as ``quantize`` was given them: the file is of all of it,
+            the rest in float, and its outputs are named after the keys and indexes in what ``whole`` gives.
+        forward: with ``whole``: runs it on a batch; default: ``whole(batch)``.
         opset: 21, or 20 where all weights have more than 4 bits.
         save_quantized: also write the PyTorch model, as safetensors; either both files are written, or none.
         doing: called with what is being done; the context that it gives is entered meanwhile.
 
     Raises:
-        BadInput: an opset that the weights do not allow, or a path that cannot be written.
+        BadInput: an opset that the weights do not allow, a path that cannot be written, or a whole model whose outputs
+            are not tensors with a row for each image.
         ValidationFailed: ONNX Runtime computes other codes.
     """
     check_opset(opset, quantized.bits.narrowest_weight)
     pixels = images.pixels if isinstance(images, LoadedImages) else images
     tensor = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
+    exported = quantized
+    if (whole is None) != (part is None):
+        raise BadInput("export_onnx: whole and part belong together; give both, or neither")
+    if whole is not None and part is not None:
+        exported = WholeModel(quantized, whole, find_part(whole, part), tensor[:PROOF_IMAGES], forward)
     _, channels, height, width = tensor.shape
     with doing("exporting to ONNX"):
-        model = at_opset(canonical_onnx(quantized, (channels, height, width)), opset)
+        model = at_opset(canonical_onnx(exported, (channels, height, width)), opset)
     with doing("comparing codes with ONNX Runtime"):
-        agreement = compare_export(quantized, model, tensor[:PROOF_IMAGES])
+        agreement = compare_export(exported, model, tensor[:PROOF_IMAGES])
     if failing := agreement.failing:
         raise ValidationFailed(
             f"{failing[0].site}: {failing[0].unexplained} of its {failing[0].codes} codes in ONNX Runtime differ from "

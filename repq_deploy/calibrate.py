@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from repq_deploy import __version__
 from repq_deploy.bits import BitWidths
+from repq_deploy.calibration.part import inner_sites
 from repq_deploy.calibration.resume import WorkFolder
 from repq_deploy.calibration.run import Calibration, Report
 from repq_deploy.devices import CPU, on_device
@@ -37,6 +38,7 @@ def calibrate(
     bits: BitWidths,
     method: str | Method = "best",
     softmax: str | None = None,
+    outputs_only: bool = True,
     seed: int = 0,
     origin: Provenance = NOTHING_KNOWN,
     report: Report = lambda doing, done, total: None,
@@ -53,6 +55,8 @@ def calibrate(
         method: the name of one in ``repq_deploy.methods``, or one of your own.
         softmax: how attention probabilities are quantized. None: as the method says. "float": both products of
             attention stay in float.
+        outputs_only: whether a bigger model that ``model`` is a part of reads nothing but its outputs; otherwise the
+            tokens that its blocks give each other stay what they are.
         seed: the seed of torch's generator, for methods that draw random numbers; stored with the result.
         origin: what is known of the images and of the model's outputs; completed and stored with the result.
         report: called with the name of the current task, how much of it is done, and how much there is.
@@ -72,6 +76,8 @@ def calibrate(
     prepare(model)
     reference = copy.deepcopy(model).requires_grad_(False)
     quantized = wrap(model, spec, bits, softmax=softmax or chosen.softmax)
+    if not outputs_only:
+        quantized.sites = inner_sites(quantized.model, quantized.sites)
     key = _key(quantized, images, chosen, seed)
     with on_device(device, quantized, reference):
         run = Calibration(quantized, reference, images, seed, report, work or WorkFolder(None))

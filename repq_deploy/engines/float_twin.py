@@ -21,7 +21,16 @@ from repq_deploy.export.passes.unquantized_activations import UnquantizedActivat
 __all__ = ["float_twin"]
 
 #: What a float file says of itself; the rest of a canonical file's metadata is about its quantizers.
-_KEPT = (names.MODEL, names.SPEC, names.PREPROCESS, names.CLASSES, names.TASK, names.OUTPUTS, f"{names.PREFIX}version")
+_KEPT = (
+    names.MODEL,
+    names.SPEC,
+    names.PREPROCESS,
+    names.CLASSES,
+    names.TASK,
+    names.OUTPUTS,
+    names.PART,
+    f"{names.PREFIX}version",
+)
 
 
 def float_twin(model: onnx.ModelProto, *, folder: Path | None = None) -> onnx.ModelProto:

@@ -64,6 +64,7 @@ def _metadata(quantized: QuantizedModel) -> dict[str, str]:
         f"{names.PREFIX}format": FORMAT,
         names.MODEL: quantized.spec.name,
         names.SPEC: json.dumps(quantized.spec.to_dict(), sort_keys=True),
+        **({names.PART: quantized.part} if quantized.part else {}),
         names.BITS: str(quantized.bits),
         names.PRESET: quantized.bits.preset,
         names.METHOD: provenance.method,

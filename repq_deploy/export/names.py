@@ -30,6 +30,8 @@ DIGEST, DEFAULT_SESSION = f"{PREFIX}quantizers.sha256", f"{PREFIX}default_sessio
 REFUSED = f"{PREFIX}refused"
 #: What export measured of each quantizer (``measures.record``).
 SITES = f"{PREFIX}sites"
+#: The path of the quantized part, in the file of a bigger model.
+PART = f"{PREFIX}part"
 #: The shapes of named outputs for one image, in the graph's order; no entry where there is ``OUTPUT`` alone.
 OUTPUTS = f"{PREFIX}outputs"
 #: Of a float twin: the bits of the canonical file that it was made from.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,14 @@ from torch import nn
 
 from repq_deploy.calib_data.preprocess import Preprocess
 from repq_deploy.models.checkpoints import CheckpointFile
+from repq_deploy.models.families import find_family
 from repq_deploy.models.hub import Report
 from repq_deploy.models.preprocessing import preprocess_of
-from repq_deploy.models.taps import Features
+from repq_deploy.models.taps import Features, tapped
+from repq_deploy.models.timm_parts import getter_features, is_getter
 from repq_deploy.models.zoo import ModelSpec, create, resolve, with_features
 
-__all__ = ["FloatModel", "load_model", "of_own_module"]
+__all__ = ["FloatModel", "is_getter", "load_model", "of_own_module"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,5 +82,13 @@ def build(
 
 
 def of_own_module(network: nn.Module) -> FloatModel:
-    """Somebody's own module of a supported family. Nothing is known of its preprocessing, and no record builds it."""
-    return FloatModel(network, ModelSpec(type(network).__name__, "", {}, None, "own"), None)
+    """Somebody's own module of a supported family. Nothing is known of its preprocessing, and no record builds it.
+
+    A feature extractor of timm's (``is_getter``) becomes a tapped copy of its encoder.
+    """
+    if not is_getter(network):
+        return FloatModel(network, ModelSpec(type(network).__name__, "", {}, None, "own"), None)
+    encoder, features = getter_features(network)
+    encoder = copy.deepcopy(encoder)
+    spec = ModelSpec(type(encoder).__name__, "", {}, None, "own", features)
+    return FloatModel(tapped(encoder, find_family(encoder), features), spec, None)

@@ -10,17 +10,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import GELU, GELUTanh, LayerScale, Mlp
+from timm.layers import GELU, Format, GELUTanh, LayerScale, Mlp
+from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
+from repq_deploy.errors import BadInput
 from repq_deploy.models.sites import LinearSite, Role
+from repq_deploy.models.taps import Features
 
 __all__ = [
     "block_linears",
     "detach_head",
     "fold_gammas",
     "foldable",
+    "getter_features",
     "image_sides",
+    "is_getter",
     "mlp_linears",
     "own_qkv",
     "pool_linears",
@@ -163,6 +168,24 @@ def detach_head(model: Any) -> nn.Module:
     if hasattr(model, "fc_norm"):
         model.fc_norm = nn.Identity()
     return norm
+
+
+def is_getter(module: nn.Module) -> bool:
+    """Whether ``module`` is what ``timm.create_model(..., features_only=True)`` gives of an encoder."""
+    return isinstance(module, FeatureGetterNet)
+
+
+def getter_features(getter: Any) -> tuple[nn.Module, Features]:
+    """The encoder in a feature extractor of timm's, and which features it gives.
+
+    Raises:
+        BadInput: features in a layout that we do not have.
+    """
+    form, prefix = getter.output_fmt, getattr(getter.model, "num_prefix_tokens", 0)
+    if form != Format.NCHW and (form != Format.NLC or prefix):
+        raise BadInput(f"features in timm's layout {form.value} (prefix tokens: {prefix}): expected NCHW")
+    layout: Any = "maps" if form == Format.NCHW else "tokens"
+    return getter.model, Features(tuple(getter.out_indices), layout, getter.norm)
 
 
 def image_sides(model: Any) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -46,6 +46,7 @@ class QuantizedModel(nn.Module):
     Attributes:
         output_names: what the outputs are called in files, in order.
         task: what they are for.
+        part: the path of what is quantized in a bigger model (``quant.whole``); empty where all of it is.
     """
 
     def __init__(self, model: nn.Module, spec: ModelSpec, bits: BitWidths, sites: Sites, *, softmax: str) -> None:
@@ -56,6 +57,7 @@ class QuantizedModel(nn.Module):
         self.sites = sites
         self.softmax = softmax
         self.provenance = Provenance()
+        self.part = ""
 
     def forward(self, images: Tensor) -> Any:
         return self.model(images)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from repq_deploy.bits import BitWidths
 from repq_deploy.errors import BadInput
+from repq_deploy.models.loading import of_own_module
 from repq_deploy.models.zoo import ModelSpec, build_architecture
 from repq_deploy.quant.model import Provenance, QuantizedModel, wrap
 from repq_deploy.quant.softmax import check_softmax
@@ -81,7 +82,7 @@ def load(path: Path, *, model: nn.Module | None = None) -> QuantizedModel:
         raise BadInput(f"quantized model {path}: plain weights; expected a file saved by repq-export --save-quantized")
     try:
         header = _read_header(text, of_timm=model is None)
-        float_model = build_architecture(header.spec) if model is None else model
+        float_model = build_architecture(header.spec) if model is None else of_own_module(model).network
         quantized = wrap(float_model, header.spec, header.widths, softmax=header.softmax)
         quantized.provenance = header.provenance
         _check_numbers(tensors)

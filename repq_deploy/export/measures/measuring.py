@@ -47,8 +47,8 @@ def measure_weights(quantized: QuantizedModel) -> dict[str, SiteMeasure]:
 
 
 def float_bytes(quantized: QuantizedModel) -> int:
-    """The bytes of the parameters of the layers in float32."""
-    return 4 * sum(parameter.numel() for parameter in quantized.model.parameters())
+    """The bytes of all parameters in float32."""
+    return 4 * sum(parameter.numel() for parameter in quantized.parameters())
 
 
 def _spread(low: Tensor, high: Tensor) -> Spread:
