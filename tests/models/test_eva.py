@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import pytest
 import timm
@@ -20,6 +21,7 @@ from repq_deploy.models.zoo import ModelSpec, build_architecture
 from repq_deploy.quant.model import wrap
 from repq_deploy.rewrites.centering import center_keys_and_values, qkv_means
 from repq_deploy.rewrites.rotations import rotate_heads, rotate_residual_stream
+from tests.conftest import lower_for
 from tests.models.eva_variants import IMAGE, VARIANTS, eva, images
 
 #: What has no norm behind the blocks that a rotation could be taken back in, or one that no fold reads.
@@ -151,8 +153,16 @@ def test_another_image_size_has_tables_of_its_own():
 def test_codes_of_the_export_are_proven(variant, bits, method):
     model = eva(variant)
     expected = model(images())
-    quantized = repq_deploy.quantize(model, images(), bits=bits, method=method)
-    agreement = compare_export(quantized, canonical_onnx(quantized, (3, *IMAGE)), images())
+    softmax = "uniform" if bits == "w8a8" else None
+    quantized = repq_deploy.quantize(model, images(), bits=bits, method=method, softmax=softmax)
+    canonical = canonical_onnx(quantized, (3, *IMAGE))
+    agreement = compare_export(quantized, canonical, images())
     assert agreement.failing == ()
     if bits == "w8a8":
         assert (quantized(images()) - expected).norm() < 0.1 * expected.norm()
+        lowered, _ = lower_for(canonical, "onnxruntime")
+        kernels = Counter(node.op_type for node in lowered.graph.node)
+        # Each linear, q, k and v apart, and two products of each attention; a pooling's two stay in float.
+        assert kernels["MatMulIntegerToFloat"] == len(quantized.sites.linears) + 2 * (2 + 2)
+        assert kernels["MatMul"] == (2 if variant == "pe_core" else 0)
+        assert kernels["RotaryEmbedding"] == (4 if variant in TURNED else 0)

@@ -33,6 +33,7 @@ from repq_deploy.export.passes.log2_by_log_softmax import Log2ByLogSoftmax
 from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
 from repq_deploy.export.passes.patch_product import PatchProduct
 from repq_deploy.export.passes.quantize_before_moves import QuantizeBeforeMoves
+from repq_deploy.export.passes.root_mean_square import RootMeanSquare
 from repq_deploy.export.passes.rotary_embedding import RotaryEmbedding
 from repq_deploy.export.passes.separate_projections import SeparateProjections
 from repq_deploy.export.passes.table_plain_ops import TablePlainOps
@@ -61,6 +62,7 @@ class OnnxRuntimeBackend(CpuBackend):
             TokenGather(),
             SeparateProjections(),
             RotaryEmbedding(),
+            RootMeanSquare(),
             UnsignedCodes(),
             PatchProduct(),
             Log2ByLogSoftmax(),
