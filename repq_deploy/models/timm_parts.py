@@ -28,6 +28,7 @@ __all__ = [
     "is_getter",
     "mlp_linears",
     "own_qkv",
+    "own_query",
     "pool_linears",
 ]
 
@@ -93,6 +94,14 @@ def pool_linears(name: str, pool: Any, *, norm: str | None) -> list[LinearSite]:
     if pool.mlp is not None:
         sites += mlp_linears(f"{name}.mlp", pool.mlp, norm=foldable(f"{name}.norm", pool.norm), role="pool")
     return sites
+
+
+@torch.no_grad()
+def own_query(pool: Any) -> None:
+    """Let the latent of timm's ``AttentionPoolLatent``, a parameter, be the query that its linear ``q`` makes of it."""
+    if not isinstance(pool.q, nn.Identity):
+        pool.latent = nn.Parameter(pool.q(pool.latent), requires_grad=False)
+        pool.q = nn.Identity()
 
 
 def foldable(name: str, norm: nn.Module | None) -> str | None:

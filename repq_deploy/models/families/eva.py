@@ -22,7 +22,15 @@ from repq_deploy.models.sites import (
     checked,
     require,
 )
-from repq_deploy.models.timm_parts import block_linears, fold_gammas, foldable, image_sides, own_qkv, pool_linears
+from repq_deploy.models.timm_parts import (
+    block_linears,
+    fold_gammas,
+    foldable,
+    image_sides,
+    own_qkv,
+    own_query,
+    pool_linears,
+)
 from repq_deploy.models.timm_positions import own_image_size, resized
 from repq_deploy.tasks import decided
 
@@ -33,6 +41,8 @@ def _prepare(model: Eva) -> None:
     for block in model.blocks:
         own_qkv(block.attn)
         fold_gammas(block)
+    if model.attn_pool is not None:
+        own_query(model.attn_pool)
     if model.rope is not None and not isinstance(model.rope, FixedTable):
         tables = [
             halves_as_partners(block.attn, table) for block, table in zip(model.blocks, _tables(model), strict=True)
