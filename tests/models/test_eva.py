@@ -15,8 +15,10 @@ from repq_deploy.bits import BitWidths
 from repq_deploy.export.canonical import canonical_onnx
 from repq_deploy.export.prove_export import compare_export
 from repq_deploy.models.families import find_sites, stages
+from repq_deploy.models.families.eva import FAMILY
 from repq_deploy.models.rope import Rope
 from repq_deploy.models.sites import forward_through
+from repq_deploy.models.taps import Features, tapped
 from repq_deploy.models.zoo import ModelSpec, build_architecture
 from repq_deploy.quant.model import wrap
 from repq_deploy.rewrites.centering import center_keys_and_values, qkv_means
@@ -102,6 +104,18 @@ def test_sites_and_their_facts():
 def test_what_stands_in_attention_is_a_fact_of_its_site(variant, between_qk, between_v):
     for site in find_sites(eva(variant)).attentions:
         assert (site.between_qk, site.between_v) == (between_qk, between_v)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", ["dinov3", "mixed", "pe_core", "pe_lang", "eva02_enormous"])
+def test_features_are_those_of_timm_before_and_after_the_rotation(variant):
+    model = eva(variant)
+    (expected,) = model.forward_intermediates(images(), indices=[0], intermediates_only=True)
+    tapped(model, FAMILY, Features((0,), "maps"))
+    sites = find_sites(model)
+    torch.testing.assert_close(model(images())[0], expected, rtol=1e-4, atol=1e-5)
+    assert rotate_residual_stream(model, sites, seed=0) == (variant != "eva02_enormous")
+    torch.testing.assert_close(model(images())[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_pooling_reads_the_norm_behind_the_blocks():

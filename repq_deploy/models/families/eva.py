@@ -22,8 +22,10 @@ from repq_deploy.models.sites import (
     checked,
     require,
 )
+from repq_deploy.models.taps import exits_of
 from repq_deploy.models.timm_parts import (
     block_linears,
+    detach_head,
     fold_gammas,
     foldable,
     image_sides,
@@ -110,13 +112,16 @@ def _tables(model: Eva) -> Sequence[Tensor]:
     rope: Any = model.rope
     fixed = hasattr(rope, "feat_shape") and not model.dynamic_img_size
     table: Tensor = rope.get_embed(**({} if fixed else {"shape": list(model.patch_embed.grid_size)}))
-    return list(table) if model.rope_mixed else [table] * len(model.blocks)
+    count = len(model.blocks)
+    return list(table[:count]) if model.rope_mixed else [table] * count
 
 
 def _stream(model: Eva, linears: Sequence[LinearSite]) -> ResidualStream | None:
+    exits = exits_of(model)
     final, readers = _final_readers(model)
-    blocks = {site.norm: () for site in linears if site.role in ("qkv", "fc1")}
-    if final is None or not readers or None in blocks or not isinstance(model.patch_embed.norm, nn.Identity):
+    ends = bool(exits) or (final is not None and bool(readers))
+    norms = dict.fromkeys(site.norm for site in linears if site.role in ("qkv", "fc1"))
+    if not ends or None in norms or not isinstance(model.patch_embed.norm, nn.Identity):
         return None
     entered = not isinstance(model.norm_pre, nn.Identity)
     begin = () if entered else ("patch_embed",)
@@ -125,10 +130,11 @@ def _stream(model: Eva, linears: Sequence[LinearSite]) -> ResidualStream | None:
         writers=tuple(site.name for site in linears if site.role in (*begin, "proj", "fc2")),
         embeddings=tuple(name for name in embeddings if getattr(model, name) is not None),
         readers=(
-            *((norm, tuple(site.name for site in linears if site.norm == norm)) for norm in blocks if norm is not None),
-            (final, readers),
+            *((norm, tuple(site.name for site in linears if site.norm == norm)) for norm in norms if norm is not None),
+            *(() if exits or final is None else ((final, readers),)),
         ),
         entry="norm_pre" if entered else None,
+        exits=exits,
     )
 
 
@@ -178,4 +184,5 @@ FAMILY = Family(
     own_image_size=own_image_size,
     resized=resized,
     derived_numbers=_derived_numbers,
+    detach_head=detach_head,
 )
