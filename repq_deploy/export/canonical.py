@@ -22,6 +22,7 @@ from repq_deploy.export.passes.activation_qdq import ActivationQDQ
 from repq_deploy.export.passes.base import run_passes
 from repq_deploy.export.passes.integer_weights import IntegerWeights
 from repq_deploy.export.passes.log2_nodes import Log2Nodes
+from repq_deploy.export.passes.shared_constants import SharedConstants
 from repq_deploy.export.passes.table_nodes import TableNodes
 from repq_deploy.export.trace import OPSET, trace
 from repq_deploy.export.weights_file import write_model
@@ -37,7 +38,7 @@ def canonical_onnx(quantized: QuantizedModel, input_shape: tuple[int, int, int])
     or those that the model names."""
     traced = trace(quantized, input_shape)
     _strip(traced)
-    model, _ = run_passes(traced, [IntegerWeights(), ActivationQDQ(), Log2Nodes(), TableNodes()])
+    model, _ = run_passes(traced, [IntegerWeights(), ActivationQDQ(), Log2Nodes(), TableNodes(), SharedConstants()])
     operators = {(node.domain, node.op_type) for node in model.graph.node}
     del model.opset_import[:]
     model.opset_import.append(onnx.helper.make_opsetid("", OPSET))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import timm
 import torch
-from timm.layers import apply_rot_embed_cat
+from timm.layers import apply_rot_embed_cat, resample_abs_pos_embed
 
 import repq_deploy
 from repq_deploy.bits import BitWidths
 from repq_deploy.export.canonical import canonical_onnx
 from repq_deploy.export.prove_export import compare_export
+from repq_deploy.models.checkpoints import load_into
 from repq_deploy.models.families import find_sites, stages
 from repq_deploy.models.families.eva import FAMILY
 from repq_deploy.models.rope import Rope
@@ -134,6 +136,15 @@ def test_the_largest_of_the_tokens_cannot_be_rotated():
 def test_a_gate_reads_what_attention_reads():
     (first, *_) = (site for site in find_sites(eva("gated")).linears if site.role == "gate")
     assert (first.name, first.norm) == ("blocks.0.attn.gate", "blocks.0.norm1")
+
+
+def test_a_checkpoint_of_another_image_size_is_resized_as_timm_does_it():
+    model, options = eva("eva02_tiny"), {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 5}
+    tensors = timm.create_model("eva02_tiny_patch14_336", img_size=32, **options).state_dict()
+    notes = load_into(model, tensors, Path("x.pt"))
+    assert notes == ("position embeddings resized from 32 to 24x16 pixels",)
+    expected = resample_abs_pos_embed(tensors["pos_embed"], [3, 2], num_prefix_tokens=1)
+    assert torch.equal(model.pos_embed.data, expected)
 
 
 def test_another_image_size_has_tables_of_its_own():

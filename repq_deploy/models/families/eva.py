@@ -167,10 +167,12 @@ def _stages(model: Eva) -> tuple[Stage, ...]:
 
 
 def _derived_numbers(model: Eva) -> int:
-    """Each block has tables of sines and cosines for all its tokens."""
-    tables = [] if model.rope is None else _tables(model)
-    tokens = model.patch_embed.num_patches + model.num_prefix_tokens
-    return sum(table.numel() // model.patch_embed.num_patches * tokens for table in tables)
+    """Sines and cosines of all tokens, once for all blocks or for each block and head."""
+    if model.rope is None:
+        return 0
+    patches = model.patch_embed.num_patches
+    tables = _tables(model) if model.rope_mixed else _tables(model)[:1]
+    return sum(table.numel() // patches * (patches + model.num_prefix_tokens) for table in tables)
 
 
 FAMILY = Family(
