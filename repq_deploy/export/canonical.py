@@ -36,9 +36,11 @@ FORMAT = "1"
 def canonical_onnx(quantized: QuantizedModel, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
     """Export ``quantized`` for images [batch, *input_shape] named ``images``; output ``logits`` [batch, classes],
     or those that the model names."""
-    traced = trace(quantized, input_shape)
-    _strip(traced)
-    model, _ = run_passes(traced, [IntegerWeights(), ActivationQDQ(), Log2Nodes(), TableNodes(), SharedConstants()])
+    # No name here holds what is traced, which is as large as the float model.
+    model, _ = run_passes(
+        _stripped(trace(quantized, input_shape)),
+        [IntegerWeights(), ActivationQDQ(), Log2Nodes(), TableNodes(), SharedConstants()],
+    )
     operators = {(node.domain, node.op_type) for node in model.graph.node}
     del model.opset_import[:]
     model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
@@ -83,8 +85,8 @@ def _metadata(quantized: QuantizedModel) -> dict[str, str]:
     return dict(sorted(entries.items()))
 
 
-def _strip(model: onnx.ModelProto) -> None:
-    """Drop what names this machine: the exporter leaves stack traces with paths in every node."""
+def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` itself without what names this machine: the exporter leaves stack traces with paths in every node."""
     for node in model.graph.node:
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
@@ -94,3 +96,4 @@ def _strip(model: onnx.ModelProto) -> None:
     model.graph.ClearField("metadata_props")
     model.ClearField("metadata_props")
     model.graph.doc_string = model.doc_string = ""
+    return model

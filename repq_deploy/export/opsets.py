@@ -42,21 +42,19 @@ def check_opset(opset: int, bits: int) -> None:
 
 
 def at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """The same graph as a file of ``opset``, one of ``OPSETS``, or lower than that of ``model``.
+    """``model`` itself, which becomes a file of ``opset``, one of ``OPSETS``, of its own opset or lower.
 
     Raises:
         BadInput: that opset cannot hold it.
     """
     packed = any(tensor.data_type in _PACKED for tensor in model.graph.initializer)
     check_opset(opset, 4 if packed else 8)
-    found = onnx.ModelProto()
-    found.CopyFrom(model)
-    for entry in [*found.opset_import, *(entry for function in found.functions for entry in function.opset_import)]:
+    for entry in [*model.opset_import, *(entry for function in model.functions for entry in function.opset_import)]:
         if entry.domain in _STANDARD:
             entry.version = opset
-    found.ir_version = _OF_OPSET[opset][0]
-    onnx.checker.check_model(found, full_check=True)  # each operator and type is one of this opset
-    return found
+    model.ir_version = _OF_OPSET[opset][0]
+    onnx.checker.check_model(model, full_check=True)  # each operator and type is one of this opset
+    return model
 
 
 def oldest_onnxruntime(model: onnx.ModelProto) -> str | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+import gc
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 
 __all__ = ["Pass", "PassError", "PassReport", "run_passes"]
 
@@ -18,6 +21,11 @@ logger = logging.getLogger(__name__)
 
 #: GraphSurgeon prints its warnings (float8 has no NumPy type, ...) on stdout, which belongs to what a command answers.
 gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
+
+
+#: Constants of so many numbers are worth to be kept from copies.
+_LARGE = 2**16
+_PLAIN = (np.float32, np.float16, np.int8, np.uint8)
 
 
 class PassError(Exception):
@@ -44,13 +52,12 @@ class Pass(abc.ABC):
 
 
 def run_passes(model: onnx.ModelProto, passes: Sequence[Pass]) -> tuple[onnx.ModelProto, list[PassReport]]:
-    """Run ``passes`` in order on a copy of ``model``; metadata and functions are kept, unused tensors dropped."""
-    functions = list(model.functions)
-    metadata = list(model.metadata_props)
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    del bare.functions[:]
-    graph = gs.import_onnx(bare)
+    """Run ``passes`` in order; metadata and functions are kept, unused tensors dropped.
+
+    ``model`` is not changed. The graph reads its constants where they are, as a copy of large ones would be the most
+    memory of all.
+    """
+    graph = _imported(model)
     reports = []
     for rewrite in passes:
         changed = rewrite.call(graph)
@@ -58,25 +65,46 @@ def run_passes(model: onnx.ModelProto, passes: Sequence[Pass]) -> tuple[onnx.Mod
         rewrite.ensures(graph)
         logger.debug("%s: %d places", type(rewrite).__name__, changed)
         reports.append(PassReport(type(rewrite).__name__, changed))
+    initializers = [(tensor, tensor.name) for tensor in model.graph.initializer]
     exported = _export(graph)
+    # Nodes and tensors name each other, and would keep all constants that they were read from.
+    del graph
+    gc.collect()
+    for tensor, name in initializers:  # graph-surgeon writes new names into the old constants
+        tensor.name = name
     exported.ir_version = model.ir_version
     exported.producer_name, exported.producer_version = model.producer_name, model.producer_version
     del exported.metadata_props[:]
-    exported.metadata_props.extend(metadata)
+    exported.metadata_props.extend(model.metadata_props)
     used = {(node.domain, node.op_type) for node in exported.graph.node}
-    exported.functions.extend(f for f in functions if (f.domain, f.name) in used)
+    exported.functions.extend(f for f in model.functions if (f.domain, f.name) in used)
     return exported, reports
 
 
+def _imported(model: onnx.ModelProto) -> gs.Graph:
+    """The graph without the model's functions, whose bodies are not rewritten."""
+    domains = OnnxImporter.get_import_domains(model)
+    opset, ir_version = OnnxImporter.get_opset(model), model.ir_version
+    return OnnxImporter.import_graph(model.graph, opset=opset, import_domains=domains, ir_version=ir_version)
+
+
 def _export(graph: gs.Graph) -> onnx.ModelProto:
-    """Graph-surgeon's export, with INT4 constants packed: it writes them one to a byte, which ONNX refuses."""
-    packed = {}
+    """Graph-surgeon's export, after which ``graph`` is used up. Large constants are put in behind it, one by one.
+
+    It would hold three copies of them at once, and write INT4 one to a byte, which ONNX refuses.
+    """
+    held = {}
     for tensor in graph.tensors().values():
-        if isinstance(tensor, gs.Constant) and tensor.dtype == ml_dtypes.int4:
-            packed[tensor.name] = onnx.numpy_helper.from_array(np.asarray(tensor.values), tensor.name)
-            tensor.values = np.asarray(tensor.values).astype(np.int8)
+        if isinstance(tensor, gs.Constant) and (tensor.dtype == ml_dtypes.int4 or _is_large(tensor)):
+            held[tensor.name] = np.asarray(tensor.values)
+            tensor.values = np.zeros(0, np.int8)
     exported = gs.export_onnx(graph, do_type_check=False)
     for initializer in exported.graph.initializer:
-        if initializer.name in packed:
-            initializer.CopyFrom(packed[initializer.name])
+        if initializer.name in held:
+            initializer.CopyFrom(onnx.numpy_helper.from_array(held.pop(initializer.name), initializer.name))
     return exported
+
+
+def _is_large(tensor: gs.Constant) -> bool:
+    """Of a type that NumPy has, so that its values are read as they are written."""
+    return tensor.dtype in _PLAIN and math.prod(tensor.shape) >= _LARGE

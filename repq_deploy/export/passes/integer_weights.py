@@ -29,9 +29,13 @@ class IntegerWeights(Pass):
         for node in nodes_of(graph, "FakeQuantize", DOMAIN):
             if not isinstance(node.inputs[0], gs.Constant):
                 continue
+            float_weight = node.inputs[0]
             weight, scale, zero_point = (constant_of(tensor) for tensor in node.inputs)
             site, bits, axis = node.attrs["site"], node.attrs["bits"], node.attrs["axis"]
             codes = weight_codes(weight, scale, zero_point, bits, axis)
+            node.inputs.clear()
+            if not float_weight.outputs:  # let go of, so that floats of one weight at a time are held
+                float_weight.values = np.zeros(0, np.float32)
             if codes.min() < -128 or codes.max() > 127:
                 raise PassError(f"{site}: codes {codes.min():.0f} to {codes.max():.0f} do not fit INT8")
             fits = codes.min() >= -8 and codes.max() <= 7
