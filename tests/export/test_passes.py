@@ -11,7 +11,7 @@ from repq_deploy.export.domain import DOMAIN
 from repq_deploy.export.lowering import exact_anywhere
 from repq_deploy.export.onnx_session import reference_session
 from repq_deploy.export.passes.activation_qdq import ActivationQDQ
-from repq_deploy.export.passes.base import PassError, run_passes
+from repq_deploy.export.passes.base import Pass, PassError, run_passes
 from repq_deploy.export.passes.integer_weights import IntegerWeights
 from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
 from repq_deploy.export.passes.table_plain_ops import TablePlainOps
@@ -198,3 +198,22 @@ def test_float_attention_is_lowered_to_the_fused_kernel():
     lowered, _ = lower_for(canonical, "onnxruntime", half=False)
     assert [node.op_type for node in lowered.graph.node].count("MultiHeadAttention") == 2
     assert relative(logits(exact_anywhere(lowered)), logits(canonical)) < 1e-5
+
+
+def test_the_model_that_passes_read_stays_as_it_is(canonical):
+    """Its constants are read where they are; graph-surgeon would write new names into them."""
+
+    class Rename(Pass):
+        """Every constant gets another name."""
+
+        def call(self, graph: gs.Graph) -> int:
+            constants = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
+            for tensor in constants:
+                tensor.name = f"{tensor.name}/renamed"
+            return len(constants)
+
+    before = canonical.SerializeToString(deterministic=True)
+    renamed, (report,) = run_passes(canonical, [Rename()])
+    assert canonical.SerializeToString(deterministic=True) == before
+    assert report.changed == len(renamed.graph.initializer) > 0
+    assert all(tensor.name.endswith("/renamed") for tensor in renamed.graph.initializer)
