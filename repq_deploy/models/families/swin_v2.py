@@ -7,7 +7,7 @@ What this costs in a product of low bits:
   stream, so that it cannot be rotated either.
 * Attention is of cosines: q and k are brought to length one, and their product, within [-1, 1], is multiplied by up to
   100. So are its errors: q and k keep 8 bits where fewer are asked for (``AttentionSite.qk_bits``), and q k^T stays a
-  product of 8 bits, 1 to 8 percent of a model's multiplications.
+  product of 8 bits, 1 to 9 percent of a model's multiplications.
 
 What is left: q and k may be rotated in front of the norm, which keeps lengths; k's mean may not be taken out. v is
 free, as everywhere. The position bias that a small network gives is a constant when a model runs.
