@@ -163,7 +163,8 @@ class Manifest:
                 f"image_shape is {list(self.image_shape)[:4]}, expected [3, H, W] of at most {largest_side}"
             )
         if not 1 <= self.outputs <= largest_output or (named is not None and self.outputs != named.numbers):
-            raise ValueError(f"outputs is {self.outputs}, expected 1 to {largest_output}")
+            expected = f"1 to {largest_output}" if named is None else largest_output
+            raise ValueError(f"outputs is {self.outputs}, expected {expected}")
         if any(Path(file).name != file or not file for file in (self.engine.name, self.reference)):
             raise ValueError("it names a file in another folder")
 

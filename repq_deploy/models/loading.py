@@ -14,7 +14,7 @@ from repq_deploy.models.checkpoints import CheckpointFile
 from repq_deploy.models.families import find_family
 from repq_deploy.models.hub import Report
 from repq_deploy.models.preprocessing import preprocess_of
-from repq_deploy.models.taps import Features, tapped
+from repq_deploy.models.taps import Features, Tapped, tapped
 from repq_deploy.models.timm_parts import getter_features, is_getter
 from repq_deploy.models.zoo import ModelSpec, create, resolve, with_features
 
@@ -87,7 +87,8 @@ def of_own_module(network: nn.Module) -> FloatModel:
     A feature extractor of timm's (``is_getter``) becomes a tapped copy of its encoder.
     """
     if not is_getter(network):
-        return FloatModel(network, ModelSpec(type(network).__name__, "", {}, None, "own"), None)
+        features = network.features if isinstance(network, Tapped) else None
+        return FloatModel(network, ModelSpec(type(network).__name__, "", {}, None, "own", features), None)
     encoder, features = getter_features(network)
     encoder = copy.deepcopy(encoder)
     spec = ModelSpec(type(encoder).__name__, "", {}, None, "own", features)

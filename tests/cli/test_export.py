@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from repq_deploy.api import load_images
 from repq_deploy.calib_data.demo import DEMO_WEIGHTS
 from repq_deploy.cli import export
 from repq_deploy.errors import BadInput
 from repq_deploy.export import prove_export as agreement
 from repq_deploy.export.onnx_session import reference_session
+from repq_deploy.models.loading import load_model
 from repq_deploy.quant import saved as quantized
 
 
@@ -250,3 +252,35 @@ def test_an_output_that_is_also_an_input_is_refused_before_any_work(run, tmp_pat
     assert f"is also {option}" in done.err
     assert "which would be lost" in done.err
     assert kept.read_bytes() == b"mine"
+
+
+@pytest.mark.slow
+def test_features_are_written_with_their_names(run, tmp_path):
+    quantized_file, float_file = tmp_path / "f.onnx", tmp_path / "float.onnx"
+    options = ("--features", "1,3", "--feature-layout", "maps", "--feature-norm")
+    done = run("demo", "--bits", "w8a8", "--method", "minmax", "--num-calib", 8, *options, "-o", quantized_file)
+    assert done.code == 0, done.err
+    assert run("demo", "--float", *options, "-o", float_file).code == 0
+    images = load_images("demo:calib", load_model("demo"), count=2).pixels
+    found, expected = (
+        reference_session(onnx.load(file)).run(None, {"images": images}) for file in (quantized_file, float_file)
+    )
+    assert [one.shape for one in found] == [(2, 96, 7, 7)] * 2
+    for one, other in zip(found, expected, strict=True):
+        assert np.linalg.norm(one - other) / np.linalg.norm(other) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--features", "3,1"), "expected indexes of blocks, in rising order"),
+        (("--features", "6"), "features 6: the model has the blocks 0 to 5"),
+        (("--features", "two"), "--features 'two': expected indexes of blocks such as 2,5,8,11"),
+        (("--features", "1", "--feature-layout", "rows"), "--feature-layout 'rows': expected tokens or maps"),
+        (("--feature-norm",), "give --features 2,5,8,11"),
+    ],
+)
+def test_features_that_cannot_be_given_are_one_line(run, tmp_path, options, message):
+    done = run("demo", *options, "-o", tmp_path / "x.onnx")
+    assert done.code == 2
+    assert message in done.err

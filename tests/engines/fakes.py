@@ -79,7 +79,8 @@ class FakeContext:
         return shape[0] <= self.largest
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (self.shape[0], self.session.get_outputs()[0].shape[1]) if name == "logits" else self.shape
+        shapes = {output.name: output.shape for output in self.session.get_outputs()}
+        return (self.shape[0], *shapes[name][1:]) if name in shapes else self.shape
 
     def set_tensor_address(self, name: str, address: int) -> None:
         self.addresses[name] = address
@@ -87,7 +88,8 @@ class FakeContext:
     def execute_async_v3(self, stream: int) -> bool:
         assert stream == 7
         images = self._at("images")
-        self._at("logits")[...] = self.session.run(["logits"], {"images": images})[0]
+        for output in self.session.get_outputs():
+            self._at(output.name)[...] = self.session.run([output.name], {"images": images})[0]
         return True
 
     def _at(self, name: str) -> np.ndarray:

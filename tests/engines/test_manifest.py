@@ -104,3 +104,21 @@ def test_a_backend_that_is_none_is_refused_with_those_there_are() -> None:
         BadInput, match="backend is 'tpu', expected one of onnxruntime, openvino, tensorrt, tensorrt-rtx"
     ):
         Manifest.from_json(text, name="m")
+
+
+def test_named_outputs_are_those_of_the_metadata_and_make_all_its_numbers() -> None:
+    assert MANIFEST.named.shapes == {"logits": (1000,)}
+    record = '{"features_2": [197, 384], "features_11": [197, 384]}'
+    features = dataclasses.replace(
+        MANIFEST, outputs=2 * 197 * 384, metadata={**MANIFEST.metadata, "repq.outputs": record}
+    )
+    assert Manifest.from_json(features.to_json(), name="m").named.shapes == {
+        "features_2": (197, 384),
+        "features_11": (197, 384),
+    }
+    with pytest.raises(BadInput, match="outputs is 1000, expected 151296"):
+        Manifest.from_json(dataclasses.replace(features, outputs=1000).to_json(), name="m")
+    for damaged in ("{}", '{"a": [0]}', '{"a": ["x"]}', "[1]", '{"a": [100000000, 100]}'):
+        wrong = dataclasses.replace(features, metadata={"repq.outputs": damaged})
+        with pytest.raises(BadInput, match="outputs"):
+            Manifest.from_json(wrong.to_json(), name="m")

@@ -11,10 +11,13 @@ from repq_deploy.engines.prove_engine import (
     PASSED,
     Tolerance,
     compare,
+    compare_each,
     not_run,
     sqnr_db,
     tolerance,
 )
+from repq_deploy.outputs import Outputs
+from repq_deploy.tasks import FEATURES
 
 ALLOWED = Tolerance(min_sqnr_db=30.0, rounding_sqnr_db=40.0)
 
@@ -96,3 +99,18 @@ def test_tolerance_follows_the_bits_the_precision_and_the_model() -> None:
 
 def test_an_engine_that_did_not_run_never_passes() -> None:
     assert not_run("no GPU", ALLOWED).verdict == NOT_RUN == "BUILT, NOT RUN"
+
+
+def test_a_small_output_that_is_wrong_is_not_hidden_by_a_large_one() -> None:
+    named = Outputs({"features_2": (4, 5), "features_11": (4, 5)})
+    reference = np.random.default_rng(0).normal(size=(6, 40)).astype(np.float32) * np.repeat([0.01, 1], 20)
+    reference = reference.astype(np.float32)
+    outputs = reference.copy()
+    outputs[:, :20] = 0
+    assert compare(reference, outputs, ALLOWED, FEATURES).verdict == PASSED
+    judged = compare_each(reference, outputs, ALLOWED, FEATURES, named)
+    assert (judged.verdict, judged.figures is not None and judged.figures.sqnr_db) == (FAILED, pytest.approx(0))
+    assert judged.reason.startswith("features_2, the worst of 2 outputs: SQNR 0.0 dB is below 30.0 dB")
+    fine = compare_each(reference, reference, ALLOWED, FEATURES, named)
+    assert fine.verdict == PASSED
+    assert compare_each(reference, outputs[:, :39], ALLOWED, FEATURES, named).verdict == FAILED

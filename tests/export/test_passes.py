@@ -93,6 +93,23 @@ def test_half_computes_the_same_to_half_precision():
     assert relative(logits(half), logits(plain)) < 0.03
 
 
+def test_half_lets_outputs_be_read_within_and_sizes_stay_single():
+    x, up, y = (gs.Variable(name, np.float32, ["n", 2, side, side]) for name, side in (("x", 2), ("up", 4), ("y", 4)))
+    sizes = gs.Constant("sizes", np.array([1, 1, 2, 2], np.float32))
+    double = gs.Constant("double", np.full((1,), 2, np.float32))
+    nodes = [
+        gs.Node("Resize", "resize", {"mode": "nearest"}, [x, gs.Variable.empty(), sizes], [up]),
+        gs.Node("Mul", "mul", {}, [up, double], [y]),
+    ]
+    graph = gs.Graph(nodes, [x], [up, y], opset=21, ir_version=10)
+    half, _ = run_passes(gs.export_onnx(graph), [ToHalf()])
+    onnx.checker.check_model(half, full_check=True)
+    given = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)
+    found = reference_session(half).run(None, {"x": given})
+    assert np.array_equal(found[0], given.repeat(2, axis=2).repeat(2, axis=3))
+    assert np.array_equal(found[1], 2 * found[0])
+
+
 def test_half_refuses_what_it_cannot_hold():
     x, y = gs.Variable("x", np.float32, [2]), gs.Variable("y", np.float32, [2])
     big = gs.Constant("big", np.array([1.0, 1e6], np.float32))

@@ -28,6 +28,8 @@ class ToHalf(Pass):
     def call(self, graph: gs.Graph) -> int:
         changed = 0
         boundary = {id(tensor) for tensor in [*graph.inputs, *graph.outputs]}
+        # The sizes of a resize are float32 whatever it resizes.
+        boundary |= {id(one) for node in graph.nodes if node.op == "Resize" for one in node.inputs[1:]}
         for name, tensor in graph.tensors().items():
             if tensor.dtype != np.float32 or id(tensor) in boundary:
                 continue
@@ -45,17 +47,23 @@ class ToHalf(Pass):
                 node.attrs["to"] = onnx.TensorProto.FLOAT16
         for tensor in list(graph.inputs):
             if tensor.dtype == np.float32:
-                half = gs.Variable(f"{tensor.name}/half", np.float16, tensor.shape)
-                for reader in list(tensor.outputs):
-                    reader.inputs = [half if i is tensor else i for i in reader.inputs]
+                half = _read_within(tensor)
                 graph.nodes.append(_cast(tensor, half, onnx.TensorProto.FLOAT16))
         for tensor in list(graph.outputs):
             if tensor.dtype == np.float32:
-                half = gs.Variable(f"{tensor.name}/half", np.float16, tensor.shape)
+                half = _read_within(tensor)
                 producer = tensor.inputs[0]
                 producer.outputs = [half if o is tensor else o for o in producer.outputs]
                 graph.nodes.append(_cast(half, tensor, onnx.TensorProto.FLOAT))
         return changed
+
+
+def _read_within(tensor: gs.Tensor) -> gs.Variable:
+    """The float16 form of an input or output; whatever reads the tensor within the graph reads it instead."""
+    half = gs.Variable(f"{tensor.name}/half", np.float16, tensor.shape)
+    for reader in list(tensor.outputs):
+        reader.inputs = [half if i is tensor else i for i in reader.inputs]
+    return half
 
 
 def _cast(source: gs.Tensor, target: gs.Tensor, to: int) -> gs.Node:

@@ -6,13 +6,14 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 
 from repq_deploy.engines.backends.trt.runner import TrtSession
 from repq_deploy.engines.batching import BatchedRunner, Profile
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed, RepqError
 from tests.engines.fakes import FakeCuda, fake_tensorrt
-from tests.engines.graphs import SIDE, oracle, tiny
+from tests.engines.graphs import CLASSES, SIDE, oracle, tiny
 
 MODEL = tiny()
 ENGINE = MODEL.SerializeToString()
@@ -38,6 +39,23 @@ def test_logits_and_memory(monkeypatch: pytest.MonkeyPatch, images: np.ndarray) 
     np.testing.assert_allclose(runner(images), oracle(MODEL, images), atol=1e-3)
     np.testing.assert_allclose(runner(images[:1]), oracle(MODEL, images[:1]), atol=1e-3)
     assert not cuda.live
+
+
+def test_several_outputs_come_joined_in_the_order_asked_for(
+    monkeypatch: pytest.MonkeyPatch, images: np.ndarray
+) -> None:
+    model = tiny()
+    model.graph.node.append(onnx.helper.make_node("Unsqueeze", ["logits", "axis"], ["features"]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "axis"))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("features", 1, ["batch", 1, CLASSES]))
+    cuda = use(monkeypatch, FakeCuda())
+    trt = fake_tensorrt(tensors=("images", "logits", "features"))
+    runner = TrtSession(trt, model.SerializeToString(), backend="tensorrt", outputs=("features", "logits"))
+    found, expected = runner(images[:3]), oracle(MODEL, images[:3])
+    np.testing.assert_allclose(found, np.concatenate([expected, expected], axis=1), atol=1e-3)
+    assert not cuda.live
+    with pytest.raises(BadInput, match="has the tensors features, images, logits, expected images and logits"):
+        TrtSession(trt, model.SerializeToString(), backend="tensorrt")
 
 
 def test_a_batch_outside_the_profile_is_refused(monkeypatch: pytest.MonkeyPatch, images: np.ndarray) -> None:
