@@ -97,6 +97,7 @@ def tapped(model: nn.Module, family: Family, features: Features) -> nn.Module:
     if missing:
         count = len({found for stage in family.stages(model) if (found := _index(stage.name)) is not None})
         raise BadInput(f"features {missing[0]}: the model has the blocks 0 to {count - 1}")
+    family.prepare(model)  # while it has all its blocks
     norm = family.detach_head(model)
     if features.norm and isinstance(norm, nn.Identity):
         raise BadInput(

@@ -21,6 +21,7 @@ from repq_deploy.models.taps import Features
 __all__ = [
     "block_linears",
     "detach_head",
+    "detach_head_of_stages",
     "fold_gammas",
     "foldable",
     "getter_features",
@@ -177,6 +178,14 @@ def detach_head(model: Any) -> nn.Module:
     if hasattr(model, "fc_norm"):
         model.fc_norm = nn.Identity()
     return norm
+
+
+def detach_head_of_stages(model: Any) -> nn.Module:
+    """As ``detach_head``, of a model whose stages differ in width: its final norm, if any, is no norm of features."""
+    model.reset_classifier(0, "")
+    if hasattr(model, "norm"):
+        model.norm = nn.Identity()
+    return nn.Identity()
 
 
 def is_getter(module: nn.Module) -> bool:

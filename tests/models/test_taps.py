@@ -118,3 +118,33 @@ def test_a_model_that_timm_builds_with_features_gives_the_same():
     expected = getter(images)
     model = tapped(getter.model, find_family(getter.model), Features((0, 2), "maps"))
     assert all(torch.equal(one, other) for one, other in zip(model(images), expected, strict=True))
+
+
+PLAIN = {"img_size": 64, "patch_size": 16, "embed_dim": 48, "depth": 3, "num_heads": 3}
+STAGES = {"embed_dim": 24, "depths": (2, 1), "num_heads": (2, 4)}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "rotated"),
+    [
+        ("vit_small_patch16_dinov3", PLAIN, True),
+        ("vit_small_patch16_rope_mixed_224", PLAIN, True),  # its tables are learned, one for each block
+        ("vit_pe_core_tiny_patch16_384", PLAIN, True),  # a norm before the blocks, and attention pooling behind
+        ("swinv2_tiny_window8_256", {**STAGES, "img_size": 64}, False),
+        ("swinv2_cr_tiny_224", {**STAGES, "img_size": 56}, False),
+    ],
+)
+@torch.no_grad()
+def test_maps_of_other_families_are_those_of_timm(name, arguments, rotated):
+    torch.manual_seed(0)
+    model = timm.create_model(name, **arguments).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    images = torch.randn(2, 3, *[arguments["img_size"]] * 2)
+    expected = model.forward_intermediates(images, indices=[0, 1], intermediates_only=True)
+    model = tapped(model, find_family(model), Features((0, 1), "maps"))
+    for _ in range(2):
+        for one, other in zip(model(images), expected, strict=True):
+            assert (one - other).norm() / other.norm() < 1e-5
+        assert rotate_residual_stream(model, find_sites(model), seed=0) == rotated

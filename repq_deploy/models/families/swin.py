@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock, WindowAttention
-from torch import Tensor, nn
+from torch import Tensor
 
 from repq_deploy.models.family import Family
 from repq_deploy.models.sites import AttentionParts, AttentionSite, LinearSite, Sites, Stage, checked, require
-from repq_deploy.models.timm_parts import block_linears, detach_head, image_sides
+from repq_deploy.models.timm_parts import block_linears, detach_head_of_stages, image_sides
 from repq_deploy.models.windows import pads_windows, stages_of, written_out
 
 __all__ = ["FAMILY"]
@@ -57,12 +57,6 @@ def _derived_numbers(model: Any) -> int:
     return sum(written_out(block) - block.attn.relative_position_bias_table.numel() for block in blocks)
 
 
-def _detach_head(model: SwinTransformer) -> nn.Module:
-    """The final norm is as wide as the last stage only: it is no norm of features."""
-    detach_head(model)
-    return nn.Identity()
-
-
 FAMILY = Family(
     words="timm's SwinTransformer",
     model=SwinTransformer,
@@ -71,5 +65,5 @@ FAMILY = Family(
     attention=_attention,
     image_sides=image_sides,
     derived_numbers=_derived_numbers,
-    detach_head=_detach_head,
+    detach_head=detach_head_of_stages,
 )

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from repq_deploy.models.family import Family
 from repq_deploy.models.sites import AttentionParts, AttentionSite, LinearSite, Sites, Stage, checked, require
-from repq_deploy.models.timm_parts import block_linears, image_sides, own_qkv
+from repq_deploy.models.timm_parts import block_linears, detach_head_of_stages, image_sides, own_qkv
 from repq_deploy.models.windows import UnitLength, pads_windows, stages_of, written_out
 
 __all__ = ["FAMILY"]
@@ -92,4 +92,5 @@ FAMILY = Family(
     image_sides=image_sides,
     prepare=_prepare,
     derived_numbers=_derived_numbers,
+    detach_head=detach_head_of_stages,
 )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from repq_deploy.models.family import Family
 from repq_deploy.models.sites import AttentionParts, AttentionSite, LinearSite, Sites, Stage, checked, require
-from repq_deploy.models.timm_parts import block_linears, image_sides
+from repq_deploy.models.timm_parts import block_linears, detach_head_of_stages, image_sides
 from repq_deploy.models.windows import UnitLength, stages_of, written_out
 
 __all__ = ["FAMILY"]
@@ -78,4 +78,5 @@ FAMILY = Family(
     attention=_attention,
     image_sides=image_sides,
     derived_numbers=_derived_numbers,
+    detach_head=detach_head_of_stages,
 )
