@@ -117,8 +117,9 @@ def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> No
     if integers:
         kind = tensors[integers[0]].dtype
         raise BadInput(f"checkpoint {path}: {_first(integers)} of {kind}; expected floating point")
-    misfits = [name for name, own in expected.items() if tensors[name].shape != own.shape]
-    if misfits and not (misfits == ["pos_embed"] and own_image_size(model, tensors) is not None):
+    fitting = tensors if own_image_size(model, tensors) is None else find_family(model).resized(model, tensors)
+    misfits = [name for name, own in expected.items() if fitting[name].shape != own.shape]
+    if misfits:
         name = misfits[0]
         raise BadInput(
             f"checkpoint {path}: {name} is {list(tensors[name].shape)}, the model has {list(expected[name].shape)} "

@@ -74,7 +74,7 @@ def rotate_residual_stream(model: nn.Module, sites: Sites, seed: int) -> bool:
     for name in stream.exits:
         model.set_submodule(name, RotatedInput(model.get_submodule(name), of_model.T.contiguous()))
     for name in stream.embeddings:
-        embedding: Tensor = getattr(model, name)
+        embedding = model.get_parameter(name)
         embedding.copy_(embedding.double() @ rotation)
     for norm_name, readers in stream.readers:
         norm = _module(model, norm_name)
