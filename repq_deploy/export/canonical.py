@@ -20,6 +20,7 @@ from repq_deploy.export.digest import quantizers_digest
 from repq_deploy.export.domain import DOMAIN, DOMAIN_VERSION, functions
 from repq_deploy.export.passes.activation_qdq import ActivationQDQ
 from repq_deploy.export.passes.base import run_passes
+from repq_deploy.export.passes.bias_tables import BiasTables
 from repq_deploy.export.passes.integer_weights import IntegerWeights
 from repq_deploy.export.passes.log2_nodes import Log2Nodes
 from repq_deploy.export.passes.shared_constants import SharedConstants
@@ -39,7 +40,7 @@ def canonical_onnx(quantized: QuantizedModel, input_shape: tuple[int, int, int])
     # No name here holds what is traced, which is as large as the float model.
     model, _ = run_passes(
         _stripped(trace(quantized, input_shape)),
-        [IntegerWeights(), ActivationQDQ(), Log2Nodes(), TableNodes(), SharedConstants()],
+        [IntegerWeights(), ActivationQDQ(), Log2Nodes(), TableNodes(), BiasTables(), SharedConstants()],
     )
     operators = {(node.domain, node.op_type) for node in model.graph.node}
     del model.opset_import[:]
