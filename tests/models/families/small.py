@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from repq_deploy.models.families import find_family, find_sites, stages
 from repq_deploy.models.sites import Sites, forward_through
+from repq_deploy.models.taps import Features, tapped
 from repq_deploy.quant.layers import add_to_bias
 from repq_deploy.rewrites.centering import center_keys_and_values, qkv_means
 from repq_deploy.rewrites.rotations import rotate_heads, rotate_residual_stream
 
-__all__ = ["check_rewrites", "images_of", "small"]
+__all__ = ["check_features", "check_rewrites", "images_of", "small"]
 
 SIZES: dict[str, Any] = {
     "img_size": (32, 48),  # not square, so that rows and columns cannot change places unseen
@@ -78,3 +79,17 @@ def check_rewrites(model: nn.Module, *, rotates: bool) -> Sites:
     assert torch.equal(model.blocks[1].mlp.fc2.weight, before) != rotates  # type: ignore
     _check_equal(model(images), expected)
     return sites
+
+
+@torch.no_grad()
+def check_features(model: nn.Module) -> None:
+    """Features are timm's, and stay so behind a rotation of the stream."""
+    images = images_of(model)
+    getter: Any = model
+    expected = getter.forward_intermediates(images, indices=[0, 1], intermediates_only=True)
+    found = tapped(model, find_family(model), Features((0, 1), "maps"))
+    sites = find_sites(found)
+    for _ in range(2):
+        for ours, theirs in zip(found(images), expected, strict=True):
+            _check_equal(ours, theirs)
+        rotate_residual_stream(found, sites, seed=0)

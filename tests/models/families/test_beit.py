@@ -11,7 +11,7 @@ from timm.models.beit import checkpoint_filter_fn
 from repq_deploy.errors import BadInput
 from repq_deploy.models.checkpoints import load_into, own_image_size
 from repq_deploy.models.families import find_family, find_sites
-from tests.models.families.small import check_rewrites, images_of, small
+from tests.models.families.small import check_features, check_rewrites, images_of, small
 
 BEIT = "beit_base_patch16_224"
 TOKENS = 4 * 6 + 1
@@ -87,3 +87,7 @@ def test_a_table_of_no_square_grid_is_refused():
     assert own_image_size(model, tensors) is None
     with pytest.raises(BadInput, match=r"relative_position_bias_table is \[80, 2\], the model has \[84, 2\]"):
         load_into(model, tensors, Path("x.pt"))
+
+
+def test_its_features_are_timms():
+    check_features(small(BEIT, use_shared_rel_pos_bias=True))

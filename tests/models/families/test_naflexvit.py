@@ -9,7 +9,7 @@ from torch import nn
 
 from repq_deploy.errors import BadInput
 from repq_deploy.models.families import find_family, find_sites
-from tests.models.families.small import check_rewrites, images_of, small
+from tests.models.families.small import check_features, check_rewrites, images_of, small
 
 GAP, MAP, RADIO = "naflexvit_base_patch16_gap", "naflexvit_base_patch16_siglip", "naflexvit_base_patch16_radio_v3"
 
@@ -65,3 +65,8 @@ def test_one_that_does_not_say_its_size_is_refused():
 def test_blocks_with_rotations_are_refused():
     with pytest.raises(BadInput, match="found EvaBlock, expected timm's plain pre-norm Block"):
         find_sites(small(GAP, rope_type="axial"))
+
+
+def test_its_features_are_timms():
+    for timm_id in (MAP, RADIO):
+        check_features(small(timm_id, num_classes=0))

@@ -10,7 +10,7 @@ from timm.models.vision_transformer_relpos import checkpoint_filter_fn
 
 from repq_deploy.models.checkpoints import load_into, own_image_size
 from repq_deploy.models.families import find_family
-from tests.models.families.small import check_rewrites, small
+from tests.models.families.small import check_features, check_rewrites, small
 
 PRE, POST = "vit_relpos_small_patch16_224", "vit_relpos_small_patch16_rpn_224"
 
@@ -62,3 +62,7 @@ def test_a_network_of_distances_fits_every_size():
     saved, model = (small(PRE, img_size=size) for size in (40, (32, 48)))
     assert own_image_size(model, saved.state_dict()) is None
     assert load_into(model, saved.state_dict(), Path("x.pt")) == ()
+
+
+def test_its_features_are_timms():
+    check_features(small(PRE, shared_rel_pos=True, class_token=True))
