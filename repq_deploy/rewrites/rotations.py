@@ -2,8 +2,9 @@
 
 The weights on both sides of a rotation absorb it, so the model computes the same and costs nothing more. The idea is
 QuaRot's and, for Vision Transformers, GLF-Q's; both use RMS norms and Hadamard matrices. Our rotations are random
-orthogonal matrices. Those of the residual stream keep the vector of ones, and so mean and variance, so that layer norms
-stay layer norms. All arithmetic is in float64. Every function serves the float model and the wrapped one.
+orthogonal matrices. Those of a residual stream that layer norms read keep the vector of ones, and so mean and variance,
+so that layer norms stay layer norms; RMS norms need no more than lengths. All arithmetic is in float64. Every function
+serves the float model and the wrapped one.
 """
 
 from __future__ import annotations
@@ -57,14 +58,16 @@ def rotate_residual_stream(model: nn.Module, sites: Sites, seed: int) -> bool:
     transposed, which ``rewrites.taps`` can fold into what reads them.
 
     Returns:
-        False, and nothing is changed, where the model's stream has no single form (Swin's patch merging, no head).
+        False, and nothing is changed, where the model's stream has no single form (Swin's patch merging, norms behind
+        the branches).
     """
     stream = sites.stream
     if stream is None:
         return False
     fold_layer_scales(model, sites)
-    size = _module(model, stream.readers[0][0]).weight.numel()
-    rotation = random_rotation(size, torch.Generator().manual_seed(seed), keeps_ones=True)
+    norms = [_module(model, norm) for norm, _ in stream.readers]
+    keeps_ones = any(isinstance(norm, nn.LayerNorm) for norm in norms)
+    rotation = random_rotation(norms[0].weight.numel(), torch.Generator().manual_seed(seed), keeps_ones=keeps_ones)
     rotation = rotation.to(_module(model, stream.writers[0]).weight.device)
     for name in stream.writers:
         _multiply_output(_module(model, name), rotation.T)
@@ -76,15 +79,16 @@ def rotate_residual_stream(model: nn.Module, sites: Sites, seed: int) -> bool:
     for name in stream.embeddings:
         embedding = model.get_parameter(name)
         embedding.copy_(embedding.double() @ rotation)
-    for norm_name, readers in stream.readers:
-        norm = _module(model, norm_name)
-        gamma, beta = norm.weight.double(), norm.bias.double()
+    for norm, (_, readers) in zip(norms, stream.readers, strict=True):
+        gamma, beta = norm.weight.double(), getattr(norm, "bias", None)
         for name in readers:
             layer = _module(model, name)
-            add_to_bias(layer, layer.weight.double() @ beta)
+            if beta is not None:
+                add_to_bias(layer, layer.weight.double() @ beta.double())
             layer.weight.copy_(layer.weight.double() * gamma @ rotation)
         norm.weight.fill_(1)
-        norm.bias.zero_()
+        if beta is not None:
+            beta.zero_()
     return True
 
 
