@@ -110,6 +110,15 @@ def test_half_lets_outputs_be_read_within_and_sizes_stay_single():
     assert np.array_equal(found[1], 2 * found[0])
 
 
+def test_half_keeps_infinities():
+    x, y = gs.Variable("x", np.float32, [2]), gs.Variable("y", np.float32, [2])
+    least = gs.Constant("least", np.array([-np.inf, 1.0], np.float32))
+    graph = gs.Graph([gs.Node("Max", "max", {}, [x, least], [y])], [x], [y], opset=21, ir_version=10)
+    ToHalf().call(graph)
+    assert least.values.tolist() == [-np.inf, 1.0]
+    assert least.values.dtype == np.float16
+
+
 def test_half_refuses_what_it_cannot_hold():
     x, y = gs.Variable("x", np.float32, [2]), gs.Variable("y", np.float32, [2])
     big = gs.Constant("big", np.array([1.0, 1e6], np.float32))

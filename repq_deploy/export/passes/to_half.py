@@ -35,8 +35,9 @@ class ToHalf(Pass):
                 continue
             if isinstance(tensor, gs.Constant):
                 values = np.asarray(tensor.values)
-                if values.size and not np.abs(values).max() <= _LARGEST:
-                    largest = f"{np.abs(values).max():.3g}"
+                sizes = np.abs(values[~np.isinf(values)])  # an infinity, as max pooling pads with, stays one
+                if sizes.size and not sizes.max() <= _LARGEST:
+                    largest = f"{sizes.max():.3g}"
                     raise BadInput(f"{name}: holds {largest}, fp16 ends at {_LARGEST:.0f}; use --precision fp32")
                 tensor.values = values.astype(np.float16)
             else:
