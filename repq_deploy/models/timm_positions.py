@@ -13,12 +13,12 @@ __all__ = ["own_image_size", "resized"]
 
 
 def own_image_size(model: Any, tensors: Mapping[str, Tensor]) -> int | None:
-    """``Family.own_image_size`` of a model with ``pos_embed`` and timm's ``PatchEmbed``."""
+    """``Family.own_image_size`` of a model with ``pos_embed`` and one of timm's embeddings."""
     patches = _patches(model, tensors)
     if patches is None:
         return None
     side = math.isqrt(max(patches, 0))
-    return side * int(model.patch_embed.patch_size[0]) if side * side == patches else None
+    return side * int(model.patch_embed.feat_ratio()) if side * side == patches else None
 
 
 def resized(model: Any, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -227,8 +227,9 @@ def _build(spec: ModelSpec, *, pretrained: bool) -> nn.Module:
         model = timm.create_model(spec.timm_id, pretrained=pretrained, **spec.kwargs)
     except (TypeError, ValueError, AssertionError) as error:
         arguments = ", ".join(f"{key}={value}" for key, value in spec.kwargs.items())
+        reason = str(error) or "it does not say why; sides of images have to be multiples of the patch's"
         raise BadInput(
-            f"model {spec.name}: timm cannot build it with {arguments or 'its defaults'}: {error}"
+            f"model {spec.name}: timm cannot build it with {arguments or 'its defaults'}: {reason}"
         ) from error
     if (family := known_family(model)) is not None:
         for pixels, patch in zip(*family.image_sides(model), strict=True):

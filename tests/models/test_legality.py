@@ -151,9 +151,10 @@ def test_a_plain_model_refuses_nothing():
 
 
 def test_what_is_refused_is_said_once_with_its_reason():
-    found = vit_sites(scale_attn_norm=True, final_norm=False)
+    found = vit_sites(scale_attn_norm=True)
     first, second = found.attentions
-    sites = replace(found, attentions=(first, replace(second, between_qk="rope", between_v="nothing")))
+    turned = replace(second, between_qk="rope", between_v="nothing")
+    sites = replace(found, stream=None, attentions=(first, turned))
     assert refusals(sites, ["stream", "center"]) == (
         "residual stream not rotated: it has no one form that every writer and reader shares",
         "k not centered in 1 of 2 attentions: they are turned by position between projection and product",
