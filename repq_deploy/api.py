@@ -109,7 +109,8 @@ def quantize(
     """Quantize a model on a few images, which need no labels.
 
     Args:
-        model: what ``load_model`` gives, or a module of your own that is of a supported family, or has such a part.
+        model: what ``load_model`` gives, a model of transformers or torchvision, or a module of your own that is of a
+            supported family, or has such a part.
         images: normalized calibration images [N, 3, H, W]; those of ``load_images`` are recorded by their hash.
         bits: such as ``w6a6`` or ``w4a4,head=w8a8``, or ``BitWidths``.
         preset: ``deploy`` or ``paper``, where ``bits`` is text.
@@ -119,7 +120,7 @@ def quantize(
             ``*.encoder``; it alone is quantized and returned. The whole model runs over ``images``, in float, to find
             out what the part is given. ``export_onnx`` can put it back.
         forward: with ``part``: runs the whole model on a batch; default: ``model(batch)``.
-        classes: the names of the model's outputs, in order; they travel with the model.
+        classes: the names of the model's outputs, in order; they travel with the model. Default: those it came with.
         seed: for every random choice.
         device: where PyTorch computes; the result is on the CPU.
         inplace: use up ``model`` rather than a copy of it.
@@ -157,7 +158,7 @@ def quantize(
         origin=Provenance(
             calibration_sha256=sha256,
             preprocess="" if found.preprocess is None else found.preprocess.to_json(),
-            classes=tuple(classes),
+            classes=tuple(classes) or found.classes,
         ),
         report=report,
         work=folder,

@@ -26,11 +26,26 @@ _SIZES = {
     "mlp_ratio": 64,
     "init_values": 100,
     "crop_pct": 1,
+    "num_reg_tokens": 256,
+    "rope_temperature": 1_000_000,
+    "norm_eps": 1,
+    "projection": 65_536,
 }
-_FLAGS = ("class_token", "qkv_bias", "qk_norm", "no_embed_class", "dynamic_img_size", "pre_norm", "fc_norm")
-_CHOICES = {"global_pool": ("", "avg", "avgmax", "max", "token", "map")}
+_FLAGS = (
+    *("class_token", "qkv_bias", "qk_norm", "no_embed_class", "dynamic_img_size"),
+    *("pre_norm", "final_norm", "fc_norm"),
+)
+_CHOICES = {
+    "global_pool": ("", "avg", "avgmax", "max", "token", "map"),
+    "act_layer": ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu"),
+    "head": ("token_and_patches",),
+}
 #: Parts of timm's configuration that preprocessing is read from; the numbers are of three channels.
-_OVERLAY = ("mean", "std", "crop_pct", "num_classes")
+_OVERLAY = ("mean", "std", "crop_pct", "num_classes", "crop_mode", "interpolation")
+_OVERLAY_CHOICES = {
+    "crop_mode": ("center", "squash", "border"),
+    "interpolation": ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"),
+}
 
 
 def largest(name: str) -> int:
@@ -63,6 +78,9 @@ def _check_overlay(overlay: Any) -> None:
         if name in ("mean", "std"):
             if not isinstance(value, list | tuple) or len(value) != 3 or not all(_is_number(one) for one in value):
                 raise ValueError(f"model record: {name} is not three numbers")
+        elif name in _OVERLAY_CHOICES:
+            if value not in _OVERLAY_CHOICES[name]:
+                raise ValueError(f"model record: {name} is none of {', '.join(_OVERLAY_CHOICES[name])}")
         else:
             _check_size(name, value)
 

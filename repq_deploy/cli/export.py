@@ -35,6 +35,7 @@ from repq_deploy.cli.common import (
     set_up,
     show,
 )
+from repq_deploy.cli.download import find_weights
 from repq_deploy.cli.entry import entry_point
 from repq_deploy.cli.export_float import write_float
 from repq_deploy.cli.export_run import plan_of, print_float, print_plan, print_result, run_export
@@ -187,7 +188,7 @@ def export(
     if softmax is not None:
         check_softmax(softmax)
     where = find_device(device)
-    weights = checkpoint_file(checkpoint, ema, checkpoint_prefix)
+    weights = find_weights(model, checkpoint_file(checkpoint, ema, checkpoint_prefix), pretrained)
     size = image_size(img_size)
     spec = zoo.resolve(model, checkpoint=weights, num_classes=num_classes, img_size=size, pretrained=pretrained)
     if (choice := feature_choice(features, feature_layout, feature_norm)) is not None:

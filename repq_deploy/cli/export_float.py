@@ -11,6 +11,7 @@ from repq_deploy.errors import BadInput
 
 if TYPE_CHECKING:
     from repq_deploy.models.checkpoints import CheckpointFile
+    from repq_deploy.models.libraries.folder import ModelFolder
 
 __all__ = ["check_count", "write_float"]
 
@@ -23,7 +24,7 @@ def check_count(names: tuple[str, ...], network: Any) -> None:
 
 def write_float(
     spec: Any,
-    weights: CheckpointFile | None,
+    weights: CheckpointFile | ModelFolder | None,
     output: Path,
     seed: int,
     names: tuple[str, ...],
@@ -35,17 +36,21 @@ def write_float(
     from repq_deploy.export.canonical import write_canonical
     from repq_deploy.export.float_model import float_onnx
     from repq_deploy.export.opsets import at_opset
-    from repq_deploy.models import zoo
+    from repq_deploy.models.loading import build
     from repq_deploy.models.preprocessing import preprocess_of
 
     if not dry_run:
         with getting_weights() as report:
-            network = zoo.create(spec, weights, seed, note=say_note, report=report)
-        check_count(names, network)
-        preprocess = preprocess_of(network)
+            found = build(spec, weights, seed=seed, note=say_note, report=report)
+        check_count(names, found.network)
+        preprocess = preprocess_of(found.network)
         with console.status("exporting to ONNX"):
             model = float_onnx(
-                network, (3, *preprocess.size), name=spec.name, preprocess=preprocess.to_json(), classes=names
+                found.network,
+                (3, *preprocess.size),
+                name=spec.name,
+                preprocess=preprocess.to_json(),
+                classes=names or found.classes,
             )
         write_canonical(at_opset(model, opset), output)
     return {"output": str(output), "model": spec.name, "bits": "float", "dry_run": dry_run}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from repq_deploy.calib_data.images import LoadedImages
     from repq_deploy.methods import Method
     from repq_deploy.models.checkpoints import CheckpointFile
+    from repq_deploy.models.libraries.folder import ModelFolder
     from repq_deploy.models.loading import FloatModel
     from repq_deploy.models.zoo import ModelSpec
 
@@ -29,7 +30,7 @@ __all__ = ["plan_of", "print_float", "print_plan", "print_result", "run_export"]
 
 def run_export(
     spec: ModelSpec,
-    weights: CheckpointFile | None,
+    weights: CheckpointFile | ModelFolder | None,
     output: Path,
     *,
     widths: BitWidths,

@@ -35,7 +35,7 @@ from repq_deploy.cli.common import (
     set_up,
     show,
 )
-from repq_deploy.cli.download import getting_weights
+from repq_deploy.cli.download import find_weights, getting_weights
 from repq_deploy.cli.entry import entry_point
 from repq_deploy.cli.streams import say
 from repq_deploy.errors import BadInput
@@ -148,7 +148,7 @@ def search(
         check_plot(plot)
     if ray is not None:
         check_cluster(ray)
-    weights = checkpoint_file(checkpoint, ema, checkpoint_prefix)
+    weights = find_weights(model, checkpoint_file(checkpoint, ema, checkpoint_prefix), pretrained)
     size = image_size(img_size)
     spec = zoo.resolve(model, checkpoint=weights, num_classes=num_classes, img_size=size, pretrained=pretrained)
     say_weights(spec.name, spec.weights)

@@ -12,7 +12,7 @@ import onnx
 from repq_deploy.calib_data import Preprocess
 from repq_deploy.calib_data.classes import check_names
 from repq_deploy.cli.common import console, say_note
-from repq_deploy.cli.download import getting_weights
+from repq_deploy.cli.download import find_weights, getting_weights
 from repq_deploy.engines.backends.onnxruntime import BACKEND as REFERENCE
 from repq_deploy.engines.backends.onnxruntime import open_reference
 from repq_deploy.engines.foreign import foreign_formats, open_plain
@@ -108,11 +108,13 @@ def open_target(
     from repq_deploy.devices import predictor
     from repq_deploy.models import zoo
     from repq_deploy.models.families import task_of
+    from repq_deploy.models.loading import build
     from repq_deploy.models.preprocessing import preprocess_of
 
+    weights = find_weights(name, options.checkpoint, options.pretrained)
     spec = zoo.resolve(
         name,
-        checkpoint=options.checkpoint,
+        checkpoint=weights,
         num_classes=options.num_classes,
         img_size=options.img_size,
         pretrained=options.pretrained,
@@ -120,9 +122,10 @@ def open_target(
     if spec.weights == "random":
         console.print(f"[bold red]RANDOM WEIGHTS[/]: {spec.name} is untrained")
     with getting_weights() as report:
-        model = zoo.create(spec, options.checkpoint, seed, note=say_note, report=report)
-    kind = f"float model ({_in_torch(device)})"
-    return Target(name, kind, predictor(model, device), preprocess_of(model), _size(model), (), task_of(model))
+        found = build(spec, weights, seed=seed, note=say_note, report=report)
+    model, kind = found.network, f"float model ({_in_torch(device)})"
+    predict, preprocess = predictor(model, device), preprocess_of(model)
+    return Target(name, kind, predict, preprocess, _size(model), found.classes, task_of(model))
 
 
 def recorded_preprocess(name: str) -> Preprocess:

@@ -1,7 +1,8 @@
-"""From a model's name to a timm model: aliases, checkpoints, and the record of what was built.
+"""From a model's name to a timm model: aliases, checkpoints, and the record of what is to be built.
 
 A name is one of the papers' short names (``deit_s``), any timm id (``vit_small_patch14_dinov2``, with or without a
-``.tag``), or ``demo``, the model embedded in this package. Whether a model's family can be quantized is
+``.tag``), ``demo``, the model embedded in this package, or that of a model of another library, whose folder
+``models.libraries.sources`` has found. Whether a model's family can be quantized is
 ``models.families``' question; this module only builds it.
 """
 
@@ -9,9 +10,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import timm
 import torch
@@ -20,18 +21,25 @@ from torch import Tensor, nn
 
 from repq_deploy.bounds import check_arguments, largest
 from repq_deploy.errors import BadInput
+from repq_deploy.models.architecture import ModelSpec, as_asked, build_architecture, build_timm
 from repq_deploy.models.checkpoints import CheckpointFile, check_fit, load_into, own_image_size, read_checkpoint
-from repq_deploy.models.families import find_family, known_family
 from repq_deploy.models.hub import Report
+from repq_deploy.models.libraries.folder import ModelFolder
+from repq_deploy.models.libraries.twin import Twin
 from repq_deploy.models.pretrained import downloaded
-from repq_deploy.models.taps import Features, tapped
-from repq_deploy.records import decode
+from repq_deploy.models.taps import Features
 from repq_deploy.system.files import sha256_of
 
-__all__ = ["ALIASES", "ModelSpec", "build_architecture", "create", "resolve", "with_features"]
-
-#: "own": of a module that somebody else has built; no record of ours builds it again.
-Weights = Literal["pretrained", "checkpoint", "random", "demo", "own"]
+__all__ = [
+    "ALIASES",
+    "ModelSpec",
+    "build_architecture",
+    "create",
+    "resolve",
+    "spec_of_twin",
+    "with_features",
+    "with_tensors",
+]
 
 #: The papers' short names.
 ALIASES = {
@@ -48,47 +56,10 @@ ALIASES = {
 }
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """What is needed to build a model again: JSON-serializable, no paths in it.
-
-    ``name`` is what the user said, ``kwargs`` the arguments of ``timm.create_model`` beside the id. A model with
-    ``features`` gives these in place of logits.
-    """
-
-    name: str
-    timm_id: str
-    kwargs: dict[str, Any]
-    checkpoint_sha256: str | None = None
-    weights: Weights = "pretrained"
-    features: Features | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        found = asdict(self)
-        if self.features is None:
-            del found["features"]
-        return found
-
-    @classmethod
-    def from_dict(cls, data: Any) -> ModelSpec:
-        """The inverse of ``to_dict``, for data of a file that somebody may have changed. It can only name one of timm's
-        own models and set its sizes.
-
-        Raises:
-            ValueError: a field is missing, unknown or of another type; a model that timm does not have, or an argument
-                that is not one of those we set, or is out of bounds.
-        """
-        spec: ModelSpec = decode(cls, data, "model record")
-        if spec.timm_id.partition(".")[0] not in timm.list_models():
-            raise ValueError(f"model record: timm_id {spec.timm_id[:60]!r} is no model of timm's own")
-        check_arguments(spec.kwargs)
-        return spec
-
-
 def resolve(
     name: str,
     *,
-    checkpoint: CheckpointFile | None = None,
+    checkpoint: CheckpointFile | ModelFolder | None = None,
     num_classes: int | None = None,
     img_size: int | tuple[int, int] | None = None,
     pretrained: bool = True,
@@ -97,7 +68,8 @@ def resolve(
     and it fits the model.
 
     Args:
-        checkpoint: a file with the weights; hashed into the spec.
+        checkpoint: a file with the weights, or the folder of another library's model, which says its sizes too; hashed
+            into the spec.
         num_classes: at least 0; default: as many as the checkpoint's head has, else what timm says.
         img_size: pixels of both sides, or height and width; default: the checkpoint's, else timm's.
         pretrained: with neither a checkpoint nor this, weights are random.
@@ -114,6 +86,8 @@ def resolve(
     # As JSON has it, so that a spec is what is read of it again.
     options: dict[str, Any] = {"num_classes": num_classes, "img_size": sides if len(sides) > 1 else img_size}
     asked = {key: value for key, value in options.items() if value is not None}
+    if isinstance(checkpoint, ModelFolder):
+        return _resolve_folder(checkpoint, asked, pretrained)
     if name == "demo":
         return _resolve_demo(asked, checkpoint, pretrained)
     timm_id = ALIASES.get(name, name)
@@ -139,7 +113,7 @@ def resolve(
 
 def create(
     spec: ModelSpec,
-    checkpoint: CheckpointFile | None = None,
+    checkpoint: CheckpointFile | ModelFolder | None = None,
     seed: int = 0,
     *,
     note: Callable[[str], None] = lambda text: None,
@@ -148,7 +122,7 @@ def create(
     """Build the model of ``spec`` with its weights, in evaluation mode.
 
     Args:
-        checkpoint: the file that ``resolve`` was given, for a spec whose weights are a checkpoint's.
+        checkpoint: the file or folder that ``resolve`` was given, for a spec whose weights are a checkpoint's.
         seed: of random weights; the global random state is left as it was.
         note: called with what was taken from the checkpoint, left out or made to fit, unless that is all of it; and
             where the hub is out of reach and its cache was taken.
@@ -158,12 +132,12 @@ def create(
         BadInput: the checkpoint is missing, has changed or does not fit, the download fails, or timm cannot build the
             model with these arguments.
     """
-    return _tapped(_create(spec, checkpoint, seed, note, report), spec)
+    return as_asked(_create(spec, checkpoint, seed, note, report), spec)
 
 
 def _create(
     spec: ModelSpec,
-    checkpoint: CheckpointFile | None,
+    checkpoint: CheckpointFile | ModelFolder | None,
     seed: int,
     note: Callable[[str], None],
     report: Report,
@@ -172,28 +146,27 @@ def _create(
     if spec.weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return _build(spec, pretrained=False)
+            return build_timm(spec, pretrained=False)
     if spec.weights == "pretrained":
         config = _pretrained_config(spec.timm_id, spec.name)
-        return downloaded(config, spec.name, lambda: _build(spec, pretrained=True), report=report, note=note)
+        return downloaded(config, spec.name, lambda: build_timm(spec, pretrained=True), report=report, note=note)
     if spec.weights == "demo":
         from repq_deploy.calib_data.demo import DEMO_WEIGHTS  # noqa: PLC0415 - the core needs no data package otherwise
 
         checkpoint = CheckpointFile(DEMO_WEIGHTS)
     if checkpoint is None:
         raise BadInput(f"model {spec.name}: its weights are a checkpoint's; use --checkpoint FILE")
-    read = read_checkpoint(checkpoint)
     if (found := checkpoint.sha256()) != spec.checkpoint_sha256:
         raise BadInput(f"checkpoint {checkpoint.path}: SHA-256 is {found}, expected {spec.checkpoint_sha256}")
-    model = _build(spec, pretrained=False)
+    if isinstance(checkpoint, ModelFolder):
+        for text in checkpoint.notes():
+            note(f"model {spec.name}: {text}")
+        return with_tensors(spec, checkpoint.twin(), checkpoint.weights(), checkpoint.path)
+    read = read_checkpoint(checkpoint)
+    model = build_timm(spec, pretrained=False)
     for text in (*read.notes, *load_into(model, read.tensors, checkpoint.path)):
         note(f"checkpoint {checkpoint.path.name}: {text}")
     return model
-
-
-def build_architecture(spec: ModelSpec) -> nn.Module:
-    """The model of ``spec`` with random weights, in evaluation mode: nothing is read or downloaded."""
-    return _tapped(_build(spec, pretrained=False), spec)
 
 
 def with_features(spec: ModelSpec, features: Features) -> ModelSpec:
@@ -207,35 +180,54 @@ def with_features(spec: ModelSpec, features: Features) -> ModelSpec:
     return found
 
 
-def _tapped(model: nn.Module, spec: ModelSpec) -> nn.Module:
-    return model if spec.features is None else tapped(model, find_family(model), spec.features)
+def with_tensors(spec: ModelSpec, twin: Twin, theirs: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """The model of ``spec`` with the tensors of another library's model.
+
+    Raises:
+        BadInput: they are not those of such a model; ``path`` and the model's name are for the message.
+    """
+    model = build_timm(spec, pretrained=False)
+    load_into(model, twin.tensors(theirs, model, f"model {spec.name}"), path)
+    return model
+
+
+def _resolve_folder(folder: ModelFolder, asked: Mapping[str, Any], pretrained: bool) -> ModelSpec:
+    twin = folder.twin()
+    if (classes := asked.get("num_classes")) not in (None, twin.kwargs["num_classes"]):
+        raise BadInput(f"model {folder.name}: has {twin.kwargs['num_classes']} classes, --num-classes says {classes}")
+    spec = spec_of_twin(folder.name, twin, asked)
+    if not pretrained:
+        return replace(spec, weights="random")
+    spec = replace(spec, checkpoint_sha256=folder.sha256())
+    with torch.device("meta"):
+        model = build_timm(spec, pretrained=False)
+    check_fit(model, twin.tensors(folder.weights(), model, f"model {folder.name}"), folder.path)
+    return spec
+
+
+def spec_of_twin(name: str, twin: Twin, asked: Mapping[str, Any]) -> ModelSpec:
+    """The record of a model of another library, at the sizes that are ``asked`` for.
+
+    Raises:
+        BadInput: its sizes are out of bounds.
+    """
+    kwargs = {**twin.kwargs, **asked}
+    try:
+        check_arguments(kwargs)
+    except ValueError as error:
+        raise BadInput(f"model {name}: {error}") from error
+    return ModelSpec(name, twin.timm_id, kwargs, None, "checkpoint")
 
 
 def _fitted(spec: ModelSpec, tensors: Mapping[str, Tensor], checkpoint: Path) -> ModelSpec:
     """``spec`` at the image size of its checkpoint, unless it says one; the tensors fit it."""
     with torch.device("meta"):
-        model = _build(spec, pretrained=False)
+        model = build_timm(spec, pretrained=False)
         if "img_size" not in spec.kwargs and (size := own_image_size(model, tensors)) is not None:
             spec = replace(spec, kwargs={**spec.kwargs, "img_size": size})
-            model = _build(spec, pretrained=False)
+            model = build_timm(spec, pretrained=False)
     check_fit(model, tensors, checkpoint)
     return spec
-
-
-def _build(spec: ModelSpec, *, pretrained: bool) -> nn.Module:
-    try:
-        model = timm.create_model(spec.timm_id, pretrained=pretrained, **spec.kwargs)
-    except (TypeError, ValueError, AssertionError) as error:
-        arguments = ", ".join(f"{key}={value}" for key, value in spec.kwargs.items())
-        reason = str(error) or "it does not say why; sides of images have to be multiples of the patch's"
-        raise BadInput(
-            f"model {spec.name}: timm cannot build it with {arguments or 'its defaults'}: {reason}"
-        ) from error
-    if (family := known_family(model)) is not None:
-        for pixels, patch in zip(*family.image_sides(model), strict=True):
-            if pixels % patch:
-                raise BadInput(f"model {spec.name}: --img-size {pixels} is not a multiple of its patch size {patch}")
-    return model.eval()
 
 
 def _resolve_demo(asked: dict[str, Any], checkpoint: CheckpointFile | None, pretrained: bool) -> ModelSpec:

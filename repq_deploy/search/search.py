@@ -21,6 +21,7 @@ from repq_deploy.models import zoo
 from repq_deploy.models.checkpoints import CheckpointFile
 from repq_deploy.models.families import find_family, find_sites
 from repq_deploy.models.hub import Report
+from repq_deploy.models.libraries.folder import ModelFolder
 from repq_deploy.models.preprocessing import preprocess_of
 from repq_deploy.models.sites import Sites
 from repq_deploy.models.zoo import ModelSpec
@@ -83,7 +84,7 @@ class Search:
     """A float model with its calibration images, sites and budgets."""
 
     spec: ModelSpec
-    checkpoint: CheckpointFile | None
+    checkpoint: CheckpointFile | ModelFolder | None
     seed: int
     model: nn.Module
     images: Tensor
@@ -150,7 +151,7 @@ class Search:
 
 def open_search(
     spec: ModelSpec,
-    checkpoint: CheckpointFile | None,
+    checkpoint: CheckpointFile | ModelFolder | None,
     *,
     choices: tuple[SiteBits, ...],
     limits: Limits,

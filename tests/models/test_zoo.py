@@ -45,7 +45,7 @@ def test_spec_round_trip():
         ({"timm_id": "hf-hub:somebody/model"}, "no model of timm's own"),
         ({"timm_id": "local-dir:/etc"}, "no model of timm's own"),
         ({"kwargs": {"checkpoint_path": "/etc/passwd"}}, "'checkpoint_path' is not known"),
-        ({"kwargs": {"pretrained_cfg_overlay": {"file": "x.pt"}}}, "may hold mean, std, crop_pct, num_classes only"),
+        ({"kwargs": {"pretrained_cfg_overlay": {"file": "x.pt"}}}, "may hold mean, std, crop_pct, num_classes"),
         ({"kwargs": {"pretrained_cfg_overlay": {"mean": [0, 0, "x"]}}}, "mean is not three numbers"),
         ({"kwargs": {"depth": 1_000_000}}, "depth is not between 0 and 256"),
         ({"kwargs": {"img_size": [10**9, 10**9]}}, "img_size is not between 0 and 4096"),

@@ -9,6 +9,7 @@ from timm.models.vision_transformer import Block, ParallelScalingBlock, ResPostB
 from torch import Tensor, nn
 
 from repq_deploy.models.family import Family
+from repq_deploy.models.libraries.parts import TokenAndPatches
 from repq_deploy.models.parts.hybrid import embedding_convolution, plain_convolutions, whole_stride
 from repq_deploy.models.parts.parallel import ParallelBlock
 from repq_deploy.models.parts.streams import norm_readers, residual_stream
@@ -50,7 +51,7 @@ def _sites(model: VisionTransformer) -> Sites:
         require(type(pool) is AttentionPoolLatent, type(pool).__name__, "timm's AttentionPoolLatent")
         require(pool.pos_embed is None, "positions in the pool", "a pool that reads the last norm itself")
         linears += pool_linears("attn_pool", pool, norm=foldable("norm", model.norm))
-    linears += [LinearSite(head, "head") for head in ("head", "head_dist") if hasattr(model, head)]
+    linears += [LinearSite(head, "head") for head in _heads(model)]
     after_the_branch = any(type(block) is ResPostBlock for block in model.blocks)
     stream = None if after_the_branch else residual_stream(model, linears, readers, embedding)
     return checked(model, Sites(tuple(linears), tuple(attentions), stream))
@@ -72,6 +73,13 @@ def _check(block: Any) -> None:
     require(type(block) in _NORMS, f"a {type(block).__name__}", "timm's Block, ResPostBlock or ParallelScalingBlock")
     require(type(block.attn) is Attention, type(block.attn).__name__, "timm's plain Attention, of one softmax")
     require(type(block.mlp) in (Mlp, GluMlp, SwiGLU), type(block.mlp).__name__, "timm's Mlp, GluMlp or SwiGLU")
+
+
+def _heads(model: Any) -> tuple[str, ...]:
+    """The linears that classify: of the class token, of the token of a teacher, of the mean of the patches."""
+    if isinstance(model.head, TokenAndPatches):
+        return "head.token", "head.patches"
+    return ("head", "head_dist") if hasattr(model, "head_dist") else ("head",)
 
 
 def _attention_site(name: str, attention: Any) -> AttentionSite:
