@@ -41,7 +41,7 @@ _CHOICES = {
     "head": ("token_and_patches",),
 }
 #: Parts of timm's configuration that preprocessing is read from; the numbers are of three channels.
-_OVERLAY = ("mean", "std", "crop_pct", "num_classes", "crop_mode", "interpolation")
+_OVERLAY = ("mean", "std", "crop_pct", "num_classes", "crop_mode", "interpolation", "input_size")
 _OVERLAY_CHOICES = {
     "crop_mode": ("center", "squash", "border"),
     "interpolation": ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"),
@@ -75,9 +75,11 @@ def _check_overlay(overlay: Any) -> None:
     if not isinstance(overlay, dict) or not overlay.keys() <= set(_OVERLAY):
         raise ValueError(f"model record: pretrained_cfg_overlay may hold {', '.join(_OVERLAY)} only")
     for name, value in overlay.items():
-        if name in ("mean", "std"):
+        if name in ("mean", "std", "input_size"):
             if not isinstance(value, list | tuple) or len(value) != 3 or not all(_is_number(one) for one in value):
                 raise ValueError(f"model record: {name} is not three numbers")
+            if name == "input_size":
+                _check_size("img_size", value)
         elif name in _OVERLAY_CHOICES:
             if value not in _OVERLAY_CHOICES[name]:
                 raise ValueError(f"model record: {name} is none of {', '.join(_OVERLAY_CHOICES[name])}")

@@ -83,8 +83,8 @@ Force = Annotated[
 Model = Annotated[
     str,
     typer.Argument(
-        help="The model: a short name such as deit_s or swin_t, any timm id of a supported family, or demo (the small "
-        "model in this package)."
+        help="The model: a short name such as deit_s or swin_t, any timm id of a supported family, demo (the small "
+        "model in this package), or a model of Hugging Face's transformers: its folder, or org/name on the hub."
     ),
 ]
 Checkpoint = Annotated[

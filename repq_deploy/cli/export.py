@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -39,6 +39,7 @@ from repq_deploy.cli.download import find_weights
 from repq_deploy.cli.entry import entry_point
 from repq_deploy.cli.export_float import write_float
 from repq_deploy.cli.export_run import plan_of, print_float, print_plan, print_result, run_export
+from repq_deploy.cli.listing.models import list_models
 from repq_deploy.errors import BadInput
 from repq_deploy.recipes import Recipe, load_recipe
 from repq_deploy.system.outputs import check_outputs
@@ -69,8 +70,10 @@ _OF_FLOAT = (
 
 def export(
     context: typer.Context,
-    model: Model,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The path of the ONNX file to write.")],
+    model: Annotated[str | None, *get_args(Model)[1:]] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The path of the ONNX file to write.", show_default="required")
+    ] = None,
     bits: Annotated[
         str | None,
         typer.Option(
@@ -160,9 +163,23 @@ def export(
     dry_run: DryRun = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
+    listing: Annotated[
+        bool,
+        typer.Option(
+            "--list-models",
+            help="Only list which of timm's architectures are supported, and what is exact for each. With MODEL, a "
+            "pattern such as 'vit_small*', those whose names it matches.",
+        ),
+    ] = False,
 ) -> None:
     """Calibrate a Vision Transformer and export it, quantized to the given bits, as ONNX with Q/DQ nodes."""
     set_up(verbose=verbose, quiet=quiet)
+    if listing:
+        refuse_other_options(context, "--list-models", ("model", "listing", "as_json", "verbose", "quiet"))
+        list_models(model or "*", as_json=as_json)
+        return
+    if model is None or output is None:
+        raise BadInput(f"Missing {'argument MODEL' if model is None else 'option -o'}; see repq-export --help")
     if float_model:
         refuse_other_options(context, "--float", _OF_FLOAT)
     check_outputs(

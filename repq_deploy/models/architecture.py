@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -85,7 +86,10 @@ def build_timm(spec: ModelSpec, *, pretrained: bool) -> nn.Module:
             f"model {spec.name}: timm cannot build it with {arguments or 'its defaults'}: {error}"
         ) from error
     if (family := known_family(model)) is not None:
-        for pixels, patch in zip(*family.image_sides(model), strict=True):
-            if pixels % patch:
+        config: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+        own = config.get("input_size", (3, 0, 0))[1:]
+        for pixels, patch, trained in zip(*family.image_sides(model), own, strict=True):
+            # A few were trained at such sizes: they do not see the last pixels.
+            if pixels % patch and pixels != trained:
                 raise BadInput(f"model {spec.name}: --img-size {pixels} is not a multiple of its patch size {patch}")
     return model.eval()

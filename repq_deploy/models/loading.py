@@ -91,7 +91,9 @@ def build(
 ) -> FloatModel:
     """The model of a ``spec`` that ``zoo.resolve`` has given, with the weights that it names."""
     network = create(spec, checkpoint, seed, note=note, report=report)
-    classes = checkpoint.twin().classes if isinstance(checkpoint, ModelFolder) else ()
+    classes: tuple[str, ...] = ()
+    if isinstance(checkpoint, ModelFolder) and spec.features is None:
+        classes = checkpoint.twin().classes
     return FloatModel(network, spec, preprocess_of(network), classes)
 
 

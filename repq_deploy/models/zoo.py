@@ -211,7 +211,10 @@ def spec_of_twin(name: str, twin: Twin, asked: Mapping[str, Any]) -> ModelSpec:
     Raises:
         BadInput: its sizes are out of bounds.
     """
-    kwargs = {**twin.kwargs, **asked}
+    own = twin.kwargs["img_size"]
+    size = [3, own, own] if isinstance(own, int) else [3, *own]
+    overlay = {**twin.kwargs.get("pretrained_cfg_overlay", {}), "input_size": size}
+    kwargs = {**twin.kwargs, **asked, "pretrained_cfg_overlay": overlay}
     try:
         check_arguments(kwargs)
     except ValueError as error:

@@ -164,6 +164,12 @@ def test_image_size_not_a_multiple_of_the_patch():
         build_architecture(ModelSpec("tiny", "vit_tiny_patch16_224", TINY | {"img_size": 100}))
 
 
+def test_image_size_of_ones_own_that_is_not_a_multiple_of_the_patch():
+    """Such models were trained so, and do not see the last pixels."""
+    with torch.device("meta"):
+        assert build_architecture(resolve("vit_so400m_patch14_siglip_gap_384", pretrained=False)) is not None
+
+
 def test_argument_that_the_model_does_not_take():
     with pytest.raises(BadInput, match="timm cannot build it with img_size=32"):
         build_architecture(resolve("resnet18", img_size=32, pretrained=False))

@@ -45,7 +45,7 @@ def _computes() -> tuple[str, ...]:
 
 #: By an option's longest name, or an argument's name as ``--help`` shows it. What is not here may be a file.
 VALUES: dict[str, tuple[str, ...] | Callable[[], tuple[str, ...]]] = {
-    "MODEL": MODELS,
+    "MODEL": (*MODELS, _FILES),
     "TARGET": (*MODELS, _FILES),
     "--against": (*MODELS, _FILES),
     "--backend": _backends,

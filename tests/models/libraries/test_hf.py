@@ -78,6 +78,13 @@ def test_positions_are_resized_as_its_own_library_does(name):
         torch.testing.assert_close(found.network(larger), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
+def test_images_whose_last_pixels_it_does_not_see():
+    """As SigLIP's of 384 pixels, whose patches have 14."""
+    theirs, images = make("vit", image_size=35), torch.randn(2, 3, 35, 35, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        torch.testing.assert_close(load_model(theirs).network(images), outputs("vit", theirs, images))
+
+
 def test_a_class_of_ones_own_that_is_derived():
     import transformers
 

@@ -1,0 +1,1 @@
+"""What commands only list, without doing anything."""
