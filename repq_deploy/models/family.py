@@ -17,6 +17,11 @@ def _nothing(_model: Any) -> None:
     """The model has the form of its sites as it is."""
 
 
+def _always(_model: nn.Module) -> bool:
+    """Every model of the class."""
+    return True
+
+
 def _own_size(_model: Any, _tensors: Mapping[str, Tensor]) -> None:
     """Nothing is resized."""
 
@@ -33,6 +38,7 @@ class Family:
             [N, 3, H, W] by way of tokens to logits [N, classes], or features [N, channels] without classes.
         attention: reads one attention module of a prepared model, given the model and the module's name.
         image_sides: height and width in pixels that the model takes, and of one patch.
+        accepts: whether a model of the class, wrapped or not, is of the family; it looks at modules, and runs nothing.
         prepare: brings a float model, in place, to the form that ``sites`` speaks of: q, k and v of one linear, their
             biases parameters of it, scales of a branch in a LayerScale or in the linear before it. The model computes
             the same. What has that form already stays as it is.
@@ -50,6 +56,7 @@ class Family:
     stages: Callable[[Any], tuple[Stage, ...]]
     attention: Callable[[Any, str], AttentionParts]
     image_sides: Callable[[Any], tuple[tuple[int, int], tuple[int, int]]]
+    accepts: Callable[[nn.Module], bool] = _always
     prepare: Callable[[Any], None] = _nothing
     own_image_size: Callable[[Any, Mapping[str, Tensor]], int | None] = _own_size
     resized: Callable[[Any, Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda model, tensors: tensors

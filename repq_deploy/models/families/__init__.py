@@ -25,7 +25,7 @@ def known_family(model: nn.Module) -> Family | None:
     if isinstance(model, Tapped):
         return model.family
     kinds = type(model).__mro__
-    found = [family for family in FAMILIES if family.model in kinds]
+    found = [family for family in FAMILIES if family.model in kinds and family.accepts(model)]
     return min(found, key=lambda family: kinds.index(family.model), default=None)
 
 
