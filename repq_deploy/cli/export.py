@@ -179,7 +179,8 @@ def export(
         list_models(model or "*", as_json=as_json)
         return
     if model is None or output is None:
-        raise BadInput(f"Missing {'argument MODEL' if model is None else 'option -o'}; see repq-export --help")
+        missing = "argument 'MODEL'" if model is None else "option '-o'"
+        raise BadInput(f"Missing {missing}; see {context.info_name} --help")
     if float_model:
         refuse_other_options(context, "--float", _OF_FLOAT)
     check_outputs(

@@ -82,8 +82,9 @@ def build_timm(spec: ModelSpec, *, pretrained: bool) -> nn.Module:
         apply_own(model, ours)
     except (TypeError, ValueError, AssertionError) as error:
         arguments = ", ".join(f"{key}={value}" for key, value in spec.kwargs.items())
+        reason = str(error) or "it does not say why; sides of images have to be multiples of the patch's"
         raise BadInput(
-            f"model {spec.name}: timm cannot build it with {arguments or 'its defaults'}: {error}"
+            f"model {spec.name}: timm cannot build it with {arguments or 'its defaults'}: {reason}"
         ) from error
     if (family := known_family(model)) is not None:
         config: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}

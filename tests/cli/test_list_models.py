@@ -42,8 +42,8 @@ def test_json_has_the_reasons_too(run):
     [
         (("--list-models", "diet*"), "--list-models diet*: matches none of timm's architectures"),
         (("--list-models", "--bits", "w4a4"), "--bits: has no effect beside --list-models"),
-        ((), "Missing argument MODEL; see repq-export --help"),
-        (("deit_s",), "Missing option -o; see repq-export --help"),
+        ((), "Missing argument 'MODEL'; see repq-export --help"),
+        (("deit_s",), "Missing option '-o'; see repq-export --help"),
     ],
 )
 def test_bad_input(run, arguments, message):

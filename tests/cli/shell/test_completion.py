@@ -28,14 +28,14 @@ def offered(verb: str, *words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "offers"),
     [
-        (("export", "deit"), ["deit_t", "deit_s", "deit_b"]),
+        (("export", "deit"), ["deit_t", "deit_s", "deit_b", FILES]),
         (("export", "deit_s", ""), []),
         (("export", "--method", "best"), ["best", "best-high"]),
         (("export", "--method", "=", "re"), ["repq", "repquant"]),
         (("export", "--method", "="), [*values.METHODS]),
         (("export", "--method=re"), ["--method=repq", "--method=repquant"]),
         (("export", "--force="), []),
-        (("export", "--bits", "w4a4", "sw"), ["swin_t", "swin_s", "swin_b"]),
+        (("export", "--bits", "w4a4", "sw"), ["swin_t", "swin_s", "swin_b", FILES]),
         (("export", "--recipe", ""), [FILES]),
         (("export", "--no-p"), ["--no-pretrained"]),
         (("export", "--seed", "1", "--se"), []),

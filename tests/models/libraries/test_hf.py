@@ -8,6 +8,8 @@ import torch
 
 import repq_deploy
 from repq_deploy.errors import BadInput
+from repq_deploy.export.canonical import canonical_onnx
+from repq_deploy.export.prove_export import compare_export
 from repq_deploy.models.libraries.hf import MODEL_TYPES, twin_of_config
 from repq_deploy.models.loading import load_model
 from repq_deploy.models.zoo import ModelSpec, build_architecture, spec_of_twin
@@ -53,6 +55,15 @@ def test_same_codes_as_the_timm_model():
         assert torch.equal(one, other)
     with torch.no_grad():
         assert torch.equal(of_both[0].model(IMAGES), of_both[1].model(IMAGES))
+
+
+@pytest.mark.parametrize("name", ["dinov2", "clip-projected"])
+def test_export_has_the_same_codes_with_a_head_that_timm_does_not_have(name):
+    model = make(name)
+    quantized = repq_deploy.quantize(model, IMAGES, bits="w8a8")
+    assert compare_export(quantized, canonical_onnx(quantized, (3, 32, 32)), IMAGES).failing == ()
+    expected = outputs(name, model, IMAGES)
+    assert (quantized(IMAGES) - expected).norm() < 0.1 * expected.norm()
 
 
 def test_names_of_classes_travel():
