@@ -1,0 +1,139 @@
+"""The three small models of ``train.py`` and ``accuracy.py``, and Fashion-MNIST as they take it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from repq_deploy.calib_data.demo import DEMO_MEAN, DEMO_STD
+
+__all__ = [
+    "SUBJECTS",
+    "WEIGHTS",
+    "Pictures",
+    "Subject",
+    "build",
+    "float_top1",
+    "load_trained",
+    "pixels",
+    "read_pictures",
+]
+
+#: Where Debian's package ``dataset-fashion-mnist`` puts its four IDX files. MIT licence.
+DATASET = Path("/usr/share/datasets/fashion-mnist")
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A timm architecture, the arguments that shrink it, and how it is trained."""
+
+    architecture: str
+    kwargs: dict[str, Any]
+    epochs: int
+    #: Whether PyTorch's autocast to bfloat16 trains it faster on a CPU: it does where batches of products are large.
+    bfloat16: bool = False
+
+    @property
+    def side(self) -> int:
+        """Height and width of its images in pixels."""
+        return int(self.kwargs["img_size"])
+
+
+SUBJECTS = {
+    # 8 x 8 patches in windows of 4 x 4, plain and shifted ones; merged into one whole window of 4 x 4.
+    "swin": Subject(
+        "swin_tiny_patch4_window7_224",
+        {
+            "img_size": 32,
+            "window_size": 4,
+            "embed_dim": 64,
+            "depths": (2, 4),
+            "num_heads": (2, 4),
+            "num_classes": 10,
+            "drop_path_rate": 0.0,
+        },
+        epochs=10,
+        bfloat16=True,
+    ),
+    # DINOv3-S+ in small: rotations by position and no other embedding of it, gated MLPs, layer scales; with qkv biases.
+    "eva": Subject(
+        "vit_small_plus_patch16_dinov3",
+        {
+            "img_size": 28,
+            "patch_size": 4,
+            "embed_dim": 64,
+            "depth": 6,
+            "num_heads": 2,
+            "mlp_ratio": 8 / 3,
+            "qkv_bias": True,
+            "num_reg_tokens": 0,
+            "init_values": 0.1,
+            "dynamic_img_size": False,
+            "num_classes": 10,
+        },
+        epochs=8,
+    ),
+    # SigLIP's image tower in small: no class token; one learned query pools the tokens by attention.
+    "siglip": Subject(
+        "vit_base_patch16_siglip_224",
+        {"img_size": 28, "patch_size": 4, "embed_dim": 64, "depth": 6, "num_heads": 2, "num_classes": 10},
+        epochs=8,
+    ),
+}
+
+
+def build(name: str) -> nn.Module:
+    """The model of random weights, in float32."""
+    subject = SUBJECTS[name]
+    return timm.create_model(subject.architecture, pretrained=False, **subject.kwargs)
+
+
+def load_trained(name: str) -> nn.Module:
+    """The trained model, whose float16 weights are widened to float32, in evaluation mode."""
+    model = build(name)
+    model.load_state_dict({key: tensor.float() for key, tensor in load_file(WEIGHTS / f"{name}.safetensors").items()})
+    return model.eval()
+
+
+def float_top1(name: str) -> float:
+    """The trained model's top-1 in percent over the 10,000 test images, as its training measured it."""
+    return float(json.loads((WEIGHTS / f"{name}.json").read_text())["test_top1"])
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images uint8 [N, 28, 28] and their classes int64 [N]."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def read_pictures(split: str) -> Pictures:
+    """The 60,000 images of the split ``train``, or the 10,000 of ``t10k``."""
+    images, labels = (_read_idx(DATASET / f"{split}-{part}.gz") for part in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+    return Pictures(torch.from_numpy(images.copy()), torch.from_numpy(labels.astype(np.int64)))
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """One gzipped IDX file of unsigned bytes: 2 zero bytes, type 8, rank, big-endian sizes, data."""
+    raw = gzip.decompress(path.read_bytes())
+    rank = raw[3]
+    shape = np.frombuffer(raw, dtype=">u4", count=rank, offset=4)
+    return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+def pixels(images: Tensor, side: int) -> Tensor:
+    """uint8 [N, 28, 28] to float [N, 3, side, side]: black around, gray values repeated over the three channels."""
+    border = (side - images.shape[-1]) // 2
+    padded = nn.functional.pad(images, (border, border, border, border))
+    return ((padded.float() / 255 - DEMO_MEAN) / DEMO_STD)[:, None].expand(-1, 3, -1, -1).contiguous()

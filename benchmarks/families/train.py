@@ -1,0 +1,129 @@
+"""Train one of three small models of other families than the demo's on Fashion-MNIST, on one thread of a CPU.
+
+Run by hand; the results are committed. Fashion-MNIST (Zalando, MIT licence) comes from Debian's package
+``dataset-fashion-mnist``::
+
+    apt-get install dataset-fashion-mnist
+    python benchmarks/families/train.py swin
+    python benchmarks/families/train.py eva
+    python benchmarks/families/train.py siglip
+
+Writes ``weights/<name>.safetensors`` (float16) and ``weights/<name>.json``: architecture, seed, epochs, versions, and
+the accuracy of these float16 weights over the 10,000 test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+
+import timm
+import torch
+from safetensors.torch import save_file
+from small_models import SUBJECTS, WEIGHTS, Pictures, build, pixels, read_pictures
+from torch import Tensor, nn
+
+
+def augment(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:
+    """Mirror half of the images and move each by up to ``shift`` pixels. uint8 [N, H, W] in and out."""
+    count, height, width = images.shape
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    images = torch.where(mirrored[:, None, None], images.flip(-1), images)
+    padded = nn.functional.pad(images, (shift, shift, shift, shift))
+    top, left = torch.randint(0, 2 * shift + 1, (2, count, 1, 1), generator=generator)
+    rows = top + torch.arange(height)[None, :, None]
+    columns = left + torch.arange(width)[None, None, :]
+    return padded[torch.arange(count)[:, None, None], rows, columns]
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, pictures: Pictures, side: int) -> float:
+    """Top-1 in percent."""
+    model.eval()
+    batches = zip(pictures.images.split(500), pictures.labels.split(500), strict=True)
+    hits = sum(int((model(pixels(images, side)).argmax(-1) == labels).sum()) for images, labels in batches)
+    return 100 * hits / len(pictures.labels)
+
+
+def train(name: str, epochs: int, batch_size: int, learning_rate: float, shift: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    subject = SUBJECTS[name]
+    training, test = read_pictures("train"), read_pictures("t10k")
+    some = Pictures(test.images[:2000], test.labels[:2000])
+    model = build(name)
+    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate)
+    per_epoch = len(training.labels) // batch_size
+    steps, warmup = epochs * per_epoch, per_epoch // 2
+
+    def schedule(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+    started = time.monotonic()
+    for epoch in range(epochs):
+        model.train()
+        order = torch.randperm(len(training.labels), generator=generator)[: per_epoch * batch_size]
+        for picked in order.split(batch_size):
+            batch = pixels(augment(training.images[picked], shift, generator), subject.side)
+            with torch.autocast("cpu", torch.bfloat16, enabled=subject.bfloat16):
+                logits = model(batch)
+            loss = nn.functional.cross_entropy(logits.float(), training.labels[picked], label_smoothing=0.1)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            scheduler.step()
+        minutes, seconds = (time.monotonic() - started) / 60, time.process_time()
+        top1 = accuracy(model, some, subject.side)
+        print(
+            f"{name}: epoch {epoch + 1}/{epochs}: {top1:.2f} %, {minutes:.1f} min, {seconds:.0f} s of CPU",
+            file=sys.stderr,
+            flush=True,
+        )
+    model.half().float()  # what is kept is float16, so that is what is measured
+    record = {
+        "architecture": subject.architecture,
+        "kwargs": subject.kwargs,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "test_top1": accuracy(model, test, subject.side),
+        "test_images": len(test.labels),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "shift": shift,
+        "seed": seed,
+        "torch": str(torch.__version__),
+        "timm": timm.__version__,
+    }
+    WEIGHTS.mkdir(exist_ok=True)
+    tensors = {key: tensor.half().contiguous() for key, tensor in model.state_dict().items()}
+    save_file(tensors, WEIGHTS / f"{name}.safetensors")
+    (WEIGHTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps(record))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=SUBJECTS)
+    parser.add_argument("--epochs", type=int, help="default: 8 or 10, 13 to 20 minutes of one core")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--shift", type=int, default=1, help="pixels an image is moved by at most")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    epochs = SUBJECTS[args.name].epochs if args.epochs is None else args.epochs
+    train(args.name, epochs, args.batch_size, args.learning_rate, args.shift, args.seed)
+
+
+if __name__ == "__main__":
+    main()
