@@ -40,6 +40,7 @@ class Subject:
     architecture: str
     kwargs: dict[str, Any]
     epochs: int
+    learning_rate: float
     #: Whether PyTorch's autocast to bfloat16 trains it faster on a CPU: it does where batches of products are large.
     bfloat16: bool = False
 
@@ -63,6 +64,7 @@ SUBJECTS = {
             "drop_path_rate": 0.0,
         },
         epochs=10,
+        learning_rate=1e-3,
         bfloat16=True,
     ),
     # DINOv3-S+ in small: rotations by position and no other embedding of it, gated MLPs, layer scales; with qkv biases.
@@ -81,13 +83,15 @@ SUBJECTS = {
             "dynamic_img_size": False,
             "num_classes": 10,
         },
-        epochs=8,
+        epochs=4,
+        learning_rate=2e-3,
     ),
     # SigLIP's image tower in small: no class token; one learned query pools the tokens by attention.
     "siglip": Subject(
         "vit_base_patch16_siglip_224",
         {"img_size": 28, "patch_size": 4, "embed_dim": 64, "depth": 6, "num_heads": 2, "num_classes": 10},
-        epochs=8,
+        epochs=4,
+        learning_rate=2e-3,
     ),
 }
 

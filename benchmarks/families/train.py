@@ -114,15 +114,17 @@ def train(name: str, epochs: int, batch_size: int, learning_rate: float, shift: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=SUBJECTS)
-    parser.add_argument("--epochs", type=int, help="default: 8 or 10, 13 to 20 minutes of one core")
+    parser.add_argument("--epochs", type=int, help="default: the model's, 10 to 20 minutes of one core")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, help="default: the model's")
     parser.add_argument("--shift", type=int, default=1, help="pixels an image is moved by at most")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    epochs = SUBJECTS[args.name].epochs if args.epochs is None else args.epochs
-    train(args.name, epochs, args.batch_size, args.learning_rate, args.shift, args.seed)
+    subject = SUBJECTS[args.name]
+    epochs = subject.epochs if args.epochs is None else args.epochs
+    learning_rate = subject.learning_rate if args.learning_rate is None else args.learning_rate
+    train(args.name, epochs, args.batch_size, learning_rate, args.shift, args.seed)
 
 
 if __name__ == "__main__":
