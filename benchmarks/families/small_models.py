@@ -14,13 +14,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from repq_deploy.calib_data.demo import DEMO_MEAN, DEMO_STD
+from repq_deploy.calib_data.demo import DEMO_MEAN, DEMO_STD, DEMO_WEIGHTS
 
 __all__ = [
     "SUBJECTS",
     "WEIGHTS",
     "Pictures",
     "Subject",
+    "begin",
     "build",
     "float_top1",
     "load_trained",
@@ -43,6 +44,8 @@ class Subject:
     learning_rate: float
     #: Whether PyTorch's autocast to bfloat16 trains it faster on a CPU: it does where batches of products are large.
     bfloat16: bool = False
+    #: Whether training begins with the weights of the embedded demo, a ViT of width 96, where names and shapes fit.
+    from_demo: bool = False
 
     @property
     def side(self) -> int:
@@ -67,31 +70,31 @@ SUBJECTS = {
         learning_rate=1e-3,
         bfloat16=True,
     ),
-    # DINOv3-S+ in small: rotations by position and no other embedding of it, gated MLPs, layer scales; with qkv biases.
+    # EVA-02 in small: positions as embeddings and as rotations of q and k, gated MLPs, biases of q and v alone.
     "eva": Subject(
-        "vit_small_plus_patch16_dinov3",
+        "eva02_tiny_patch14_224",
         {
             "img_size": 28,
             "patch_size": 4,
-            "embed_dim": 64,
+            "embed_dim": 96,
             "depth": 6,
-            "num_heads": 2,
-            "mlp_ratio": 8 / 3,
-            "qkv_bias": True,
-            "num_reg_tokens": 0,
-            "init_values": 0.1,
-            "dynamic_img_size": False,
+            "num_heads": 3,
+            "mlp_ratio": 4 / 3,
+            "ref_feat_shape": (7, 7),
+            "global_pool": "token",
             "num_classes": 10,
         },
-        epochs=4,
-        learning_rate=2e-3,
+        epochs=1,
+        learning_rate=1e-3,
+        from_demo=True,
     ),
     # SigLIP's image tower in small: no class token; one learned query pools the tokens by attention.
     "siglip": Subject(
         "vit_base_patch16_siglip_224",
-        {"img_size": 28, "patch_size": 4, "embed_dim": 64, "depth": 6, "num_heads": 2, "num_classes": 10},
-        epochs=4,
-        learning_rate=2e-3,
+        {"img_size": 28, "patch_size": 4, "embed_dim": 96, "depth": 4, "num_heads": 3, "num_classes": 10},
+        epochs=1,
+        learning_rate=5e-4,
+        from_demo=True,
     ),
 }
 
@@ -100,6 +103,26 @@ def build(name: str) -> nn.Module:
     """The model of random weights, in float32."""
     subject = SUBJECTS[name]
     return timm.create_model(subject.architecture, pretrained=False, **subject.kwargs)
+
+
+def begin(name: str) -> nn.Module:
+    """The model as training begins, in float32."""
+    model = build(name)
+    if SUBJECTS[name].from_demo:
+        ours, demo = model.state_dict(), _demo_tensors()
+        demo["pos_embed"] = demo["pos_embed"][:, -ours["pos_embed"].shape[1] :]  # the class token's is the first
+        fitting = {key: key in demo and demo[key].shape == tensor.shape for key, tensor in ours.items()}
+        model.load_state_dict({key: demo[key] if fitting[key] else tensor for key, tensor in ours.items()})
+    return model
+
+
+def _demo_tensors() -> dict[str, Tensor]:
+    """The demo's weights in float32, and what other models call parts of them."""
+    tensors = {key: tensor.float() for key, tensor in load_file(DEMO_WEIGHTS).items()}
+    for key in [key for key in tensors if key.endswith("qkv.bias")]:
+        q, _, v = tensors[key].chunk(3)
+        tensors |= {key.replace("qkv.bias", "q_bias"): q, key.replace("qkv.bias", "v_bias"): v}
+    return tensors
 
 
 def load_trained(name: str) -> nn.Module:

@@ -8,6 +8,8 @@ Run by hand; the results are committed. Fashion-MNIST (Zalando, MIT licence) com
     python benchmarks/families/train.py eva
     python benchmarks/families/train.py siglip
 
+Swin begins with random weights; the other two begin with those of the embedded demo where these fit, and random ones
+elsewhere.
 Writes ``weights/<name>.safetensors`` (float16) and ``weights/<name>.json``: architecture, seed, epochs, versions, and
 the accuracy of these float16 weights over the 10,000 test images.
 """
@@ -23,7 +25,7 @@ import time
 import timm
 import torch
 from safetensors.torch import save_file
-from small_models import SUBJECTS, WEIGHTS, Pictures, build, pixels, read_pictures
+from small_models import SUBJECTS, WEIGHTS, Pictures, begin, pixels, read_pictures
 from torch import Tensor, nn
 
 
@@ -54,13 +56,14 @@ def train(name: str, epochs: int, batch_size: int, learning_rate: float, shift: 
     subject = SUBJECTS[name]
     training, test = read_pictures("train"), read_pictures("t10k")
     some = Pictures(test.images[:2000], test.labels[:2000])
-    model = build(name)
+    model = begin(name)
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate)
     per_epoch = len(training.labels) // batch_size
-    steps, warmup = epochs * per_epoch, per_epoch // 2
+    steps = epochs * per_epoch
+    warmup = min(per_epoch // 2, steps // 10)
 
     def schedule(step: int) -> float:
         if step < warmup:
@@ -96,6 +99,7 @@ def train(name: str, epochs: int, batch_size: int, learning_rate: float, shift: 
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "test_top1": accuracy(model, test, subject.side),
         "test_images": len(test.labels),
+        "from_demo": subject.from_demo,
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
