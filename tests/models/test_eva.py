@@ -18,7 +18,7 @@ from repq_deploy.export.prove_export import compare_export
 from repq_deploy.models.checkpoints import load_into
 from repq_deploy.models.families import find_sites, stages
 from repq_deploy.models.families.eva import FAMILY
-from repq_deploy.models.rope import Rope
+from repq_deploy.models.parts.rope import Rope
 from repq_deploy.models.sites import forward_through
 from repq_deploy.models.taps import Features, tapped
 from repq_deploy.models.zoo import ModelSpec, build_architecture

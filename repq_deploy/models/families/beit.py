@@ -11,7 +11,7 @@ from timm.models.beit import Attention, Beit, Block
 from torch import Tensor, nn
 
 from repq_deploy.models.family import Family
-from repq_deploy.models.position_bias import grid_of_table, resized_tables
+from repq_deploy.models.parts.position_bias import grid_of_table, resized_tables
 from repq_deploy.models.sites import AttentionParts, AttentionSite, LinearSite, Sites, Stage, checked, require
 from repq_deploy.models.timm_parts import block_linears, detach_head, fold_gammas, image_sides, own_qkv, residual_stream
 from repq_deploy.tasks import decided

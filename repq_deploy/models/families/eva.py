@@ -11,7 +11,8 @@ from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from torch import Tensor, nn
 
 from repq_deploy.models.family import Family
-from repq_deploy.models.rope import FixedTable, Rope, halves_as_partners
+from repq_deploy.models.parts.rope import FixedTable, Rope, halves_as_partners
+from repq_deploy.models.parts.timm_positions import own_image_size, resized
 from repq_deploy.models.sites import (
     AttentionParts,
     AttentionSite,
@@ -33,7 +34,6 @@ from repq_deploy.models.timm_parts import (
     own_query,
     pool_linears,
 )
-from repq_deploy.models.timm_positions import own_image_size, resized
 from repq_deploy.tasks import decided
 
 __all__ = ["FAMILY"]

@@ -20,7 +20,7 @@ from timm.models.vision_transformer_relpos import (
 from torch import Tensor, nn
 
 from repq_deploy.models.family import Family
-from repq_deploy.models.position_bias import grid_of_table, resized_tables
+from repq_deploy.models.parts.position_bias import grid_of_table, resized_tables
 from repq_deploy.models.sites import AttentionParts, AttentionSite, LinearSite, Sites, Stage, checked, require
 from repq_deploy.models.timm_parts import attention_norms, block_linears, detach_head, image_sides, residual_stream
 from repq_deploy.tasks import decided

@@ -13,9 +13,9 @@ from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTran
 from torch import Tensor
 
 from repq_deploy.models.family import Family
+from repq_deploy.models.parts.windows import pads_windows, stages_of, written_out
 from repq_deploy.models.sites import AttentionParts, AttentionSite, LinearSite, Sites, Stage, checked, require
 from repq_deploy.models.timm_parts import block_linears, detach_head_of_stages, image_sides
-from repq_deploy.models.windows import pads_windows, stages_of, written_out
 
 __all__ = ["FAMILY"]
 

@@ -25,9 +25,9 @@ from timm.models.swin_transformer_v2 import PatchMerging, SwinTransformerV2, Swi
 from torch import Tensor
 
 from repq_deploy.models.family import Family
+from repq_deploy.models.parts.windows import UnitLength, pads_windows, stages_of, written_out
 from repq_deploy.models.sites import AttentionParts, AttentionSite, LinearSite, Sites, Stage, checked, require
 from repq_deploy.models.timm_parts import block_linears, detach_head_of_stages, image_sides, own_qkv
-from repq_deploy.models.windows import UnitLength, pads_windows, stages_of, written_out
 
 __all__ = ["FAMILY"]
 

@@ -19,9 +19,9 @@ from timm.models.swin_transformer_v2_cr import (
 from torch import Tensor
 
 from repq_deploy.models.family import Family
+from repq_deploy.models.parts.windows import UnitLength, stages_of, written_out
 from repq_deploy.models.sites import AttentionParts, AttentionSite, LinearSite, Sites, Stage, checked, require
 from repq_deploy.models.timm_parts import block_linears, detach_head_of_stages, image_sides
-from repq_deploy.models.windows import UnitLength, stages_of, written_out
 
 __all__ = ["FAMILY"]
 

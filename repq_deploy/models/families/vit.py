@@ -13,9 +13,9 @@ from repq_deploy.models.libraries.parts import TokenAndPatches
 from repq_deploy.models.parts.hybrid import embedding_convolution, plain_convolutions, whole_stride
 from repq_deploy.models.parts.parallel import ParallelBlock
 from repq_deploy.models.parts.streams import norm_readers, residual_stream
+from repq_deploy.models.parts.timm_positions import own_image_size, resized
 from repq_deploy.models.sites import AttentionParts, AttentionSite, LinearSite, Sites, Stage, checked, require
 from repq_deploy.models.timm_parts import block_linears, detach_head, foldable, image_sides, own_query, pool_linears
-from repq_deploy.models.timm_positions import own_image_size, resized
 from repq_deploy.tasks import decided
 
 __all__ = ["FAMILY"]
