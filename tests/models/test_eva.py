@@ -158,7 +158,7 @@ def test_another_image_size_has_tables_of_its_own():
     [
         *("dinov3", "eva02", "gated", "mixed", "pe_core"),
         *(
-            pytest.param(one, marks=pytest.mark.slow)
+            pytest.param(one, marks=pytest.mark.release)
             for one in sorted(set(VARIANTS) - {"dinov3", "eva02", "gated", "mixed", "pe_core"})
         ),
     ],
@@ -168,7 +168,7 @@ def test_another_image_size_has_tables_of_its_own():
     [
         ("w8a8", "repq"),
         *(
-            pytest.param(bits, method, marks=pytest.mark.slow)
+            pytest.param(bits, method, marks=pytest.mark.release)
             for bits in ("w8a8", "w6a6", "w4a4")
             for method in ("repq", "best")
             if (bits, method) != ("w8a8", "repq")

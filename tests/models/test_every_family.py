@@ -72,7 +72,7 @@ def test_codes_are_proven_and_an_engine_passes(name, tmp_path):
     check(name, "w6a6", "repq", ("onnxruntime",), tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("method", ["repq", "best"])
 @pytest.mark.parametrize("bits", ["w8a8", "w6a6", "w4a4"])
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
@@ -80,7 +80,7 @@ def test_every_bit_width_passes(name, bits, method, tmp_path):
     check(name, bits, method, installed("onnxruntime", "openvino"), tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.skipif(not installed("tensorrt-rtx"), reason="TensorRT-RTX is not installed")
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_tensorrt_rtx_builds(name, tmp_path):

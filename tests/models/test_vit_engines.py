@@ -18,7 +18,7 @@ FAST = ("pool and head", "aimv2")
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in VARIANTS]
+    "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.release) for name in VARIANTS]
 )
 @torch.no_grad()
 def test_a_variant_becomes_an_engine(name: str, backend: str, tmp_path: Path) -> None:

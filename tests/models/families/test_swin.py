@@ -139,7 +139,7 @@ def codes_of(layers, model, images):
 
 
 def slow(*values: str) -> list:
-    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+    return [pytest.param(value, marks=pytest.mark.release) for value in values]
 
 
 @pytest.mark.parametrize("bits", ["w4a4", *slow("w8a8", "w6a6")])
