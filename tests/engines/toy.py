@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from repq_deploy.export.lowering import Lowering
 from repq_deploy.export.passes.base import Pass
 from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
 from repq_deploy.export.passes.unpack_int4 import UnpackInt4
+from repq_deploy.outputs import joined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +41,19 @@ class ToyBackend(CpuBackend):
         return lambda inputs: dict(zip(names, evaluator.run(names, dict(inputs)), strict=True))
 
     def open(
-        self, engine: bytes | Path, *, profile: Profile, image_shape: tuple[int, ...], session: Mapping[str, str]
+        self,
+        engine: bytes | Path,
+        *,
+        profile: Profile,
+        image_shape: tuple[int, ...],
+        session: Mapping[str, str],
+        outputs: Sequence[str] = ("logits",),
     ) -> Runner:
         data = engine.read_bytes() if isinstance(engine, Path) else engine
         evaluator = ReferenceEvaluator(onnx.load_from_string(data))
-        return BatchedRunner(lambda images: evaluator.run(None, {"images": images})[0], profile, image_shape)
+        return BatchedRunner(
+            lambda images: joined(evaluator.run(list(outputs), {"images": images})), profile, image_shape
+        )
 
 
 def open_toy(path: Path, *, threads: int | None) -> tuple[Callable[[Any], Any], tuple[Any, ...], tuple[Any, ...]]:
