@@ -33,6 +33,13 @@ def find_part(model: nn.Module, pattern: str) -> str:
     if pattern in modules and pattern:
         return pattern
     encoders = [name for name, module in modules.items() if name and (known_family(module) or is_getter(module))]
+    # What is built around an encoder of a library's is no encoder beside it.
+    around = {
+        name
+        for name in encoders
+        if not is_getter(modules[name]) and any(other.startswith(f"{name}.") for other in encoders)
+    }
+    encoders = [name for name in encoders if name not in around]
     found = [name for name in encoders if fnmatch.fnmatchcase(name, pattern)]
     outermost = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
     if len(outermost) == 1:
