@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from repq_deploy.models.family import Family
 from repq_deploy.models.parts.position_bias import grid_of_table, resized_tables
+from repq_deploy.models.parts.streams import norm_readers, residual_stream
 from repq_deploy.models.sites import AttentionParts, AttentionSite, LinearSite, Sites, Stage, checked, require
-from repq_deploy.models.timm_parts import block_linears, detach_head, fold_gammas, image_sides, own_qkv, residual_stream
+from repq_deploy.models.timm_parts import block_linears, detach_head, fold_gammas, image_sides, own_qkv
 from repq_deploy.tasks import decided
 
 __all__ = ["FAMILY"]
@@ -27,15 +28,17 @@ def _prepare(model: Beit) -> None:
 
 def _sites(model: Any) -> Sites:
     linears, attentions = [LinearSite("patch_embed.proj", "patch_embed")], []
+    readers: dict[str, tuple[str, ...]] = {}
     for index, block in enumerate(model.blocks):
         name = f"blocks.{index}"
         require(type(block) is Block, type(block).__name__, "timm's Block of BEiT")
         require(type(block.attn) is Attention, type(block.attn).__name__, "timm's Attention of BEiT")
         attentions.append(AttentionSite(f"{name}.attn", block.attn.num_heads))
-        linears += block_linears(name, block)
+        of_block = block_linears(name, block)
+        readers |= norm_readers(name, ("norm1", "norm2"), of_block)
+        linears += of_block
     linears.append(LinearSite("head", "head"))
-    final = "fc_norm" if isinstance(model.norm, nn.Identity) else "norm"
-    stream = residual_stream(model, linears, embeddings=("cls_token", "pos_embed"), final=final, heads=("head",))
+    stream = residual_stream(model, linears, readers, "patch_embed.proj")
     return checked(model, Sites(tuple(linears), tuple(attentions), stream))
 
 

@@ -21,16 +21,17 @@ from torch import Tensor, nn
 
 from repq_deploy.models.family import Family
 from repq_deploy.models.parts.position_bias import grid_of_table, resized_tables
+from repq_deploy.models.parts.streams import norm_readers, residual_stream
 from repq_deploy.models.sites import AttentionParts, AttentionSite, LinearSite, Sites, Stage, checked, require
-from repq_deploy.models.timm_parts import attention_norms, block_linears, detach_head, image_sides, residual_stream
+from repq_deploy.models.timm_parts import attention_norms, block_linears, detach_head, image_sides
 from repq_deploy.tasks import decided
 
 __all__ = ["FAMILY"]
 
 #: The layer norms that attention and MLP read. Behind a branch, as ResPost blocks have them, no linear reads a norm.
-_NORMS: dict[type[nn.Module], tuple[str | None, str | None]] = {
+_NORMS: dict[type[nn.Module], tuple[str, str] | None] = {
     RelPosBlock: ("norm1", "norm2"),
-    ResPostRelPosBlock: (None, None),
+    ResPostRelPosBlock: None,
 }
 
 
@@ -38,6 +39,7 @@ def _sites(model: Any) -> Sites:
     embed = type(model.patch_embed)
     require(embed is PatchEmbed, f"a {embed.__name__}", "timm's PatchEmbed, one convolution")
     linears, attentions = [LinearSite("patch_embed.proj", "patch_embed")], []
+    readers: dict[str, tuple[str, ...]] = {}
     for index, block in enumerate(model.blocks):
         name, kind = f"blocks.{index}", type(block)
         require(kind in _NORMS, kind.__name__, "timm's RelPosBlock or ResPostRelPosBlock")
@@ -46,11 +48,14 @@ def _sites(model: Any) -> Sites:
         attentions.append(
             AttentionSite(f"{name}.attn", block.attn.num_heads, between_qk="norm" if normed else "nothing")
         )
-        linears += block_linears(name, block, norms=_NORMS[kind])
+        norms = _NORMS[kind]
+        of_block = block_linears(name, block, norms=norms or (None, None))
+        readers |= {} if norms is None else norm_readers(name, norms, of_block)
+        linears += of_block
     linears.append(LinearSite("head", "head"))
-    final = "fc_norm" if isinstance(model.norm, nn.Identity) else "norm"
-    # What a ResPost block adds to the stream has passed a norm, which cannot absorb a rotation: it has no readers here.
-    stream = residual_stream(model, linears, embeddings=("cls_token",), final=final, heads=("head",))
+    # What a ResPost block adds to the stream has passed a norm, which cannot absorb a rotation.
+    after_the_branch = any(type(block) is ResPostRelPosBlock for block in model.blocks)
+    stream = None if after_the_branch else residual_stream(model, linears, readers, "patch_embed.proj")
     return checked(model, Sites(tuple(linears), tuple(attentions), stream))
 
 
