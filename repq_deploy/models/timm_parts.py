@@ -15,8 +15,8 @@ from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from repq_deploy.errors import BadInput
-from repq_deploy.models.sites import LinearSite, ResidualStream, Role
-from repq_deploy.models.taps import Features, exits_of
+from repq_deploy.models.sites import LinearSite, Role
+from repq_deploy.models.taps import Features
 
 __all__ = [
     "attention_norms",
@@ -32,7 +32,6 @@ __all__ = [
     "own_qkv",
     "own_query",
     "pool_linears",
-    "residual_stream",
 ]
 
 
@@ -105,52 +104,6 @@ def own_query(pool: Any) -> None:
     if not isinstance(pool.q, nn.Identity):
         pool.latent = nn.Parameter(pool.q(pool.latent), requires_grad=False)
         pool.q = nn.Identity()
-
-
-def residual_stream(
-    model: nn.Module,
-    linears: Sequence[LinearSite],
-    *,
-    embeddings: Sequence[str],
-    final: str | None,
-    heads: Sequence[str],
-    entry: str | None = None,
-) -> ResidualStream | None:
-    """The stream of a model of pre-norm blocks, whose linear sites are ``linears``, with a ``norm`` behind them.
-
-    Where nothing could take a rotation back, it ends before ``norm``, which may be an identity.
-
-    Args:
-        embeddings: names of the parameters that are added to it or begin it; those that the model lacks are left out.
-        final: the norm behind the blocks; None if what pools tokens around it does not commute with a rotation, as a
-            mean and the choice of a token do.
-        heads: the linears that read what that norm gives, pooled or not.
-        entry: see ``ResidualStream``; the patch embedding then stands before the stream.
-
-    Returns:
-        None where a norm in a block is no layer norm with scale and bias, or stands behind its branch.
-    """
-    readers: dict[str | None, list[str]] = {}
-    for site in linears:
-        if site.role in ("qkv", "gate", "fc1"):
-            readers.setdefault(site.norm, []).append(site.name)
-    if None in readers:
-        return None
-    writing = ("proj", "fc2") if entry is not None else ("patch_embed", "proj", "fc2")
-    parameters, exits = dict(model.named_parameters()), exits_of(model)
-    if not exits:
-        readable = all(isinstance(model.get_submodule(name), nn.Linear) for name in heads)
-        if final is not None and readable and foldable(final, model.get_submodule(final)) is not None:
-            readers[final] = list(heads)
-        else:
-            exits = ("norm",)
-    return ResidualStream(
-        writers=tuple(site.name for site in linears if site.role in writing),
-        embeddings=tuple(name for name in embeddings if name in parameters),
-        readers=tuple((str(norm), tuple(names)) for norm, names in readers.items()),
-        entry=entry,
-        exits=exits,
-    )
 
 
 def attention_norms(attention: Any) -> dict[str, Any]:

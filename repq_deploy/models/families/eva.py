@@ -12,18 +12,17 @@ from torch import Tensor, nn
 
 from repq_deploy.models.family import Family
 from repq_deploy.models.parts.rope import FixedTable, Rope, halves_as_partners
+from repq_deploy.models.parts.streams import norm_readers, residual_stream
 from repq_deploy.models.parts.timm_positions import own_image_size, resized
 from repq_deploy.models.sites import (
     AttentionParts,
     AttentionSite,
     LinearSite,
-    ResidualStream,
     Sites,
     Stage,
     checked,
     require,
 )
-from repq_deploy.models.taps import exits_of
 from repq_deploy.models.timm_parts import (
     block_linears,
     detach_head,
@@ -57,18 +56,24 @@ def _sites(model: Eva) -> Sites:
     require(embed is PatchEmbed, f"a {embed.__name__}", "timm's PatchEmbed, one convolution")
     linears = [LinearSite("patch_embed.proj", "patch_embed")]
     attentions = []
+    readers: dict[str, tuple[str, ...]] = {}
     for index, block in enumerate(model.blocks):
         name = f"blocks.{index}"
         _check(block)
-        norms = (None, None) if type(block) is EvaBlockPostNorm else ("norm1", "norm2")
+        norms = None if type(block) is EvaBlockPostNorm else ("norm1", "norm2")
+        of_block = block_linears(name, block, norms=norms or (None, None))
+        readers |= {} if norms is None else norm_readers(name, norms, of_block)
+        linears += of_block
         attentions.append(_attention_site(f"{name}.attn", block.attn, turned=model.rope is not None))
-        linears += block_linears(name, block, norms=norms)
     if pool is not None:
         require(type(pool) is AttentionPoolLatent, type(pool).__name__, "timm's AttentionPoolLatent")
         require(pool.pos_embed is None, "a pooling with positions of its own", "timm's AttentionPoolLatent without")
         linears += pool_linears("attn_pool", pool, norm=foldable("norm", model.norm))
     linears.append(LinearSite("head", "head"))
-    return checked(model, Sites(tuple(linears), tuple(attentions), _stream(model, linears)))
+    # A norm behind a branch writes to the stream, and cannot absorb a rotation.
+    after_the_branch = any(type(block) is EvaBlockPostNorm for block in model.blocks)
+    stream = None if after_the_branch else residual_stream(model, linears, readers, "patch_embed.proj")
+    return checked(model, Sites(tuple(linears), tuple(attentions), stream))
 
 
 def _check(block: Any) -> None:
@@ -114,39 +119,6 @@ def _tables(model: Eva) -> Sequence[Tensor]:
     table: Tensor = rope.get_embed(**({} if fixed else {"shape": list(model.patch_embed.grid_size)}))
     count = len(model.blocks)
     return list(table[:count]) if model.rope_mixed else [table] * count
-
-
-def _stream(model: Eva, linears: Sequence[LinearSite]) -> ResidualStream | None:
-    exits = exits_of(model)
-    final, readers = _final_readers(model)
-    ends = bool(exits) or (final is not None and bool(readers))
-    norms = dict.fromkeys(site.norm for site in linears if site.role in ("qkv", "fc1"))
-    if not ends or None in norms or not isinstance(model.patch_embed.norm, nn.Identity):
-        return None
-    entered = not isinstance(model.norm_pre, nn.Identity)
-    begin = () if entered else ("patch_embed",)
-    embeddings = () if entered else ("cls_token", "reg_token", "pos_embed")
-    return ResidualStream(
-        writers=tuple(site.name for site in linears if site.role in (*begin, "proj", "fc2")),
-        embeddings=tuple(name for name in embeddings if getattr(model, name) is not None),
-        readers=(
-            *((norm, tuple(site.name for site in linears if site.norm == norm)) for norm in norms if norm is not None),
-            *(() if exits or final is None else ((final, readers),)),
-        ),
-        entry="norm_pre" if entered else None,
-        exits=exits,
-    )
-
-
-def _final_readers(model: Eva) -> tuple[str | None, tuple[str, ...]]:
-    """The norm behind the blocks, and the linears that read it; None where a rotation could not be taken back."""
-    if model.attn_pool is not None:
-        return foldable("norm", model.norm), ("attn_pool.kv",)
-    final, unused = ("fc_norm", model.norm) if isinstance(model.norm, nn.Identity) else ("norm", model.fc_norm)
-    # The largest of some tokens is no linear function of them.
-    linear = model.global_pool in ("", "avg", "token") and isinstance(unused, nn.Identity)
-    readers = ("head",) if isinstance(model.head, nn.Linear) else ()
-    return foldable(final, model.get_submodule(final)) if linear else None, readers
 
 
 def _stages(model: Eva) -> tuple[Stage, ...]:

@@ -17,11 +17,11 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from repq_deploy.models.family import Family
+from repq_deploy.models.parts.streams import norm_readers, residual_stream
 from repq_deploy.models.sites import (
     AttentionParts,
     AttentionSite,
     LinearSite,
-    ResidualStream,
     Sites,
     Stage,
     checked,
@@ -33,7 +33,6 @@ from repq_deploy.models.timm_parts import (
     detach_head,
     foldable,
     pool_linears,
-    residual_stream,
 )
 from repq_deploy.tasks import decided
 
@@ -113,18 +112,22 @@ def _prepare(model: Any) -> None:
 
 def _sites(model: NaFlexVit) -> Sites:
     linears, attentions = [LinearSite("embeds.proj", "patch_embed")], []
+    readers: dict[str, tuple[str, ...]] = {}
     for index, block in enumerate(model.blocks):
         name = f"blocks.{index}"
         require(type(block) is Block, type(block).__name__, "timm's plain pre-norm Block")
         require(type(block.attn) is Attention, type(block.attn).__name__, "timm's plain Attention")
         attentions.append(_attention_site(f"{name}.attn", block.attn))
-        linears += block_linears(name, block)
+        of_block = block_linears(name, block)
+        readers |= norm_readers(name, ("norm1", "norm2"), of_block)
+        linears += of_block
     pool = model.attn_pool
     if pool is not None:
         require(type(pool) is AttentionPoolLatent, type(pool).__name__, "timm's AttentionPoolLatent")
         linears += pool_linears("attn_pool", pool, norm=foldable("norm", model.norm))
     linears.append(LinearSite("head", "head"))
-    return checked(model, Sites(tuple(linears), tuple(attentions), _stream(model, linears)))
+    stream = residual_stream(model, linears, readers, "embeds.proj")
+    return checked(model, Sites(tuple(linears), tuple(attentions), stream))
 
 
 def _attention_site(name: str, attention: Any) -> AttentionSite:
@@ -140,21 +143,6 @@ def _attention_site(name: str, attention: Any) -> AttentionSite:
 def _attention(model: NaFlexVit, name: str) -> AttentionParts:
     attention: Any = model.get_submodule(name)
     return AttentionParts(attention.scale, **attention_norms(attention))
-
-
-def _stream(model: NaFlexVit, linears: list[LinearSite]) -> ResidualStream | None:
-    normed = not isinstance(model.norm_pre, nn.Identity)
-    pooled = model.attn_pool is not None
-    final = "norm" if pooled or isinstance(model.fc_norm, nn.Identity) else "fc_norm"
-    return residual_stream(
-        model,
-        linears,
-        embeddings=() if normed else ("embeds.cls_token", "embeds.reg_token", "embeds.pos_embed"),
-        # The largest of some tokens is no linear function of them.
-        final=None if model.global_pool in ("max", "avgmax") else final,
-        heads=("attn_pool.kv",) if pooled else ("head",),
-        entry="norm_pre" if normed else None if isinstance(model.embeds.norm, nn.Identity) else "embeds.norm",
-    )
 
 
 def _stages(model: NaFlexVit) -> tuple[Stage, ...]:

@@ -1,7 +1,7 @@
 """The residual stream of timm's encoders: which modules write to it, which read it, how it begins and how it ends.
 
-Written once for the classes that have timm's common parts: ``patch_embed``, perhaps ``norm_pre``, blocks, ``norm`` or
-``fc_norm``, perhaps a pool by attention, and ``head``.
+Written once for the classes that have timm's common parts: ``patch_embed`` (``embeds`` in NaFlexVit), perhaps
+``norm_pre``, blocks, ``norm`` or ``fc_norm``, perhaps a pool by attention, and ``head``.
 """
 
 from __future__ import annotations
@@ -51,9 +51,11 @@ def residual_stream(
         return None
     taps = exits_of(model)
     final, heads = ("", ()) if taps else _end(model)
-    entry = next((name for name in ("norm_pre", "patch_embed.norm") if _is_there(model, name)), None)
+    outer, parameters = embedding.partition(".")[0], dict(model.named_parameters())
+    entry = next((name for name in ("norm_pre", f"{outer}.norm") if _is_there(model, name)), None)
     writers = tuple(site.name for site in linears if site.role in ("proj", "fc2"))
-    embeddings = tuple(name for name in _EMBEDDINGS if getattr(model, name, None) is not None)
+    places = (place for name in _EMBEDDINGS for place in (name, f"{outer}.{name}"))
+    embeddings = tuple(name for name in places if name in parameters)
     return ResidualStream(
         writers=writers if entry is not None else (embedding, *writers),
         embeddings=() if entry == "norm_pre" else embeddings,
