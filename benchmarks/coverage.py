@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
 from fnmatch import fnmatch
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from commands import table_line
 from timm.models import model_entrypoint
 
 import repq_deploy
+from repq_deploy.errors import one_line
 from repq_deploy.models.architecture import ModelSpec
 from repq_deploy.models.families import find_family
 from repq_deploy.models.libraries.listing import Listed, look_at, matching
@@ -44,6 +45,7 @@ RESULTS = Path(__file__).parent / "results"
 LINES, TABLE = RESULTS / "coverage.jsonl", RESULTS / "coverage.md"
 IMAGES = 2
 SECONDS = 3600
+FORK = multiprocessing.get_context("fork")
 
 
 def shallow(name: str) -> dict[str, Any]:
@@ -75,16 +77,26 @@ def export(name: str) -> dict[str, Any]:
 
 
 def export_apart(name: str) -> dict[str, Any]:
-    """Export one architecture in a process of its own, whose memory goes back with it."""
-    command = [sys.executable, __file__, "--one", name]
+    """Export one architecture in a fork of this process, whose memory goes back with it, and which imports nothing."""
+    ours, theirs = FORK.Pipe(duplex=False)
+    child = FORK.Process(target=_send, args=(theirs, name))
+    child.start()
+    theirs.close()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        return {"error": f"not done in {SECONDS} s"}
-    if done.returncode == 0:
-        return dict(json.loads(done.stdout.splitlines()[-1]))
-    lines = done.stderr.strip().splitlines()
-    return {"error": lines[-1][:300] if lines else f"ended with code {done.returncode}"}
+        return dict(ours.recv()) if ours.poll(SECONDS) else {"error": f"not done in {SECONDS} s"}
+    except EOFError:
+        child.join()
+        return {"error": f"ended with code {child.exitcode}"}
+    finally:
+        child.kill()
+        child.join()
+
+
+def _send(theirs: Connection, name: str) -> None:
+    try:
+        theirs.send(export(name))
+    except Exception as error:  # the next architecture is tried whatever this one ends in
+        theirs.send({"error": f"{type(error).__name__}: {one_line(error, 250)}"})
 
 
 def exported() -> dict[str, dict[str, Any]]:
@@ -151,11 +163,7 @@ def main() -> None:
     parser.add_argument("--only", default="*", help="a pattern of the names to export")
     parser.add_argument("--limit", type=int, help="export at most so many")
     parser.add_argument("--again", action="store_true", help="try those that failed again")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(export(options.one)))
-        return
     found = list(look_at(matching(modules=MODULES, weights=True)))
     if options.export:
         names = [one.name for one in found if not one.reason and fnmatch(one.name, options.only)]
