@@ -24,6 +24,8 @@ RUNNING = (
     "bounds",
     "errors",
     "evaluation",
+    "inputs",
+    "outputs",
     "plots",
     "records",
     "recipes",

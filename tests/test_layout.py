@@ -24,7 +24,7 @@ MAX_FILES = 16
 #: Files and folders of the package. Each may import those above it and itself, nothing below.
 ROOMS = (
     *("errors", "records", "bounds", "system"),
-    *("bits", "recipes", "plots", "outputs", "devices", "hooks", "tasks", "calib_data", "evaluation"),
+    *("bits", "recipes", "plots", "inputs", "outputs", "devices", "hooks", "tasks", "calib_data", "evaluation"),
     *("models", "quant", "rewrites", "calibration", "rounding", "steps", "methods", "calibrate"),
     *("search", "export", "engines", "report", "api", "cli", "__main__"),
 )

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from repq_deploy.bounds import largest
 from repq_deploy.errors import BadInput
+from repq_deploy.inputs import ImageInput
 from repq_deploy.records import decode, parse_json
 
 __all__ = ["Preprocess"]
@@ -75,16 +76,28 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """An RGB image of any size to float32 [3, height, width]: to the last bit what timm's transform gives."""
+        return self.normalized(self.pixels(image))
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """An RGB image of any size, resized and cropped and not yet normalized: uint8 [height, width, 3]."""
         height, width = self.size
         image = _resized(image, self._resized_sides(image), Image.Resampling[self.interpolation.upper()])
         fill = tuple(round(255 * value) for value in self.mean) if self.crop_mode == "border" else (0, 0, 0)
-        pixels = np.asarray(_cropped(image, height, width, fill)).transpose(2, 0, 1).astype(np.float32, order="C")
+        return np.asarray(_cropped(image, height, width, fill))
+
+    def normalized(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Bytes [..., height, width, 3] to float32 [..., 3, height, width]."""
+        numbers = np.moveaxis(pixels, -1, -3).astype(np.float32, order="C")
         mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (self.mean, self.std))
         # Three roundings in float32, in the order of torchvision's ToTensor and Normalize.
-        pixels /= 255
-        pixels -= mean
-        pixels /= std
-        return pixels
+        numbers /= 255
+        numbers -= mean
+        numbers /= std
+        return numbers
+
+    def for_input(self, image: Image.Image, form: ImageInput) -> NDArray[Any]:
+        """An RGB image of any size as a model with the input ``form`` takes it: bytes, or ``self(image)``."""
+        return form.of_pixels(self.pixels(image)) if form.takes_pixels else self(image)
 
     def _resized_sides(self, image: Image.Image) -> tuple[int, int]:
         """Height and width that timm's transform resizes ``image`` to before it crops."""

@@ -19,7 +19,8 @@ from repq_deploy.engines.compute import COMPUTES
 from repq_deploy.engines.cpu import KIND_WORDS as CPU_KINDS
 from repq_deploy.engines.prove_engine import FAILED, NOT_RUN, PASSED, Validation
 from repq_deploy.errors import BadInput
-from repq_deploy.export.names import OUTPUT, recorded_outputs
+from repq_deploy.export.names import OUTPUT, recorded_classes, recorded_input, recorded_outputs
+from repq_deploy.inputs import ImageInput
 from repq_deploy.outputs import Outputs
 from repq_deploy.records import decode, parse_json
 
@@ -67,6 +68,7 @@ class Manifest:
         session: what the runtime needs beyond its defaults to compute as validated.
         lowering_sqnr_db: how near the weakest stretch of the lowered graph (see ``export.prove_lowering``) is to the
             canonical one's, in dB; both run in float32 on ONNX Runtime with all optimizations off. 200 means equal.
+        image_shape: of one image as the engine takes it: (3, H, W), or (H, W, 3) of bytes in that layout.
         outputs: how many numbers the model gives for an image.
         metadata: the ``repq.*`` metadata of the ONNX file.
         compute: the arithmetic that multiplies the quantized operands.
@@ -98,6 +100,16 @@ class Manifest:
     kernel_codes: KernelCodes | None = None
     cpu: str | None = None
     oldest_runtime: str | None = None
+
+    @property
+    def input(self) -> ImageInput:
+        """What images it takes."""
+        return recorded_input(self.metadata, self.image_shape)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of a classifier's outputs, in their order; empty where they are not known."""
+        return recorded_classes(self.metadata)
 
     @property
     def named(self) -> Outputs:
@@ -157,11 +169,9 @@ class Manifest:
                 raise ValueError(f"{field} is {str(value)[:40]!r}, expected one of {', '.join(map(str, allowed))}")
         named, largest_side = recorded_outputs(self.metadata), largest("img_size")
         largest_output = largest("num_classes") if named is None else named.numbers
-        channels, *sides = self.image_shape
-        if channels != 3 or len(sides) != 2 or not all(1 <= side <= largest_side for side in sides):
-            raise ValueError(
-                f"image_shape is {list(self.image_shape)[:4]}, expected [3, H, W] of at most {largest_side}"
-            )
+        if not all(1 <= side <= largest_side for side in self.input.sides):
+            raise ValueError(f"image_shape is {list(self.image_shape)}, expected sides of at most {largest_side}")
+        recorded_classes(self.metadata)
         if not 1 <= self.outputs <= largest_output or (named is not None and self.outputs != named.numbers):
             expected = f"1 to {largest_output}" if named is None else largest_output
             raise ValueError(f"outputs is {self.outputs}, expected {expected}")

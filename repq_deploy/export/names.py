@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from repq_deploy.inputs import ImageInput
 from repq_deploy.outputs import Outputs
 from repq_deploy.records import decode, parse_json
 from repq_deploy.tasks import CLASSIFICATION, TASKS, Task
@@ -34,6 +35,8 @@ SITES = f"{PREFIX}sites"
 PART = f"{PREFIX}part"
 #: The shapes of named outputs for one image, in the graph's order; no entry where there is ``OUTPUT`` alone.
 OUTPUTS = f"{PREFIX}outputs"
+#: Type and layout of the images, JSON; no entry where they are float32 [batch, 3, H, W].
+INPUT_FORM = f"{PREFIX}input"
 #: Of a float twin: the bits of the canonical file that it was made from.
 FLOAT_OF = f"{PREFIX}float_of"
 
@@ -86,6 +89,35 @@ def recorded_outputs(metadata: Mapping[str, str]) -> Outputs | None:
         raise ValueError(f"{OUTPUTS}: expected 1 to {_MOST_OUTPUTS} outputs of positive sizes")
     if any(len(name) > _LONGEST_NAME for name in found.names) or found.numbers > _MOST_NUMBERS:
         raise ValueError(f"{OUTPUTS}: a name or a shape is too long")
+    return found
+
+
+def input_entry(form: ImageInput) -> dict[str, str]:
+    """What a file records of its images."""
+    if not form.takes_pixels:
+        return {}
+    return {INPUT_FORM: json.dumps({"dtype": form.dtype, "layout": form.layout}, sort_keys=True)}
+
+
+def recorded_input(metadata: Mapping[str, str], shape: Sequence[int]) -> ImageInput:
+    """The inverse of ``input_entry``, of a model whose images have ``shape``.
+
+    Raises:
+        ValueError: the record is damaged, or does not fit the shape.
+    """
+    form = decode(dict[str, str], parse_json(metadata.get(INPUT_FORM, "{}")), INPUT_FORM)
+    if form.keys() - {"dtype", "layout"}:
+        raise ValueError(f"{INPUT_FORM}: found {', '.join(sorted(form))[:60]}, expected dtype and layout")
+    return ImageInput.of_shape(shape, form.get("dtype", "float32"), form.get("layout", "nchw"))
+
+
+def recorded_classes(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """The names of a classifier's outputs in their order; empty where they are not known.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+    found: tuple[str, ...] = decode(tuple[str, ...], parse_json(metadata.get(CLASSES, "[]")), CLASSES)
     return found
 
 

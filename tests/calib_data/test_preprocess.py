@@ -13,6 +13,7 @@ from timm.data import create_transform
 
 from repq_deploy.calib_data import Preprocess
 from repq_deploy.errors import BadInput
+from repq_deploy.inputs import ImageInput
 from repq_deploy.models.preprocessing import preprocess_of
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -95,3 +96,13 @@ def test_bad_record(text: str, message: str):
 def test_bad_value(changes: dict[str, object]):
     with pytest.raises(BadInput, match=next(iter(changes))):
         preprocess(**changes)
+
+
+def test_an_input_of_bytes_gets_what_is_normalized_otherwise():
+    image, ours = picture(33, 20), preprocess(crop_pct=0.9)
+    pixels = ours.for_input(image, ImageInput((16, 16), "uint8", "nhwc"))
+    assert (pixels.dtype, pixels.shape) == (np.uint8, (16, 16, 3))
+    planes = ours.for_input(image, ImageInput((16, 16), "uint8", "nchw"))
+    np.testing.assert_array_equal(planes, pixels.transpose(2, 0, 1))
+    np.testing.assert_array_equal(ours.normalized(pixels[None])[0], ours(image))
+    np.testing.assert_array_equal(ours.for_input(image, ImageInput((16, 16))), ours(image))
