@@ -70,7 +70,7 @@ def row(model: Path, data: str, work: Path, rounds: int) -> list[str]:
     alone = Target("plain", "session", lambda images: plain.run(None, {INPUT: images})[0], preprocess, source.outputs)
     canonical = Target("canonical", "ONNX", open_reference(source), preprocess, source.outputs)
     found = evaluate(alone, open_images(data, demo_split="test"), against=canonical)
-    images = np.random.default_rng(0).normal(size=(8, *source.image_shape)).astype(np.float32)
+    images = source.input.random(8)
     return [
         kind_here(saturates=BACKEND.saturates()),
         model.stem,

@@ -16,7 +16,6 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
 from commands import table_line
 
@@ -39,7 +38,7 @@ def kernel_times(engine: Path, batch: int, runs: int) -> tuple[dict[str, float],
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = ort.InferenceSession(str(engine), options, providers=["CPUExecutionProvider"])
-        images = np.random.default_rng(0).standard_normal((batch, *manifest.image_shape)).astype(np.float32)
+        images = manifest.input.random(batch)
         for _ in range(runs + 5):
             session.run(None, {"images": images})
         events = json.loads(Path(session.end_profiling()).read_text())

@@ -23,6 +23,7 @@ from repq_deploy.calib_data.images import LoadedImages, load_sample
 from repq_deploy.calib_data.preprocess import Preprocess
 from repq_deploy.calib_data.sources import ImageSource, made_images
 from repq_deploy.calibrate import calibrate
+from repq_deploy.calibration.class_names import class_names_of
 from repq_deploy.calibration.part import find_part, inputs_of_part
 from repq_deploy.calibration.resume import WorkFolder
 from repq_deploy.calibration.run import Report
@@ -32,6 +33,7 @@ from repq_deploy.errors import BadInput, ValidationFailed
 from repq_deploy.export.canonical import canonical_onnx, write_canonical
 from repq_deploy.export.opsets import at_opset, check_opset, oldest_onnxruntime
 from repq_deploy.export.prove_export import ExportAgreement, compare_export
+from repq_deploy.inputs import ImageInput, layout_of
 from repq_deploy.methods import Method
 from repq_deploy.models.loading import FloatModel, of_own_module
 from repq_deploy.quant import saved
@@ -100,6 +102,7 @@ def quantize(
     part: str | None = None,
     forward: Callable[[nn.Module, Tensor], Any] | None = None,
     classes: Sequence[str] = (),
+    preprocess: Preprocess | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
     inplace: bool = False,
@@ -120,7 +123,10 @@ def quantize(
             ``*.encoder``; it alone is quantized and returned. The whole model runs over ``images``, in float, to find
             out what the part is given. ``export_onnx`` can put it back.
         forward: with ``part``: runs the whole model on a batch; default: ``model(batch)``.
-        classes: the names of the model's outputs, in order; they travel with the model. Default: those it came with.
+        classes: the names of the model's outputs, in order; they travel with the model. Default: those it came with, or
+            those of the class folders that ``images`` are from, if the float model's answers show that they are its.
+        preprocess: what made ``images``; it travels with the model, as ``repq-eval`` and an engine that takes bytes
+            need it. Default: the one it came with.
         seed: for every random choice.
         device: where PyTorch computes; the result is on the CPU.
         inplace: use up ``model`` rather than a copy of it.
@@ -134,6 +140,7 @@ def quantize(
     sha256 = images.source.sha256 if isinstance(images, LoadedImages) else ""
     pixels = images.pixels if isinstance(images, LoadedImages) else images
     tensor = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
+    known = preprocess or (model.preprocess if isinstance(model, FloatModel) else None)
     outputs_only = True
     if part is not None:
         whole = model.network if isinstance(model, FloatModel) else model
@@ -146,6 +153,10 @@ def quantize(
     found = model if isinstance(model, FloatModel) else of_own_module(model)
     network = found.network if inplace else copy.deepcopy(found.network)
     folder = work if isinstance(work, WorkFolder) else WorkFolder(work)
+    where = find_device(device) if isinstance(device, str) else device
+    names = tuple(classes) or found.classes
+    if not names and part is None and isinstance(images, LoadedImages):
+        names = class_names_of(network.eval(), images, where)
     quantized = calibrate(
         network,
         found.spec,
@@ -157,12 +168,12 @@ def quantize(
         seed=seed,
         origin=Provenance(
             calibration_sha256=sha256,
-            preprocess="" if found.preprocess is None else found.preprocess.to_json(),
-            classes=tuple(classes) or found.classes,
+            preprocess="" if known is None else known.to_json(),
+            classes=names,
         ),
         report=report,
         work=folder,
-        device=find_device(device) if isinstance(device, str) else device,
+        device=where,
     )
     if not isinstance(work, WorkFolder):
         folder.finish()
@@ -186,6 +197,8 @@ def export_onnx(
     whole: nn.Module | None = None,
     part: str | None = None,
     forward: Callable[[nn.Module, Tensor], Any] | None = None,
+    input: str = "float32",
+    input_layout: str | None = None,
     opset: int = 21,
     save_quantized: Path | str | None = None,
     doing: Callable[[str], contextlib.AbstractContextManager[Any]] = lambda text: contextlib.nullcontext(),
@@ -199,28 +212,37 @@ def export_onnx(
         whole: the model of which ``quantized`` is a ``part``, as ``quantize`` was given them: the file is of all of it,
             the rest in float, and its outputs are named after the keys and indexes in what ``whole`` gives.
         forward: with ``whole``: runs it on a batch; default: ``whole(batch)``.
+        input: what images the file takes: "float32", normalized, or "uint8", which it normalizes itself, as the model's
+            preprocessing says.
+        input_layout: of bytes: "nhwc" [N, H, W, 3], the default, or "nchw".
         opset: 21, or 20 where all weights have more than 4 bits.
         save_quantized: also write the PyTorch model, as safetensors; either both files are written, or none.
         doing: called with what is being done; the context that it gives is entered meanwhile.
 
     Raises:
-        BadInput: an opset that the weights do not allow, a path that cannot be written, or a whole model whose outputs
-            are not tensors with a row for each image.
+        BadInput: an opset that the weights do not allow, a path that cannot be written, a whole model whose outputs
+            are not tensors with a row for each image, or bytes for a model whose preprocessing is not known.
         ValidationFailed: ONNX Runtime computes other codes.
     """
     check_opset(opset, quantized.bits.narrowest_weight)
+    layout = layout_of(input, input_layout)
     pixels = images.pixels if isinstance(images, LoadedImages) else images
-    tensor = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
+    tensor = (torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels)[:PROOF_IMAGES]
     exported = quantized
     if (whole is None) != (part is None):
         raise BadInput("export_onnx: whole and part belong together; give both, or neither")
     if whole is not None and part is not None:
-        exported = WholeModel(quantized, whole, find_part(whole, part), tensor[:PROOF_IMAGES], forward)
-    _, channels, height, width = tensor.shape
+        exported = WholeModel(quantized, whole, find_part(whole, part), tensor, forward)
+    form = ImageInput((tensor.shape[2], tensor.shape[3]), input, layout)
     with doing("exporting to ONNX"):
-        model = at_opset(canonical_onnx(exported, (channels, height, width)), opset)
+        model = at_opset(canonical_onnx(exported, (3, *form.sides), form=form), opset)
     with doing("comparing codes with ONNX Runtime"):
-        agreement = compare_export(exported, model, tensor[:PROOF_IMAGES])
+        given = None
+        if form.takes_pixels:
+            known = Preprocess.from_json(exported.provenance.preprocess)
+            bytes_of = known.denormalized(tensor.numpy())
+            tensor, given = torch.from_numpy(known.normalized(bytes_of)), form.of_pixels(bytes_of)
+        agreement = compare_export(exported, model, tensor, given=given)
     if failing := agreement.failing:
         raise ValidationFailed(
             f"{failing[0].site}: {failing[0].unexplained} of its {failing[0].codes} codes in ONNX Runtime differ from "

@@ -8,15 +8,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repq_deploy.calib_data import ImageSource, Preprocess, iterate_batches
 from repq_deploy.errors import BadInput, ValidationFailed
+from repq_deploy.inputs import ImageInput
 from repq_deploy.tasks import CLASSIFICATION, Task
 
-__all__ = ["Evaluation", "Figures", "Target", "check_data", "evaluate"]
+__all__ = ["ClassFigures", "Evaluation", "Figures", "Target", "check_data", "evaluate"]
 
 Array = NDArray[np.float32]
 
@@ -25,18 +27,28 @@ Array = NDArray[np.float32]
 class Target:
     """Something to evaluate.
 
-    ``predict`` maps images [N, 3, H, W] to [N, outputs], both float32, for any N of at least 1; ``task`` says what the
-    outputs are for.
+    ``predict`` maps images [N, ...] to float32 [N, outputs], for any N of at least 1; ``task`` says what the outputs
+    are for, ``input`` what images it takes, None for float32 of the size that ``preprocess`` makes.
     ``kind`` is for the reader: "float model", "engine (onnxruntime)". ``class_names`` name its outputs, where known.
     """
 
     name: str
     kind: str
-    predict: Callable[[Array], Array]
+    predict: Callable[[NDArray[Any]], Array]
     preprocess: Preprocess
     outputs: int
     class_names: tuple[str, ...] = ()
     task: Task = CLASSIFICATION
+    input: ImageInput | None = None
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """The top-1 accuracy, in percent, on the images of one class."""
+
+    name: str
+    images: int
+    top1: float
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,8 @@ class Figures:
     """One target's accuracy. The three accuracies are None where the images have no labels, and ``top5`` also where
     there are at most 5 classes.
 
-    ``images_per_second`` counts the time of ``predict`` alone; images are decoded meanwhile.
+    ``images_per_second`` counts the time of ``predict`` alone; images are decoded meanwhile. ``classes`` are those that
+    have a name and images, the least accurate first.
     """
 
     images: int
@@ -52,6 +65,7 @@ class Figures:
     top1_standard_error: float | None
     top5: float | None
     images_per_second: float
+    classes: tuple[ClassFigures, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,9 +105,9 @@ def evaluate(
         raise BadInput(f"batch size {batch_size}: expected at least 1")
     targets = [target] if against is None else [target, against]
     check_data(targets, source)
-    tallies = [_Tally(each) for each in targets]
+    tallies = [_Tally(each, each.class_names or source.class_names) for each in targets]
     done = 0
-    for batches, labels in _streams([tally.target.preprocess for tally in tallies], source, batch_size):
+    for batches, labels in _streams(targets, source, batch_size):
         for tally, images in zip(tallies, batches, strict=True):
             tally.add(images, labels)
         done += len(batches[0])
@@ -141,13 +155,13 @@ def check_data(targets: Sequence[Target], source: ImageSource) -> None:
 class _Tally:
     """What a target computed so far."""
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
+    def __init__(self, target: Target, class_names: Sequence[str]) -> None:
+        self.target, self.class_names = target, class_names
         self.scores = target.task.scores(target.outputs)
         self.images = 0
         self.seconds = 0.0
 
-    def add(self, images: Array, labels: NDArray[np.int64] | None) -> None:
+    def add(self, images: NDArray[Any], labels: NDArray[np.int64] | None) -> None:
         started = time.perf_counter()
         outputs = self.target.predict(images)
         self.seconds += time.perf_counter() - started
@@ -161,15 +175,19 @@ class _Tally:
 
     def figures(self) -> Figures:
         top1, error, top5 = self.scores.accuracy()
-        return Figures(self.images, top1, error, top5, self.images / max(self.seconds, 1e-9))
+        found = self.scores.of_classes() if self.class_names else {}
+        classes = [ClassFigures(self.class_names[one], n, 100 * right / n) for one, (n, right) in found.items()]
+        classes.sort(key=lambda one: (one.top1, -one.images))
+        return Figures(self.images, top1, error, top5, self.images / max(self.seconds, 1e-9), tuple(classes))
 
 
 def _streams(
-    preprocesses: Sequence[Preprocess], source: ImageSource, batch_size: int
-) -> Iterator[tuple[list[Array], NDArray[np.int64] | None]]:
-    """Batches of the same images in each preprocessing; equal ones are decoded once."""
-    distinct = list(dict.fromkeys(preprocesses))
-    streams = [iterate_batches(source, preprocess, batch_size) for preprocess in distinct]
+    targets: Sequence[Target], source: ImageSource, batch_size: int
+) -> Iterator[tuple[list[NDArray[Any]], NDArray[np.int64] | None]]:
+    """Batches of the same images as each target takes them; those of one kind are decoded once."""
+    kinds = [(target.preprocess, target.input) for target in targets]
+    distinct = list(dict.fromkeys(kinds))
+    streams = [iterate_batches(source, preprocess, batch_size, form) for preprocess, form in distinct]
     for batches in zip(*streams, strict=True):
-        pixels = {preprocess: images for preprocess, (images, _) in zip(distinct, batches, strict=True)}
-        yield [pixels[preprocess] for preprocess in preprocesses], batches[0][1]
+        made = {kind: images for kind, (images, _) in zip(distinct, batches, strict=True)}
+        yield [made[kind] for kind in kinds], batches[0][1]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from repq_deploy.errors import BadInput
 
-__all__ = ["DTYPES", "LAYOUTS", "ImageInput"]
+__all__ = ["DTYPES", "LAYOUTS", "ImageInput", "layout_of"]
 
 DTYPES = ("float32", "uint8")
 LAYOUTS = ("nchw", "nhwc")
@@ -71,9 +71,26 @@ class ImageInput:
         """Whether it takes the bytes of an image."""
         return self.dtype == "uint8"
 
+    def random(self, count: int, seed: int = 0) -> NDArray[Any]:
+        """Images [count, *shape] of noise, to time with."""
+        rng = np.random.default_rng(seed)
+        if self.takes_pixels:
+            return rng.integers(0, 256, (count, *self.shape), dtype=np.uint8)
+        return rng.standard_normal((count, *self.shape), dtype=np.float32)
+
     def of_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The bytes of images [..., H, W, 3] in the order of this input's layout."""
         return pixels if self.layout == "nhwc" else np.ascontiguousarray(np.moveaxis(pixels, -1, -3))
 
     def __str__(self) -> str:
         return f"{self.dtype} [N, {', '.join(map(str, self.shape))}]"
+
+
+def layout_of(dtype: str, layout: str | None) -> str:
+    """``layout``, or the usual one of ``dtype`` if none is asked for.
+
+    Raises:
+        BadInput: ``ImageInput`` has no such dtype, no such layout, or not both.
+    """
+    usual = "nhwc" if dtype == "uint8" else "nchw"
+    return ImageInput((1, 1), dtype, usual if layout is None else layout).layout

@@ -34,6 +34,10 @@ class Scores(abc.ABC):
     def accuracy(self) -> tuple[float | None, float | None, float | None]:
         """The main score in percent, its standard error, and a second, more lenient score; None where there is none."""
 
+    def of_classes(self) -> dict[int, tuple[int, int]]:
+        """By class, how many images have that label, and how many of them it was decided for; empty without labels."""
+        return {}
+
     @abc.abstractmethod
     def against(self, other: Any) -> tuple[float, float | None, float | None]:
         """How far two targets agree over the same images, in percent; then by how much this one's main score is
@@ -160,6 +164,7 @@ class _Accuracy(Scores):
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
+        self.labels: list[NDArray[np.int64]] = []
         self.predicted: list[NDArray[np.int64]] = []
         self.top1: list[NDArray[np.bool_]] = []
         self.top5: list[NDArray[np.bool_]] = []
@@ -168,6 +173,7 @@ class _Accuracy(Scores):
         ranked = np.argsort(-outputs, axis=1, kind="stable")[:, :5]
         self.predicted.append(ranked[:, 0])
         if labels is not None:
+            self.labels.append(labels)
             hits = ranked == labels[:, None]
             self.top1.append(hits[:, 0])
             self.top5.append(hits.any(axis=1))
@@ -179,6 +185,13 @@ class _Accuracy(Scores):
         top1 = float(hits.mean())
         top5 = 100 * float(np.concatenate(self.top5).mean()) if self.classes > 5 else None
         return 100 * top1, 100 * math.sqrt(top1 * (1 - top1) / len(hits)), top5
+
+    def of_classes(self) -> dict[int, tuple[int, int]]:
+        if not self.labels:
+            return {}
+        labels, hits = np.concatenate(self.labels), np.concatenate(self.top1)
+        images, right = np.bincount(labels), np.bincount(labels, weights=hits)
+        return {int(one): (int(images[one]), int(right[one])) for one in np.flatnonzero(images)}
 
     def against(self, other: _Accuracy) -> tuple[float, float | None, float | None]:
         agreement = 100 * float((np.concatenate(self.predicted) == np.concatenate(other.predicted)).mean())

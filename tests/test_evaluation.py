@@ -13,6 +13,7 @@ import pytest
 from repq_deploy.calib_data import ImageSource, Preprocess, open_images
 from repq_deploy.errors import BadInput, ValidationFailed
 from repq_deploy.evaluation import Target, evaluate
+from repq_deploy.inputs import ImageInput
 from repq_deploy.tasks import FEATURES
 
 PREPROCESS = Preprocess((2, 2), 1.0, "center", "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -126,3 +127,19 @@ def test_logits_of_another_shape(tmp_path: Path):
 def test_batch_size_must_be_positive(tmp_path: Path):
     with pytest.raises(BadInput, match="batch size 0"):
         evaluate(target("a", predicting(LABELS)), source(tmp_path), batch_size=0)
+
+
+def test_a_target_of_bytes_sees_the_same_images_as_one_of_numbers(tmp_path: Path):
+    numbers, logits = target("a", predicting(LABELS)), predicting(LABELS)
+    form = ImageInput((2, 2), "uint8", "nhwc")
+    pixels = dataclasses.replace(numbers, predict=lambda images: logits[images[:, 0, 0, 0]], input=form)
+    result = evaluate(pixels, source(tmp_path), against=numbers, batch_size=3)
+    assert (result.target.top1, result.agreement) == (100, 100)
+
+
+def test_classes_with_names_are_told_the_worst_first(tmp_path: Path):
+    logits = predicting([0, 1, 2, 0, 4, 5, 6, 0])
+    named = dataclasses.replace(target("t", logits), class_names=tuple("abcdefg"))
+    classes = evaluate(named, source(tmp_path)).target.classes
+    assert [(one.name, one.images, one.top1) for one in classes[:3]] == [("d", 1, 0), ("g", 2, 50), ("a", 1, 100)]
+    assert evaluate(target("t", logits), source(tmp_path)).target.classes == ()

@@ -1,12 +1,14 @@
 """Which output of a model each class is: a list of names in the order of the outputs.
 
 Without one, class folders are numbered in the order of their names as text, as torchvision does it. A model that was
-trained with another order (timm sorts numbers as numbers), or on more classes than there are folders, needs the list.
+trained with another order (timm sorts numbers as numbers), or on more classes than there are folders, needs the list;
+or, in the first case, is asked which order it was trained with.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -14,12 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from repq_deploy.calib_data.sources import ImageSource
 from repq_deploy.errors import BadInput
 from repq_deploy.system.files import existing_file
 
-__all__ = ["check_names", "in_order_of", "read_classes", "warn_of_numbers"]
+__all__ = ["check_names", "in_order_of", "names_by_answers", "read_classes", "warn_of_numbers"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +86,37 @@ def in_order_of(source: ImageSource, classes: Sequence[str], where: str) -> Imag
 def _composed(name: str) -> str:
     """``name`` with each accented letter as one character."""
     return unicodedata.normalize("NFC", name)
+
+
+def names_by_answers(source: ImageSource, answers: NDArray[np.int64]) -> tuple[str, ...]:
+    """The names of a model's outputs in order, where its ``answers``, an output for each image of ``source``, show that
+    they are the class folders; else none.
+
+    Two orders of the folders are usual: that of text, as torchvision has it, and timm's, in which numbers are sorted as
+    numbers and capitals as small letters. One is taken if the model gives an image its folder for at least half of
+    them, and for more than it could by chance; and where both orders differ, also for the images of those folders alone
+    whose places do.
+    """
+    names, labels = source.class_names, source.labels
+    if labels is None or not names:
+        return ()
+    orders = dict.fromkeys((names, tuple(sorted(names, key=lambda name: _natural(name.lower())))))
+    # By order: which output each image's folder would be.
+    outputs = {order: np.array([order.index(name) for name in names])[labels] for order in orders}
+    moved = np.any([each != labels for each in outputs.values()], axis=0)
+    for order, expected in outputs.items():
+        right = expected == answers
+        if _beyond_chance(right, len(names)) and (len(orders) == 1 or _beyond_chance(right[moved], len(names))):
+            return order
+    return ()
+
+
+def _beyond_chance(right: NDArray[np.bool_], classes: int) -> bool:
+    """Whether at least half is right, and four standard deviations more than of an answer at random."""
+    if not len(right):
+        return False
+    chance = 1 / classes
+    return bool(right.mean() >= max(0.5, chance + 4 * math.sqrt(chance * (1 - chance) / len(right))))
 
 
 def warn_of_numbers(source: ImageSource) -> None:

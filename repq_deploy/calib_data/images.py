@@ -15,6 +15,7 @@ import numpy as np
 from repq_deploy.calib_data.preprocess import Preprocess
 from repq_deploy.calib_data.sources import ImageSource, UnreadableImage, open_images
 from repq_deploy.errors import BadInput
+from repq_deploy.inputs import ImageInput
 
 __all__ = ["ImageSource", "LoadedImages", "choose", "iterate_batches", "load_sample", "open_images"]
 
@@ -23,14 +24,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class LoadedImages:
-    """``pixels`` is float32 [N, 3, H, W]; ``source`` holds the same N images, so its labels and SHA-256 are theirs."""
+    """``pixels`` is float32 [N, 3, H, W], or as another ``ImageInput`` has them; ``source`` holds the same N images, so
+    its labels and SHA-256 are theirs."""
 
     pixels: np.ndarray
     source: ImageSource
 
 
 def load_sample(
-    spec: str | Path | ImageSource, preprocess: Preprocess, *, count: int | None = None, seed: int = 0
+    spec: str | Path | ImageSource,
+    preprocess: Preprocess,
+    *,
+    count: int | None = None,
+    seed: int = 0,
+    form: ImageInput | None = None,
 ) -> LoadedImages:
     """Choose ``count`` images at random and load them.
 
@@ -42,6 +49,7 @@ def load_sample(
     Args:
         spec: what ``open_images`` takes, or what it gives.
         count: how many, at least 1; default: all, in the source's order.
+        form: what the images become; default: float32, normalized.
 
     Raises:
         BadInput: too few images, or too many unreadable ones.
@@ -55,7 +63,7 @@ def load_sample(
             f"images {source.origin}: found {len(source)}, expected at least {wanted}; add some or ask fewer"
         )
     order = range(len(source)) if count is None else choose(source, len(source), seed)
-    reader = _Reader(source, preprocess, limit=max(1, wanted // 10))
+    reader = _Reader(source, preprocess, form, limit=max(1, wanted // 10))
     chosen: list[tuple[int, np.ndarray]] = []
     with ThreadPoolExecutor(_threads()) as pool:
         rest = iter(order)
@@ -77,9 +85,10 @@ def choose(source: ImageSource, count: int, seed: int) -> list[int]:
 
 
 def iterate_batches(
-    source: ImageSource, preprocess: Preprocess, batch_size: int
+    source: ImageSource, preprocess: Preprocess, batch_size: int, form: ImageInput | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """All images in order, as (float32 [B, 3, H, W], int64 [B] or None), B at most ``batch_size``.
+    """All images in order, as (images [B, ...], int64 [B] or None), B at most ``batch_size``. ``form`` is what they
+    become, float32 [B, 3, H, W] where it is not given.
 
     The next batch is decoded by threads while the caller works on this one. An unreadable image is named in a warning
     and left out.
@@ -87,7 +96,7 @@ def iterate_batches(
     Raises:
         BadInput: more than a tenth of the images (but at least one) are unreadable.
     """
-    reader = _Reader(source, preprocess, limit=max(1, len(source) // 10))
+    reader = _Reader(source, preprocess, form, limit=max(1, len(source) // 10))
     batches = [range(start, min(start + batch_size, len(source))) for start in range(0, len(source), batch_size)]
     with ThreadPoolExecutor(_threads()) as pool:
         pending = [pool.submit(reader.load, index) for index in batches[0]] if batches else []
@@ -102,16 +111,17 @@ def iterate_batches(
 class _Reader:
     """Loads images of one source and counts the unreadable ones."""
 
-    def __init__(self, source: ImageSource, preprocess: Preprocess, *, limit: int) -> None:
+    def __init__(self, source: ImageSource, preprocess: Preprocess, form: ImageInput | None, *, limit: int) -> None:
         self.source = source
         self.preprocess = preprocess
+        self.form = form or ImageInput(preprocess.size)
         self.limit = limit
         self.unreadable = 0
 
     def load(self, index: int) -> np.ndarray | UnreadableImage:
-        """The pixels float32 [3, H, W], or why there are none. Called from threads."""
+        """One image, or why there is none. Called from threads."""
         try:
-            return self.preprocess(self.source.read(index))
+            return self.preprocess.for_input(self.source.read(index), self.form)
         except UnreadableImage as error:
             return error
 

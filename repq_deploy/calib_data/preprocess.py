@@ -95,6 +95,12 @@ class Preprocess:
         numbers /= std
         return numbers
 
+    def denormalized(self, numbers: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """The inverse of ``normalized``: numbers [..., 3, height, width] to their nearest bytes [..., height, width,
+        3]."""
+        values = np.moveaxis(np.asarray(numbers, dtype=np.float64), -3, -1) * self.std + self.mean
+        return np.clip(np.rint(255 * values), 0, 255).astype(np.uint8)
+
     def for_input(self, image: Image.Image, form: ImageInput) -> NDArray[Any]:
         """An RGB image of any size as a model with the input ``form`` takes it: bytes, or ``self(image)``."""
         return form.of_pixels(self.pixels(image)) if form.takes_pixels else self(image)

@@ -72,7 +72,8 @@ Classes = Annotated[
     typer.Option(
         "--classes",
         help="A text file with the names of the model's outputs in order, one per line. It says which class folder "
-        "belongs to which output.",
+        "belongs to which output. Default: the names that a file records; repq-export records those of the class "
+        "folders in --calib-data, if the float model puts the images into them.",
     ),
 ]
 Force = Annotated[

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "ordered"]
 
+#: Classes that are named in the text.
+_WORST = 3
+
 
 def evaluate(
     target: Annotated[
@@ -187,6 +190,9 @@ def _print_plan(plan: dict[str, Any]) -> None:
 
 def _print_result(result: dict[str, Any], task: Task) -> None:
     say(_line(result), *([f"order of classes: {result['class_order']}"] if task.decides else []))
+    if worst := [one for one in result["classes"] if one["top1"] < 100][:_WORST]:
+        each = ", ".join(f"{one['name']} {one['top1']:.1f} % of {one['images']}" for one in worst)
+        say(f"least accurate classes: {each}")
     if "against" not in result:
         return
     say(_line(result["against"]))

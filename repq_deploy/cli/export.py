@@ -41,6 +41,7 @@ from repq_deploy.cli.export_float import write_float
 from repq_deploy.cli.export_run import plan_of, print_float, print_plan, print_result, run_export
 from repq_deploy.cli.listing.models import list_models
 from repq_deploy.errors import BadInput
+from repq_deploy.inputs import layout_of
 from repq_deploy.recipes import Recipe, load_recipe
 from repq_deploy.system.outputs import check_outputs
 
@@ -59,6 +60,8 @@ _OF_FLOAT = (
         "feature_norm",
         "seed",
         "as_json",
+        "image_input",
+        "input_layout",
         "opset",
         "force",
         "dry_run",
@@ -153,6 +156,21 @@ def export(
     device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
+    image_input: Annotated[
+        str,
+        typer.Option(
+            "--input",
+            help="What images the model takes: float32, which are resized, cropped and normalized, or uint8, which are "
+            "resized and cropped RGB images that the model normalizes itself.",
+        ),
+    ] = "float32",
+    input_layout: Annotated[
+        str | None,
+        typer.Option(
+            help="With --input uint8: the order of the axes, nhwc as image libraries have it, or nchw.",
+            show_default="nhwc",
+        ),
+    ] = None,
     opset: Annotated[
         int,
         typer.Option(
@@ -188,6 +206,9 @@ def export(
         [("--checkpoint", checkpoint), ("--recipe", recipe), ("--calib-data", calib_data), ("--classes", classes)],
         force=force,
     )
+    if input_layout is not None and image_input != "uint8":
+        raise BadInput(f"--input-layout {input_layout}: belongs to --input uint8; float32 images are nchw")
+    layout = layout_of(image_input, input_layout)
     said = Recipe() if recipe is None else load_recipe(recipe)
     widths = BitWidths.parse(bits or said.bits or "w8a8", preset=preset or said.preset or "deploy")
     # Torch takes seconds to import; a typing error should not.
@@ -214,13 +235,15 @@ def export(
     names = () if classes is None else read_classes(classes)
     check_opset(opset, 32 if float_model else widths.narrowest_weight)
     if float_model:
-        written = write_float(spec, weights, output, seed, names, opset, dry_run=dry_run)
+        written = write_float(
+            spec, weights, output, seed, names, opset, input=image_input, layout=layout, dry_run=dry_run
+        )
         show(written, as_json=as_json, text=lambda: print_float(written))
         return
     if dry_run:
         if calib_data not in (None, "synthetic"):
             open_images(calib_data)
-        plan = plan_of(spec, widths, chosen, output)
+        plan = plan_of(spec, widths, chosen, output) | {"input": f"{image_input} {layout}"}
         show(plan, as_json=as_json, text=lambda: print_plan(plan))
         return
     result = run_export(
@@ -233,6 +256,8 @@ def export(
         calib_data=calib_data,
         num_calib=num_calib,
         classes=names,
+        input=image_input,
+        layout=layout,
         opset=opset,
         save_quantized=save_quantized,
         work_dir=work_dir,

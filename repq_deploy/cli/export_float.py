@@ -30,12 +30,15 @@ def write_float(
     names: tuple[str, ...],
     opset: int,
     *,
+    input: str,
+    layout: str,
     dry_run: bool,
 ) -> dict[str, Any]:
     """Write the float model of ``spec`` unless it is a ``dry_run``; what the command answers."""
     from repq_deploy.export.canonical import write_canonical
     from repq_deploy.export.float_model import float_onnx
     from repq_deploy.export.opsets import at_opset
+    from repq_deploy.inputs import ImageInput
     from repq_deploy.models.loading import build
     from repq_deploy.models.preprocessing import preprocess_of
 
@@ -48,9 +51,16 @@ def write_float(
             model = float_onnx(
                 found.network,
                 (3, *preprocess.size),
+                form=ImageInput(preprocess.size, input, layout),
                 name=spec.name,
                 preprocess=preprocess.to_json(),
                 classes=names or found.classes,
             )
         write_canonical(at_opset(model, opset), output)
-    return {"output": str(output), "model": spec.name, "bits": "float", "dry_run": dry_run}
+    return {
+        "output": str(output),
+        "model": spec.name,
+        "bits": "float",
+        "input": f"{input} {layout}",
+        "dry_run": dry_run,
+    }

@@ -39,6 +39,8 @@ def run_export(
     calib_data: str | None,
     num_calib: int | None,
     classes: tuple[str, ...],
+    input: str,
+    layout: str,
     opset: int,
     save_quantized: Path | None,
     work_dir: Path | None,
@@ -80,8 +82,19 @@ def run_export(
         )
     for line in quantized.provenance.refused:
         say_note(line)
+    if not classes and not model.classes:
+        _say_names(quantized.provenance.classes, images.source.class_names, model.network)
     calibrated = time.monotonic()
-    written = export_onnx(quantized, output, images, opset=opset, save_quantized=save_quantized, doing=console.status)
+    written = export_onnx(
+        quantized,
+        output,
+        images,
+        input=input,
+        input_layout=layout,
+        opset=opset,
+        save_quantized=save_quantized,
+        doing=console.status,
+    )
     work.finish()
     agreement = written.agreement
     return {
@@ -89,9 +102,11 @@ def run_export(
         "model": spec.name,
         "bits": str(widths),
         "preset": widths.preset,
+        "input": f"{input} {layout}",
         "method": method.name,
         "softmax": quantized.softmax,
         "device": str(device),
+        "classes": list(quantized.provenance.classes),
         "refused": list(quantized.provenance.refused),
         "calibration": origin,
         "calibration_images": quantized.provenance.calibration_images,
@@ -108,6 +123,14 @@ def run_export(
         "free_running_decisions_equal": agreement.decisions_equal,
         "seconds": {"calibrate": calibrated - started, "export": time.monotonic() - calibrated},
     }
+
+
+def _say_names(found: tuple[str, ...], folders: tuple[str, ...], network: Any) -> None:
+    """Whether class folders became the names of the outputs."""
+    if found:
+        say_note(f"names of classes: the {len(found)} folders, in the order that the model's own answers have")
+    elif folders and len(folders) == network.num_classes:
+        say_note("names of classes: not recorded, as the model's answers fit no order of the folders; use --classes")
 
 
 def _count(origin: str, method: Method, widths: BitWidths, num_calib: int | None) -> int:
@@ -181,4 +204,4 @@ def plan_of(spec: Any, widths: BitWidths, method: Method, output: Path) -> dict[
 def print_plan(plan: dict[str, Any]) -> None:
     lines = [f"{name:40} {bits}" for name, bits in plan["sites"].items()]
     lines += [f"note: {line}" for line in plan["refused"]]
-    say(*lines, f"would write {plan['output']} by {plan['method']}, {plan['preset']}")
+    say(*lines, f"would write {plan['output']} by {plan['method']}, {plan['preset']}, for images in {plan['input']}")

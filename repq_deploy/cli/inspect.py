@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+#: Of classes, in the text.
+_NAMES = 8
 #: Wide enough for the longest site name; a terminal cuts no column.
 _WIDTH = 140
 
@@ -60,6 +62,7 @@ def _model(file: Path, passes: str | None, compute: str, allow_rounding: bool) -
     from repq_deploy.engines.compute import lowering_for
     from repq_deploy.engines.source import read_source
     from repq_deploy.export.lowering import lower
+    from repq_deploy.export.names import recorded_classes
     from repq_deploy.export.table import site_table
 
     source = read_source(file)
@@ -69,6 +72,8 @@ def _model(file: Path, passes: str | None, compute: str, allow_rounding: bool) -
         "sha256": source.sha256,
         "metadata": source.metadata,
         "input": ["batch", *source.image_shape],
+        "input_dtype": source.input.dtype,
+        "class_names": list(recorded_classes(source.metadata)),
         "output": ["batch", source.outputs],
         "outputs": {name: ["batch", *shape] for name, shape in source.named.shapes.items()},
         "sites": [dataclasses.asdict(row) for row in site_table(source.model)],
@@ -98,7 +103,14 @@ def _engine(file: Path, passes: str | None) -> dict[str, Any]:
             f"--passes {passes}: {file.name} was built for {manifest.backend}; inspect the ONNX file it was made from: "
             f"repq-inspect {manifest.source.name} --passes {passes}"
         )
-    result: dict[str, Any] = {"file": str(file), "bytes": file.stat().st_size, "manifest": manifest.to_dict()}
+    result: dict[str, Any] = {
+        "file": str(file),
+        "bytes": file.stat().st_size,
+        "input": ["batch", *manifest.image_shape],
+        "input_dtype": manifest.input.dtype,
+        "class_names": list(manifest.class_names),
+        "manifest": manifest.to_dict(),
+    }
     kernels = _kernels(file, manifest)
     return result if kernels is None else {**result, "product_kernels": kernels}
 
@@ -119,7 +131,11 @@ def _kernels(file: Path, manifest: Manifest) -> dict[str, int] | None:
 
 
 def _print(result: dict[str, Any]) -> None:
-    say(f"{result['file']}: {result['bytes'] / 1e6:.2f} MB")
+    images = ", ".join(map(str, result["input"]))
+    say(f"{result['file']}: {result['bytes'] / 1e6:.2f} MB, takes images {result['input_dtype']} [{images}]")
+    if names := result["class_names"]:
+        shown = ", ".join(names[:_NAMES]) + (", ..." if len(names) > _NAMES else "")
+        say(f"{'classes':16} {len(names)}: {shown}")
     if "manifest" in result:
         _print_engine(result)
         return
@@ -147,11 +163,11 @@ def _print(result: dict[str, Any]) -> None:
 
 def _metadata(metadata: dict[str, str]) -> list[str]:
     """A line for each record, and for each rewrite that was refused; what was measured at every site is
-    ``repq-report``'s to show."""
-    from repq_deploy.export.names import REFUSED, SITES, recorded_refusals
+    ``repq-report``'s to show, and images and classes have their lines above."""
+    from repq_deploy.export.names import CLASSES, INPUT_FORM, REFUSED, SITES, recorded_refusals
 
     entries = metadata | ({SITES: "measured; see repq-report"} if SITES in metadata else {})
-    rows = [(key, value) for key, value in entries.items() if key != REFUSED]
+    rows = [(key, value) for key, value in entries.items() if key not in (CLASSES, INPUT_FORM, REFUSED)]
     rows += [(REFUSED, line) for line in recorded_refusals(metadata)]
     return [f"{key.removeprefix('repq.'):16} {value}" for key, value in rows]
 

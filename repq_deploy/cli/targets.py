@@ -85,6 +85,7 @@ def open_target(
             manifest.outputs,
             _class_names(manifest.metadata),
             _task(manifest.metadata, name),
+            manifest.input,
         )
     if name.endswith(tuple(foreign_formats())) and not _is_ours(Path(name)):
         return _plain(name, preprocess)
@@ -92,7 +93,7 @@ def open_target(
         source = read_source(Path(name))
         recorded, names = _recorded(source.metadata, name), _class_names(source.metadata)
         kind = f"canonical ONNX ({REFERENCE.name})"
-        return Target(name, kind, open_reference(source), recorded, source.outputs, names, source.task)
+        return Target(name, kind, open_reference(source), recorded, source.outputs, names, source.task, source.input)
     if name.endswith(".safetensors"):
         from repq_deploy.devices import predictor
         from repq_deploy.models.families import task_of
@@ -171,12 +172,13 @@ def _plain(name: str, preprocess: Preprocess | None) -> Target:
             "or write it with repq-export"
         )
     model = open_plain(Path(name))
-    if model.outputs is None or model.image_shape != (3, *preprocess.size):
+    if model.outputs is None or model.input.sides != preprocess.size:
         raise BadInput(
-            f"{name}: takes images {list(model.image_shape)} and gives {model.outputs or 'any number of'} classes; "
-            f"expected images {[3, *preprocess.size]} as --preprocess-from records, and a fixed number"
+            f"{name}: takes images {model.input} and gives {model.outputs or 'any number of'} classes; "
+            f"expected images of {preprocess.size} pixels as --preprocess-from records, and a fixed number"
         )
-    return Target(name, f"{model.kind} ({model.runtime})", model.runner(), preprocess, model.outputs)
+    kind = f"{model.kind} ({model.runtime})"
+    return Target(name, kind, model.runner(), preprocess, model.outputs, input=model.input)
 
 
 def _recorded(metadata: Mapping[str, str], name: str) -> Preprocess:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repq_deploy.errors import BadInput
+from repq_deploy.inputs import ImageInput
 
 __all__ = ["THREADS", "BatchedRunner", "GraphRunner", "Profile", "Runner"]
 
@@ -27,10 +28,10 @@ GraphRunner = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
 
 
 class Runner(Protocol):
-    """Computes the outputs [N, numbers] of images [N, 3, H, W], both float32, for any N of at least 1: logits, or all
-    outputs ``joined``."""
+    """Computes the outputs float32 [N, numbers] of images [N, ...], as an ``ImageInput`` says, for any N of at least 1:
+    logits, or all outputs ``joined``."""
 
-    def __call__(self, images: Array) -> Array: ...
+    def __call__(self, images: NDArray[Any]) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -53,20 +54,20 @@ class Profile:
 class BatchedRunner:
     """A ``Runner`` made of ``run``, which takes between ``profile.min`` and ``profile.max`` images."""
 
-    run: Callable[[Array], Array]
+    run: Callable[[NDArray[Any]], Array]
     profile: Profile
-    image_shape: tuple[int, ...]
+    images: ImageInput
 
-    def __call__(self, images: Array) -> Array:
-        if images.shape[1:] != self.image_shape or len(images) == 0:
-            raise BadInput(
-                f"images of shape {list(images.shape)}: this engine takes [N, {', '.join(map(str, self.image_shape))}]"
-            )
-        images = np.ascontiguousarray(images, dtype=np.float32)
+    def __call__(self, images: NDArray[Any]) -> Array:
+        # Bytes taken for normalized numbers, or these cut to bytes, would give wrong answers and no error.
+        fits = images.dtype == np.uint8 if self.images.takes_pixels else images.dtype.kind == "f"
+        if images.shape[1:] != self.images.shape or len(images) == 0 or not fits:
+            raise BadInput(f"images {images.dtype} {list(images.shape)}: this engine takes {self.images}")
+        images = np.ascontiguousarray(images, dtype=self.images.dtype)
         chunks = [images[start : start + self.profile.max] for start in range(0, len(images), self.profile.max)]
         return np.concatenate([self._run_chunk(chunk) for chunk in chunks])
 
-    def _run_chunk(self, chunk: Array) -> Array:
+    def _run_chunk(self, chunk: NDArray[Any]) -> Array:
         missing = self.profile.min - len(chunk)
         if missing <= 0:
             return self.run(chunk)

@@ -28,6 +28,7 @@ _KEPT = (
     names.CLASSES,
     names.TASK,
     names.OUTPUTS,
+    names.INPUT_FORM,
     names.PART,
     f"{names.PREFIX}version",
 )

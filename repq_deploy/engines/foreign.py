@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from repq_deploy.engines.backends import ForeignFormat, all_backends
 from repq_deploy.engines.batching import BatchedRunner, Profile, Runner
 from repq_deploy.errors import BadInput
+from repq_deploy.inputs import ImageInput
 from repq_deploy.system.files import existing_file
 
 __all__ = ["PlainModel", "foreign_formats", "open_plain"]
@@ -20,23 +20,23 @@ __all__ = ["PlainModel", "foreign_formats", "open_plain"]
 
 @dataclass(frozen=True)
 class PlainModel:
-    """``run`` computes the first output of images float32 [N, *image_shape], where N is ``batch`` if that is a number.
+    """``run`` computes the first output of images [N, ...] as ``input`` says, where N is ``batch`` if that is a number.
 
     ``kind`` is what such a file is called, and ``runtime`` the backend that runs it. ``outputs`` is the size of the
     output's last axis, None where the file does not fix it.
     """
 
-    run: Callable[[NDArray[np.float32]], Any]
+    run: Callable[[NDArray[Any]], Any]
     kind: str
     runtime: str
     batch: int | None
-    image_shape: tuple[int, ...]
+    input: ImageInput
     outputs: int | None
 
     def runner(self) -> Runner:
         """The same for any number of images."""
         profile = Profile() if self.batch is None else Profile(self.batch, self.batch, self.batch)
-        return BatchedRunner(self.run, profile, self.image_shape)
+        return BatchedRunner(self.run, profile, self.input)
 
 
 def foreign_formats() -> dict[str, tuple[str, ForeignFormat]]:
@@ -52,7 +52,7 @@ def open_plain(path: Path, *, threads: int | None = None) -> PlainModel:
     """Open ``path`` with its runtime's own optimizations; ``threads`` None leaves their number to the runtime.
 
     Raises:
-        BadInput: no such file, another suffix, or inputs other than one of images in float32, of a fixed size.
+        BadInput: no such file, another suffix, or inputs other than one of RGB images, of a fixed size.
         BackendMissing: its runtime is not installed.
         BuildFailed: its runtime refuses it.
     """
@@ -61,15 +61,20 @@ def open_plain(path: Path, *, threads: int | None = None) -> PlainModel:
     if path.suffix not in formats:
         raise BadInput(f"model {path}: expected a file ending in {' or '.join(formats)}")
     runtime, form = formats[path.suffix]
-    run, shape, output = form.open(path, threads=threads)
-    if len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
-        raise BadInput(f"model {path}: input of shape {list(shape)}; expected images [batch, C, H, W] of a fixed size")
+    run, dtype, shape, output = form.open(path, threads=threads)
     batch, *image = shape
+    sizes = [size for size in image if isinstance(size, int)]
+    layout = "nhwc" if dtype == "uint8" and sizes[-1:] == [3] else "nchw"
+    try:
+        images = ImageInput.of_shape(sizes, dtype, layout)
+    except ValueError as error:
+        expected = "[batch, 3, H, W] in float32 or uint8, or uint8 [batch, H, W, 3], of a fixed size"
+        raise BadInput(f"model {path}: input {dtype} {list(shape)}; expected RGB images {expected}") from error
     return PlainModel(
         run,
         form.kind,
         runtime,
         batch if isinstance(batch, int) else None,
-        tuple(size for size in image if isinstance(size, int)),
+        images,
         output[-1] if output and isinstance(output[-1], int) else None,
     )

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from repq_deploy.engines.backends import backend_named
@@ -22,11 +21,12 @@ __all__ = ["Runner", "check_engine", "load_engine", "open_engine", "open_like", 
 
 def open_engine(
     path: Path | str, *, session: Mapping[str, str] | None = None
-) -> tuple[Callable[[NDArray[np.float32]], Any], Manifest]:
+) -> tuple[Callable[[NDArray[Any]], Any], Manifest]:
     """The engine file ``path``, ready to run, and its manifest.
 
-    It is called with images float32 [N, 3, H, W], any number of them, and gives logits float32 [N, classes]; one that
-    names its outputs, such as features, gives a dictionary of arrays float32 [N, ...].
+    It is called with images [N, ...] as ``manifest.input`` says, float32 [N, 3, H, W] or bytes, any number of them,
+    and gives logits float32 [N, classes]; one that names its outputs, such as features, gives a dictionary of arrays
+    float32 [N, ...].
 
     Args:
         session: options beside those of the manifest, such as the number of threads.
@@ -91,7 +91,7 @@ def open_like(manifest: Manifest, file: bytes | Path, *, session: Mapping[str, s
     return backend_named(manifest.backend).open(
         file,
         profile=manifest.profile,
-        image_shape=manifest.image_shape,
+        images=manifest.input,
         session={**manifest.session, **(session or {})},
         outputs=manifest.named.names,
     )

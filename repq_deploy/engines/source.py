@@ -1,8 +1,8 @@
 """Reading a canonical ONNX file: what ``repq-export`` wrote, and nothing else.
 
-The file has one input ``images`` float32 [batch, 3, H, W] and one output ``logits`` float32 [batch, classes], or those
-that its metadata name; ``batch`` is dynamic, the rest is fixed. Its ``metadata_props`` under ``repq.*`` say what was
-calibrated and how.
+The file has one input ``images`` float32 [batch, 3, H, W], or bytes as its metadata say, and one output ``logits``
+float32 [batch, classes], or those that its metadata name; ``batch`` is dynamic, the rest is fixed. Its
+``metadata_props`` under ``repq.*`` say what was calibrated and how.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from repq_deploy.export import names
 from repq_deploy.export.digest import bad_scale, quantizers_digest
 from repq_deploy.export.measures.record import recorded_measures
 from repq_deploy.export.names import INPUT, OUTPUT
+from repq_deploy.inputs import ImageInput
 from repq_deploy.outputs import Outputs
 from repq_deploy.records import parse_json
 from repq_deploy.system.files import existing_file, sha256_of
@@ -28,13 +29,15 @@ from repq_deploy.tasks import Task
 
 __all__ = ["INPUT", "OUTPUT", "SourceModel", "read_source"]
 
+#: What tensors may be given and give.
+_TYPE_NAMES: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
 #: Types of less than a byte.
 _PACKED: dict[int, int] = dict.fromkeys((onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1), 4)
 
 
 @dataclass(frozen=True)
 class SourceModel:
-    """A canonical ONNX file in memory. ``image_shape`` is (3, H, W).
+    """A canonical ONNX file in memory. ``input`` says what images it takes.
 
     A float model over 2 GiB has the bytes of its weights in a second file, ``weights``; ``model`` and ``data`` do not
     hold them. ``sha256`` is the hash of both files. ``named`` are the outputs, which make ``outputs`` numbers.
@@ -46,8 +49,13 @@ class SourceModel:
     weights: Path | None
     sha256: str
     metadata: dict[str, str]
-    image_shape: tuple[int, ...]
+    input: ImageInput
     named: Outputs
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape of one image: (3, H, W), or (H, W, 3) of bytes in that layout."""
+        return self.input.shape
 
     @property
     def outputs(self) -> int:
@@ -96,14 +104,14 @@ def read_source(path: Path) -> SourceModel:
         )
     weights = _weights_file(path, model)
     _check_metadata(path, metadata)
-    (image_shape,) = _fixed_dimensions(path, model.graph.input, [INPUT], rank=4)
+    images = _images(path, model, metadata)
     named = _outputs(path, model, metadata)
     _check_graph(path, model)
     _check_quantizers(path, model, metadata)
     sha256 = hashlib.sha256(data).hexdigest()
     if weights is not None:
         sha256 = hashlib.sha256(f"{sha256} {sha256_of(weights)}".encode()).hexdigest()
-    return SourceModel(path, model, data, weights, sha256, metadata, image_shape, named)
+    return SourceModel(path, model, data, weights, sha256, metadata, images, named)
 
 
 def _check_graph(path: Path, model: onnx.ModelProto) -> None:
@@ -146,7 +154,8 @@ def _check_metadata(path: Path, metadata: dict[str, str]) -> None:
     try:
         if metadata.get(names.BITS):
             BitWidths.parse(metadata[names.BITS], preset=metadata.get(names.PRESET, "deploy"))
-        for key in (names.PREPROCESS, names.SPEC, names.CLASSES):
+        names.recorded_classes(metadata)
+        for key in (names.PREPROCESS, names.SPEC):
             if metadata.get(key):
                 parse_json(metadata[key])
         names.recorded_task(metadata)
@@ -189,6 +198,16 @@ def _weights_file(path: Path, model: onnx.ModelProto) -> Path | None:
     return weights
 
 
+def _images(path: Path, model: onnx.ModelProto, metadata: dict[str, str]) -> ImageInput:
+    """What the input is, which must be as the metadata say."""
+    kind = onnx.TensorProto.UINT8 if names.INPUT_FORM in metadata else onnx.TensorProto.FLOAT
+    (shape,) = _fixed_dimensions(path, model.graph.input, [INPUT], rank=4, kind=kind)
+    try:
+        return names.recorded_input(metadata, shape)
+    except (BadInput, ValueError) as error:
+        raise BadInput(f"model {path}: {error}; write it with repq-export") from error
+
+
 def _outputs(path: Path, model: onnx.ModelProto, metadata: dict[str, str]) -> Outputs:
     recorded = names.recorded_outputs(metadata)
     if recorded is None:
@@ -200,25 +219,30 @@ def _outputs(path: Path, model: onnx.ModelProto, metadata: dict[str, str]) -> Ou
 
 
 def _fixed_dimensions(
-    path: Path, values: Sequence[onnx.ValueInfoProto], expected: Sequence[str], *, rank: int | None = None
+    path: Path,
+    values: Sequence[onnx.ValueInfoProto],
+    expected: Sequence[str],
+    *,
+    rank: int | None = None,
+    kind: int = onnx.TensorProto.FLOAT,
 ) -> list[tuple[int, ...]]:
     """The dimensions of each tensor in ``values``, which have the names ``expected``, after the dynamic batch."""
     if [value.name for value in values] != list(expected):
         found = ", ".join(value.name for value in values) or "none"
         what = f"the one tensor {expected[0]!r}" if len(expected) == 1 else f"the tensors {', '.join(expected)}"
         raise BadInput(f"model {path}: expected {what}, found {found}; write it with repq-export")
-    return [_fixed(path, value, rank) for value in values]
+    return [_fixed(path, value, rank, kind) for value in values]
 
 
-def _fixed(path: Path, value: onnx.ValueInfoProto, rank: int | None) -> tuple[int, ...]:
+def _fixed(path: Path, value: onnx.ValueInfoProto, rank: int | None, kind: int) -> tuple[int, ...]:
     tensor = value.type.tensor_type
     batch, *rest = tensor.shape.dim or [onnx.TensorShapeProto.Dimension()]
     fixed = tuple(dimension.dim_value for dimension in rest)
     fits = len(fixed) == rank - 1 if rank is not None else bool(fixed)
-    if tensor.elem_type != onnx.TensorProto.FLOAT or not fits or min(fixed) <= 0 or batch.dim_value > 0:
+    if tensor.elem_type != kind or not fits or min(fixed) <= 0 or batch.dim_value > 0:
         of_rank = "" if rank is None else f" of rank {rank}"
         raise BadInput(
-            f"model {path}: {value.name!r} must be float32{of_rank} with a dynamic batch and fixed other dimensions; "
-            "write it with repq-export"
+            f"model {path}: {value.name!r} must be {_TYPE_NAMES[kind]}{of_rank} with a dynamic batch and fixed other "
+            "dimensions; write it with repq-export"
         )
     return fixed

@@ -19,14 +19,16 @@ from repq_deploy.export.default_session import exact_by_default
 from repq_deploy.export.digest import quantizers_digest
 from repq_deploy.export.domain import DOMAIN, DOMAIN_VERSION, functions
 from repq_deploy.export.passes.activation_qdq import ActivationQDQ
-from repq_deploy.export.passes.base import run_passes
+from repq_deploy.export.passes.base import Pass, run_passes
 from repq_deploy.export.passes.bias_tables import BiasTables
 from repq_deploy.export.passes.integer_weights import IntegerWeights
 from repq_deploy.export.passes.log2_nodes import Log2Nodes
+from repq_deploy.export.passes.pixel_input import pixel_passes
 from repq_deploy.export.passes.shared_constants import SharedConstants
 from repq_deploy.export.passes.table_nodes import TableNodes
 from repq_deploy.export.trace import OPSET, trace
 from repq_deploy.export.weights_file import write_model
+from repq_deploy.inputs import ImageInput
 from repq_deploy.quant.model import QuantizedModel
 
 __all__ = ["canonical_onnx", "write_canonical"]
@@ -34,14 +36,19 @@ __all__ = ["canonical_onnx", "write_canonical"]
 FORMAT = "1"
 
 
-def canonical_onnx(quantized: QuantizedModel, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
-    """Export ``quantized`` for images [batch, *input_shape] named ``images``; output ``logits`` [batch, classes],
-    or those that the model names."""
+def canonical_onnx(
+    quantized: QuantizedModel, input_shape: tuple[int, int, int], *, form: ImageInput | None = None
+) -> onnx.ModelProto:
+    """Export ``quantized`` for images float32 [batch, *input_shape] named ``images``; output ``logits`` [batch,
+    classes], or those that the model names. ``form``: other images of that size, which the graph normalizes.
+
+    Raises:
+        BadInput: images of bytes, and a model whose preprocessing is not known.
+    """
+    passes: list[Pass] = [IntegerWeights(), ActivationQDQ(), Log2Nodes(), TableNodes(), BiasTables(), SharedConstants()]
+    passes += pixel_passes(form, quantized.provenance.preprocess)
     # No name here holds what is traced, which is as large as the float model.
-    model, _ = run_passes(
-        _stripped(trace(quantized, input_shape)),
-        [IntegerWeights(), ActivationQDQ(), Log2Nodes(), TableNodes(), BiasTables(), SharedConstants()],
-    )
+    model, _ = run_passes(_stripped(trace(quantized, input_shape)), passes)
     operators = {(node.domain, node.op_type) for node in model.graph.node}
     del model.opset_import[:]
     model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
@@ -51,7 +58,7 @@ def canonical_onnx(quantized: QuantizedModel, input_shape: tuple[int, int, int])
     model.graph.name = "repq"
     model.producer_name, model.producer_version = "repq-deploy", __version__
     of_graph = {names.DEFAULT_SESSION: exact_by_default(model), names.DIGEST: quantizers_digest(model)}
-    of_graph |= names.outputs_entry(model)
+    of_graph |= names.outputs_entry(model) | names.input_entry(form)
     onnx.helper.set_model_props(model, _metadata(quantized) | of_graph)
     onnx.checker.check_model(model, full_check=True)
     return model

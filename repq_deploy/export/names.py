@@ -92,9 +92,9 @@ def recorded_outputs(metadata: Mapping[str, str]) -> Outputs | None:
     return found
 
 
-def input_entry(form: ImageInput) -> dict[str, str]:
+def input_entry(form: ImageInput | None) -> dict[str, str]:
     """What a file records of its images."""
-    if not form.takes_pixels:
+    if form is None or not form.takes_pixels:
         return {}
     return {INPUT_FORM: json.dumps({"dtype": form.dtype, "layout": form.layout}, sort_keys=True)}
 
@@ -105,10 +105,12 @@ def recorded_input(metadata: Mapping[str, str], shape: Sequence[int]) -> ImageIn
     Raises:
         ValueError: the record is damaged, or does not fit the shape.
     """
-    form = decode(dict[str, str], parse_json(metadata.get(INPUT_FORM, "{}")), INPUT_FORM)
-    if form.keys() - {"dtype", "layout"}:
-        raise ValueError(f"{INPUT_FORM}: found {', '.join(sorted(form))[:60]}, expected dtype and layout")
-    return ImageInput.of_shape(shape, form.get("dtype", "float32"), form.get("layout", "nchw"))
+    if INPUT_FORM not in metadata:
+        return ImageInput.of_shape(shape, "float32", "nchw")
+    form = decode(dict[str, str], parse_json(metadata[INPUT_FORM]), INPUT_FORM)
+    if form.keys() != {"dtype", "layout"}:
+        raise ValueError(f"{INPUT_FORM}: found {', '.join(sorted(form))[:60] or 'nothing'}, expected dtype and layout")
+    return ImageInput.of_shape(shape, form["dtype"], form["layout"])
 
 
 def recorded_classes(metadata: Mapping[str, str]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ attention. So an unequal code counts only where the value is not next to the bor
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -73,14 +74,19 @@ class ExportAgreement:
         return float(np.mean([site.equal for site in self.sites]))
 
 
-def compare_export(quantized: QuantizedModel, model: onnx.ModelProto, images: Tensor) -> ExportAgreement:
-    """Run ``images`` [N, 3, H, W] through both and compare the codes of every activation site, and the logits."""
+def compare_export(
+    quantized: QuantizedModel, model: onnx.ModelProto, images: Tensor, *, given: NDArray[Any] | None = None
+) -> ExportAgreement:
+    """Run ``images`` [N, 3, H, W] through both and compare the codes of every activation site, and the logits.
+
+    ``given`` are the same images as the ONNX ``model`` takes them, where it takes others.
+    """
     exposed = onnx.ModelProto()
     exposed.CopyFrom(model)
     produced = {name for node in model.graph.node for name in node.output}
     quantizers = {name: q for name, q in quantized.quantizers().items() if f"{name}/codes" in produced}
     exposed.graph.output.extend(onnx.ValueInfoProto(name=f"{name}/codes") for name in quantizers)
-    found = reference_session(exposed).run(None, {"images": images.numpy()})
+    found = reference_session(exposed).run(None, {"images": images.numpy() if given is None else given})
     count = len(model.graph.output)
     logits, theirs = joined(found[:count]), dict(zip(quantizers, found[count:], strict=True))
 

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from repq_deploy.engines.manifest import Manifest
+from repq_deploy.export.names import INPUT_FORM
 from repq_deploy.records import parse_json
 from repq_deploy.report.facts import ModelFact
 
@@ -31,6 +32,9 @@ def export_command(model: ModelFact) -> str | None:
     words += _of_model(spec)
     if metadata.get("repq.classes"):
         words += ["--classes", "NAMES.txt"]
+    if metadata.get(INPUT_FORM):
+        form = parse_json(metadata[INPUT_FORM])
+        words += ["--input", form["dtype"], "--input-layout", form["layout"]]
     return shlex.join([*words, "-o", model.source_name])
 
 

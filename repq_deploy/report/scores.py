@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,7 @@ def score(
 def _noting(target: Target, into: list[NDArray[np.int64]]) -> Target:
     """``target``, with what it decides for each image put ``into`` a list."""
 
-    def predict(images: Array) -> Array:
+    def predict(images: NDArray[Any]) -> Array:
         outputs = target.predict(images)
         if outputs.ndim == 2:
             into.append(outputs.argmax(axis=1))

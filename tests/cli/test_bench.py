@@ -46,7 +46,7 @@ def test_a_system_that_pins_nothing_and_tells_no_memory(tmp_path, monkeypatch, c
 
     def answer(request: dict[str, object], label: str) -> list[dict[str, object]]:
         requests.append(request)
-        return [{"image_shape": [3, 2, 2]}, {"batch": 1, "milliseconds": [1.0] * 5, "memory_mb": None}]
+        return [{"sides": [2, 2]}, {"batch": 1, "milliseconds": [1.0] * 5, "memory_mb": None}]
 
     monkeypatch.setattr(measure, "_run", answer)
     options = ("--batch", "1", "--rounds", "2", "--seconds", "0")

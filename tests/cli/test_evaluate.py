@@ -18,6 +18,7 @@ from repq_deploy.bits import BitWidths
 from repq_deploy.calib_data import Preprocess, load_sample, open_images
 from repq_deploy.calibrate import calibrate
 from repq_deploy.cli import build_engine, evaluate, export, targets
+from repq_deploy.inputs import ImageInput
 from repq_deploy.quant import saved as quantized
 from repq_deploy.quant.model import Provenance
 from tests.conftest import SPECS, float_model, images_for
@@ -108,7 +109,7 @@ def test_a_file_of_another_tool_takes_our_preprocessing(run, linear: Path, data:
     smaller = write_onnx(tmp_path / "smaller.onnx", preprocess=PREPROCESS.to_json().replace("[8, 8]", "[4, 4]"))
     done = run(tmp_path / "theirs.onnx", *options, "--preprocess-from", smaller)
     assert done.code == 2
-    assert "takes images [3, 8, 8]" in done.err
+    assert "takes images float32 [N, 3, 8, 8]" in done.err
 
 
 def test_classes_say_which_output_each_folder_is(run, tmp_path: Path):
@@ -171,6 +172,7 @@ def _manifest(verdict: str = "PASSED") -> SimpleNamespace:
         metadata={"repq.preprocess": PREPROCESS.to_json()},
         backend="onnxruntime",
         outputs=CLASSES,
+        input=ImageInput((8, 8)),
         validation=SimpleNamespace(verdict=verdict, reason="SQNR 3.0 dB is below 25.0 dB"),
     )
 

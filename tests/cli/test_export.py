@@ -284,3 +284,17 @@ def test_features_that_cannot_be_given_are_one_line(run, tmp_path, options, mess
     done = run("demo", *options, "-o", tmp_path / "x.onnx")
     assert done.code == 2
     assert message in done.err
+
+
+def test_images_of_bytes_are_an_option_and_a_layout_belongs_to_them(run, tmp_path):
+    output = tmp_path / "m.onnx"
+    done = run("demo", "-o", output, "--input", "uint8", "--input-layout", "nchw", "--dry-run", "--json")
+    assert json.loads(done.out)["input"] == "uint8 nchw"
+    assert "images in uint8 nhwc" in run("demo", "-o", output, "--input", "uint8", "--dry-run").out
+    for options, message in (
+        (("--input-layout", "nhwc"), "belongs to --input uint8"),
+        (("--input", "int8"), "images of type 'int8': expected one of float32, uint8"),
+        (("--input", "uint8", "--input-layout", "chw"), "images of layout 'chw'"),
+    ):
+        done = run("demo", "-o", output, "--dry-run", *options)
+        assert (done.code, message in done.err) == (2, True), done.err

@@ -22,6 +22,7 @@ from repq_deploy.engines.foreign import open_plain
 from repq_deploy.engines.runner import open_engine
 from repq_deploy.engines.source import SourceModel
 from repq_deploy.errors import BadInput
+from repq_deploy.inputs import ImageInput
 from tests.engines.graphs import CLASSES, SIDE, oracle, write_tiny
 
 TOY = Path(__file__).parents[1] / "engines" / "toy.py"
@@ -76,10 +77,10 @@ def test_the_commands_take_it(toy: Backend, source: SourceModel, call: Callable[
 def test_its_files_of_other_tools_are_opened(toy: Backend, source: SourceModel) -> None:
     path = shutil.copy(source.path, source.path.with_suffix(".toy"))
     model = open_plain(Path(path))
-    assert (model.kind, model.runtime, model.image_shape, model.outputs) == (
+    assert (model.kind, model.runtime, model.input, model.outputs) == (
         "toy file",
         "toy",
-        (3, SIDE, SIDE),
+        ImageInput((SIDE, SIDE)),
         CLASSES,
     )
     assert not is_model_name("m.toy")

@@ -87,18 +87,21 @@ class FakeContext:
 
     def execute_async_v3(self, stream: int) -> bool:
         assert stream == 7
-        images = self._at("images")
+        kind = ctypes.c_uint8 if self.session.get_inputs()[0].type == "tensor(uint8)" else ctypes.c_float
+        images = self._at("images", kind)
         for output in self.session.get_outputs():
             self._at(output.name)[...] = self.session.run([output.name], {"images": images})[0]
         return True
 
-    def _at(self, name: str) -> np.ndarray:
-        pointer = ctypes.cast(self.addresses[name], ctypes.POINTER(ctypes.c_float))
+    def _at(self, name: str, kind: Any = ctypes.c_float) -> np.ndarray:
+        pointer = ctypes.cast(self.addresses[name], ctypes.POINTER(kind))
         return np.ctypeslib.as_array(pointer, self.get_tensor_shape(name))
 
 
-def fake_tensorrt(*, largest: int = 4, loads: bool = True, tensors: tuple[str, ...] = ("images", "logits")) -> Any:
-    """A module that deserializes an ONNX model as an engine for batches up to ``largest``."""
+def fake_tensorrt(
+    *, largest: int = 4, loads: bool = True, tensors: tuple[str, ...] = ("images", "logits"), images: Any = np.float32
+) -> Any:
+    """A module that deserializes an ONNX model as an engine for batches up to ``largest`` of ``images``."""
 
     class Logger:
         ERROR, INTERNAL_ERROR = 1, 0
@@ -114,8 +117,8 @@ def fake_tensorrt(*, largest: int = 4, loads: bool = True, tensors: tuple[str, .
             return SimpleNamespace(
                 num_io_tensors=len(tensors),
                 get_tensor_name=lambda index: tensors[index],
-                get_tensor_dtype=lambda name: np.float32,
+                get_tensor_dtype=lambda name: images if name == "images" else np.float32,
                 create_execution_context=lambda: FakeContext(engine, largest),
             )
 
-    return SimpleNamespace(ILogger=Logger, Runtime=Runtime, float32=np.float32, __version__="11.0.0")
+    return SimpleNamespace(ILogger=Logger, Runtime=Runtime, float32=np.float32, uint8=np.uint8, __version__="11.0.0")

@@ -13,6 +13,7 @@ from repq_deploy.engines.backends.openvino import BACKEND as OPENVINO
 from repq_deploy.engines.bench.measure import BenchPlan, measure
 from repq_deploy.engines.foreign import open_plain
 from repq_deploy.errors import BadInput, BuildFailed
+from repq_deploy.inputs import ImageInput
 
 installed = pytest.mark.skipif(not OPENVINO.is_installed(), reason="OpenVINO is not installed")
 WEIGHTS = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
@@ -44,7 +45,7 @@ def write_ir(path: Path, **options: object) -> Path:
 def test_it_computes_what_numpy_computes(tmp_path: Path, suffix: str) -> None:
     path = (write_onnx if suffix == ".onnx" else write_ir)(tmp_path / f"other{suffix}")
     model = open_plain(path, threads=1)
-    assert (model.batch, model.image_shape, model.outputs) == (None, (3, 2, 2), 5)
+    assert (model.batch, model.input, model.outputs) == (None, ImageInput((2, 2)), 5)
     images = np.random.default_rng(1).normal(size=(41, 3, 2, 2)).astype(np.float32)
     np.testing.assert_allclose(model.runner()(images), images.reshape(41, -1) @ WEIGHTS, rtol=1e-4, atol=1e-5)
 
@@ -56,6 +57,17 @@ def test_a_file_of_one_batch_size_takes_any_number_of_images(tmp_path: Path, suf
     assert model.batch == 2
     images = np.random.default_rng(1).normal(size=(5, 3, 2, 2)).astype(np.float32)
     np.testing.assert_allclose(model.runner()(images), images.reshape(5, -1) @ WEIGHTS, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", pytest.param(".xml", marks=installed)])
+def test_bytes_are_taken_in_either_layout(tmp_path: Path, suffix: str) -> None:
+    write = write_onnx if suffix == ".onnx" else write_ir
+    for layout, shape in (("nchw", (3, 2, 2)), ("nhwc", (2, 2, 3))):
+        model = open_plain(write(tmp_path / f"{layout}{suffix}", shape=("n", *shape), kind=TensorProto.UINT8))
+        assert model.input == ImageInput((2, 2), "uint8", layout)
+        pixels = model.input.random(3)
+        expected = pixels.reshape(3, -1).astype(np.float32) @ WEIGHTS
+        np.testing.assert_allclose(model.runner()(pixels), expected, rtol=1e-4, atol=1e-3)
 
 
 @installed
@@ -72,7 +84,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"\.onnx or \.xml"):
         open_plain(Path(__file__))
     with pytest.raises(BadInput, match="expected one, images in float32"):
-        open_plain(write_onnx(tmp_path / "bytes.onnx", kind=TensorProto.UINT8))
+        open_plain(write_onnx(tmp_path / "bytes.onnx", kind=TensorProto.INT8))
     with pytest.raises(BadInput, match="of a fixed size"):
         open_plain(write_onnx(tmp_path / "any.onnx", shape=("n", 3, "h", 2)))
 
@@ -80,7 +92,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
 @installed
 def test_what_is_wrong_with_an_ir_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="expected one, images in float32"):
-        open_plain(write_ir(tmp_path / "bytes.xml", kind=TensorProto.UINT8))
+        open_plain(write_ir(tmp_path / "bytes.xml", kind=TensorProto.INT8))
     (tmp_path / "broken.xml").write_text("<net/>")
     with pytest.raises(BuildFailed, match="cannot read it"):
         open_plain(tmp_path / "broken.xml")

@@ -17,6 +17,7 @@ from repq_deploy.export.lowering import Lowering
 from repq_deploy.export.passes.base import Pass
 from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
 from repq_deploy.export.passes.unpack_int4 import UnpackInt4
+from repq_deploy.inputs import ImageInput
 from repq_deploy.outputs import joined
 
 
@@ -45,25 +46,23 @@ class ToyBackend(CpuBackend):
         engine: bytes | Path,
         *,
         profile: Profile,
-        image_shape: tuple[int, ...],
+        images: ImageInput,
         session: Mapping[str, str],
         outputs: Sequence[str] = ("logits",),
     ) -> Runner:
         data = engine.read_bytes() if isinstance(engine, Path) else engine
         evaluator = ReferenceEvaluator(onnx.load_from_string(data))
-        return BatchedRunner(
-            lambda images: joined(evaluator.run(list(outputs), {"images": images})), profile, image_shape
-        )
+        return BatchedRunner(lambda batch: joined(evaluator.run(list(outputs), {"images": batch})), profile, images)
 
 
-def open_toy(path: Path, *, threads: int | None) -> tuple[Callable[[Any], Any], tuple[Any, ...], tuple[Any, ...]]:
+def open_toy(path: Path, *, threads: int | None) -> tuple[Callable[[Any], Any], str, tuple[Any, ...], tuple[Any, ...]]:
     evaluator = ReferenceEvaluator(onnx.load(path, format="protobuf"))
     graph = evaluator.proto_.graph
     shapes = [
         tuple(size.dim_value or size.dim_param for size in one.type.tensor_type.shape.dim)
         for one in (graph.input[0], graph.output[0])
     ]
-    return lambda images: evaluator.run(None, {graph.input[0].name: images})[0], shapes[0], shapes[1]
+    return lambda images: evaluator.run(None, {graph.input[0].name: images})[0], "float32", *shapes
 
 
 BACKEND = ToyBackend(

@@ -56,6 +56,8 @@ VALUES: dict[str, tuple[str, ...] | Callable[[], tuple[str, ...]]] = {
     "--data": ("demo", _FILES),
     "--device": ("auto", "cpu", "cuda"),
     "--feature-layout": ("tokens", "maps"),
+    "--input": ("float32", "uint8"),
+    "--input-layout": ("nhwc", "nchw"),
     "--method": METHODS,
     "--opset": ("20", "21"),
     "--passes": _backends,

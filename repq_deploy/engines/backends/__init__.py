@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from repq_deploy.engines.batching import GraphRunner, Profile, Runner
     from repq_deploy.export.lowering import Lowering
     from repq_deploy.export.passes.base import Pass
+    from repq_deploy.inputs import ImageInput
 
 __all__ = ["Backend", "ForeignFormat", "all_backends", "backend_named", "backend_names", "choose_backend"]
 
@@ -35,13 +36,13 @@ class ForeignFormat:
     """Model files of other tools that a runtime opens as they are.
 
     ``open`` takes the path and ``threads`` (None leaves their number to the runtime); it gives what runs a batch of
-    images, and the shapes of the input and of the first output. ``weights`` is where the weights of a file are, if
-    they are not in it. ``kind`` is what such a file is called.
+    images, the type of the images (float32 or uint8), and the shapes of the input and of the first output. ``weights``
+    is where the weights of a file are, if they are not in it. ``kind`` is what such a file is called.
     """
 
     suffix: str
     kind: str
-    open: Callable[..., tuple[Callable[[Any], Any], tuple[int | str | None, ...], tuple[int | str | None, ...]]]
+    open: Callable[..., tuple[Callable[[Any], Any], str, tuple[int | str | None, ...], tuple[int | str | None, ...]]]
     weights: Callable[[Path], Path] = lambda path: path
 
 
@@ -115,7 +116,7 @@ class Backend(abc.ABC):
         engine: bytes | Path,
         *,
         profile: Profile,
-        image_shape: tuple[int, ...],
+        images: ImageInput,
         session: Mapping[str, str],
         outputs: Sequence[str] = (OUTPUT,),
     ) -> Runner:

@@ -41,10 +41,13 @@ from repq_deploy.export.passes.token_gather import TokenGather
 from repq_deploy.export.passes.unpack_int4 import UnpackInt4
 from repq_deploy.export.passes.unsaturated_products import UnsaturatedProducts
 from repq_deploy.export.passes.unsigned_codes import UnsignedCodes
+from repq_deploy.inputs import ImageInput
 from repq_deploy.outputs import joined
 from repq_deploy.system.leftovers import check_room, temporary_folder
 
 __all__ = ["BACKEND", "OnnxRuntimeBackend", "open_onnx", "open_reference"]
+
+_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +104,13 @@ class OnnxRuntimeBackend(CpuBackend):
         engine: bytes | Path,
         *,
         profile: Profile,
-        image_shape: tuple[int, ...],
+        images: ImageInput,
         session: Mapping[str, str],
         outputs: Sequence[str] = (OUTPUT,),
     ) -> Runner:
         model = str(engine) if isinstance(engine, Path) else engine
         opened = open_session(model, optimize=True, threads=_threads(session), what="engine")
-        return BatchedRunner(_runner(opened, INPUT, outputs, what="engine"), profile, image_shape)
+        return BatchedRunner(_runner(opened, INPUT, outputs, what="engine"), profile, images)
 
 
 def open_reference(source: SourceModel, *, data: bytes | None = None) -> Runner:
@@ -121,35 +124,35 @@ def open_reference(source: SourceModel, *, data: bytes | None = None) -> Runner:
     return BatchedRunner(
         _runner(open_session(data or own, optimize=False, what=what), INPUT, source.named.names, what=what),
         Profile(),
-        source.image_shape,
+        source.input,
     )
 
 
 def open_onnx(
     path: Path, *, threads: int | None
-) -> tuple[Callable[[NDArray[np.float32]], Any], tuple[int | str | None, ...], tuple[int | str | None, ...]]:
-    """Any ONNX file of one input, with ONNX Runtime's own optimizations: what runs it, and the shapes of its input and
-    of its first output.
+) -> tuple[Callable[[NDArray[Any]], Any], str, tuple[int | str | None, ...], tuple[int | str | None, ...]]:
+    """Any ONNX file of one input, with ONNX Runtime's own optimizations: what runs it, the type of its input, and the
+    shapes of its input and of its first output.
 
     Raises:
-        BadInput: it has more inputs than one, or another type than float32.
+        BadInput: it has more inputs than one, or another type than float32 and uint8.
     """
     session = open_session(str(path), optimize=True, threads=threads, what=f"model {path}")
     inputs = session.get_inputs()
-    if len(inputs) != 1 or inputs[0].type != "tensor(float)":
+    if len(inputs) != 1 or inputs[0].type not in _TYPES:
         found = ", ".join(f"{one.name} {one.type}" for one in inputs)
-        raise BadInput(f"model {path}: has the inputs {found}; expected one, images in float32")
+        raise BadInput(f"model {path}: has the inputs {found}; expected one, images in float32 or uint8")
     output = session.get_outputs()[0]
     run = _runner(session, inputs[0].name, [output.name], what=f"model {path}")
-    return run, tuple(inputs[0].shape), tuple(output.shape)
+    return run, _TYPES[inputs[0].type], tuple(inputs[0].shape), tuple(output.shape)
 
 
 def _threads(session: Mapping[str, str]) -> int | None:
     return int(session[THREADS]) if THREADS in session else None
 
 
-def _runner(session: Any, name: str, outputs: Sequence[str], *, what: str) -> Callable[[NDArray[np.float32]], Any]:
-    def run(images: NDArray[np.float32]) -> Any:
+def _runner(session: Any, name: str, outputs: Sequence[str], *, what: str) -> Callable[[NDArray[Any]], Any]:
+    def run(images: NDArray[Any]) -> Any:
         try:
             return joined(session.run(list(outputs), {name: images}))
         except Exception as error:

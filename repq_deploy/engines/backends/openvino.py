@@ -32,6 +32,7 @@ from repq_deploy.export.passes.log2_by_log_sum_exp import Log2ByLogSumExp
 from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
 from repq_deploy.export.passes.table_plain_ops import TablePlainOps
 from repq_deploy.export.passes.unpack_int4 import UnpackInt4
+from repq_deploy.inputs import ImageInput
 from repq_deploy.outputs import joined
 
 __all__ = ["BACKEND", "OpenVinoBackend", "open_ir", "product_kernels"]
@@ -39,6 +40,8 @@ __all__ = ["BACKEND", "OpenVinoBackend", "open_ir", "product_kernels"]
 #: The layers of OpenVINO's CPU plugin that multiply. A fused attention subgraph counts as what its inputs are.
 _PRODUCTS = ("FullyConnected", "MatMul", "Convolution")
 _INTEGERS = ("i8", "u8")
+#: Of images.
+_TYPES = {"f32": "float32", "u8": "uint8"}
 
 #: On CPUs with bfloat16 OpenVINO would compute in it around the integers; float32 is what was validated.
 _SESSION = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -90,28 +93,29 @@ class OpenVinoBackend(CpuBackend):
         engine: bytes | Path,
         *,
         profile: Profile,
-        image_shape: tuple[int, ...],
+        images: ImageInput,
         session: Mapping[str, str],
         outputs: Sequence[str] = (OUTPUT,),
     ) -> Runner:
         compiled = _compile(engine, session)
 
-        def run(images: NDArray[np.float32]) -> Any:
-            found = compiled({INPUT: images})
+        def run(batch: NDArray[Any]) -> Any:
+            found = compiled({INPUT: batch})
             # One that is alone is still the request's own memory.
             return joined([found[name] for name in outputs]).copy()
 
-        return BatchedRunner(run, profile, image_shape)
+        return BatchedRunner(run, profile, images)
 
 
 def open_ir(
     path: Path, *, threads: int | None
-) -> tuple[Callable[[NDArray[np.float32]], Any], tuple[int | None, ...], tuple[int | None, ...]]:
-    """Any IR (``.xml`` with its ``.bin`` beside it) of one input: what runs it, and the shapes of its input and of its
-    first output, None for a dynamic axis. It computes in float32 around its integers, as our engines do.
+) -> tuple[Callable[[NDArray[Any]], Any], str, tuple[int | None, ...], tuple[int | None, ...]]:
+    """Any IR (``.xml`` with its ``.bin`` beside it) of one input: what runs it, the type of its input, and the shapes
+    of its input and of its first output, None for a dynamic axis. It computes in float32 around its integers, as our
+    engines do.
 
     Raises:
-        BadInput: it has more inputs than one, or another type than float32.
+        BadInput: it has more inputs than one, or another type than float32 and uint8.
     """
     core = _openvino().Core()
     options = dict(_SESSION) | ({} if threads is None else {THREADS: str(threads)})
@@ -119,15 +123,16 @@ def open_ir(
         model = core.read_model(path)
     except RuntimeError as error:
         raise BuildFailed(f"model {path}: OpenVINO cannot read it: {_one_line(error)}") from error
-    if [one.get_element_type().get_type_name() for one in model.inputs] != ["f32"]:
+    types = [one.get_element_type().get_type_name() for one in model.inputs]
+    if len(types) != 1 or types[0] not in _TYPES:
         found = ", ".join(f"{one.any_name} {one.get_element_type().get_type_name()}" for one in model.inputs)
-        raise BadInput(f"model {path}: has the inputs {found}; expected one, images in float32")
+        raise BadInput(f"model {path}: has the inputs {found}; expected one, images in float32 or uint8")
     compiled = _compile_model(core, model, options)
     shapes = [
         tuple(None if size.is_dynamic else size.get_length() for size in one.get_partial_shape())
         for one in (model.inputs[0], model.outputs[0])
     ]
-    return lambda images: compiled(images)[0].copy(), shapes[0], shapes[1]
+    return lambda images: compiled(images)[0].copy(), _TYPES[types[0]], shapes[0], shapes[1]
 
 
 def product_kernels(engine: Path, session: Mapping[str, str]) -> dict[str, int]:

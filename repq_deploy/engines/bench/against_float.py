@@ -97,14 +97,11 @@ def check_speed(engine: Path, manifest: Manifest, source: SourceModel, *, clock:
             def open_engine() -> Runner:
                 return load_engine(engine, manifest, session=options)
 
-            def images(count: int) -> NDArray[np.float32]:
-                return np.random.default_rng(0).standard_normal((count, *manifest.image_shape)).astype(np.float32)
-
-            times = [compare_runs(open_engine, open_float, images(batch), clock)]
+            times = [compare_runs(open_engine, open_float, manifest.input.random(batch), clock)]
             slower = max(times[0].float_ms, times[0].engine_ms) / 1e3
             larger = batch < _LARGER <= manifest.profile.max and slower * _LARGER / batch < _LONGEST
             if larger and not times[0].faster:
-                times.append(compare_runs(open_engine, open_float, images(_LARGER), clock, turns=1))
+                times.append(compare_runs(open_engine, open_float, manifest.input.random(_LARGER), clock, turns=1))
     except _TooSlow as slow:
         return Speed(threads, skipped=str(slow))
     except (RepqError, MemoryError) as error:

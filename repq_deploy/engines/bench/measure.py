@@ -86,14 +86,14 @@ def measure(plan: BenchPlan, *, progress: Callable[[str], None] = lambda what: N
     """Measure every model at every batch size, in the plan's order.
 
     Raises:
-        BadInput: models of different inputs.
+        BadInput: models of images of different sizes.
         BadInput, BackendMissing: a model that cannot be opened here.
         BuildFailed: a model that its runtime fails to run.
     """
     cpus = plan.cpus or usable_cpus()
     times: dict[tuple[str, int], list[float]] = {}
     memory: dict[tuple[str, int], float] = {}
-    shapes: dict[str, list[int]] = {}
+    sides: dict[str, list[int]] = {}
     first = plan.subjects[0][0]
     for number in range(plan.rounds):
         for label, path in plan.subjects:
@@ -106,23 +106,27 @@ def measure(plan: BenchPlan, *, progress: Callable[[str], None] = lambda what: N
                 "seconds": plan.seconds,
                 "warmup": plan.warmup,
             }
-            shape, *lines = _run(request, label)
-            shapes[label] = shape["image_shape"]
+            opened, *lines = _run(request, label)
+            sides[label] = opened["sides"]
             for line in lines:
                 key = label, line["batch"]
                 times.setdefault(key, []).extend(line["milliseconds"])
                 if line["memory_mb"] is not None:
                     memory[key] = max(memory.get(key, 0.0), line["memory_mb"])
-            if shapes[label] != shapes[first]:
+            if sides[label] != sides[first]:
                 raise BadInput(
-                    f"model {label}: takes images {shapes[label]}, {first} takes {shapes[first]}; "
-                    "only models of one input can be compared"
+                    f"model {label}: takes images of {_size(sides[label])} pixels, {first} of {_size(sides[first])}; "
+                    "only models of images of one size can be compared"
                 )
     return [
         _measured(label, path, batch, times, memory, first)
         for batch in sorted(set(plan.batches))
         for label, path in plan.subjects
     ]
+
+
+def _size(sides: Sequence[int]) -> str:
+    return "x".join(map(str, sides))
 
 
 def describe_machine(cpus: Sequence[int]) -> str:

@@ -1,6 +1,6 @@
 """The process that measures one model: ``python -m repq_deploy.engines.bench.worker REQUEST`` with a JSON request.
 
-It prints one JSON object a line: the shape of an image; then for each batch size, in rising order, the milliseconds of
+It prints one JSON object a line: the sides of an image; then for each batch size, in rising order, the milliseconds of
 every run and the megabytes that the model has added to the process so far at their peak, null where the system tells
 none; or an error.
 """
@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from repq_deploy.engines.batching import THREADS
@@ -22,13 +21,14 @@ from repq_deploy.engines.foreign import open_plain
 from repq_deploy.engines.manifest import read_manifest
 from repq_deploy.engines.runner import open_like, open_runner
 from repq_deploy.errors import BadInput, RepqError
+from repq_deploy.inputs import ImageInput
 from repq_deploy.system.children import end_with_parent
 from repq_deploy.system.cpus import pin
 from repq_deploy.system.memory import process_memory
 
 __all__ = ["main", "timed"]
 
-Run = Callable[[NDArray[np.float32]], Any]
+Run = Callable[[NDArray[Any]], Any]
 
 
 def main(argv: list[str]) -> int:
@@ -37,12 +37,12 @@ def main(argv: list[str]) -> int:
     pin(request["cpus"])
     try:
         before = process_memory()
-        run, shape, only_batch = _open(Path(request["path"]), len(request["cpus"]), request["opened_like"])
-        _say(image_shape=shape)
+        run, form, only_batch = _open(Path(request["path"]), len(request["cpus"]), request["opened_like"])
+        _say(sides=form.sides)
         for batch in request["batches"]:
             if only_batch not in (None, batch):
                 raise BadInput(f"model {request['path']}: takes batches of {only_batch} only; use --batch {only_batch}")
-            images = np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32)
+            images = form.random(batch)
             milliseconds = timed(run, images, warmup=request["warmup"], seconds=request["seconds"])
             _say(batch=batch, milliseconds=milliseconds, memory_mb=_added_mb(before))
     except RepqError as error:
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def timed(run: Run, images: NDArray[np.float32], *, warmup: int, seconds: float) -> list[float]:
+def timed(run: Run, images: NDArray[Any], *, warmup: int, seconds: float) -> list[float]:
     """Milliseconds of single runs, after ``warmup`` ones that are not counted: for ``seconds``, but at least five."""
     for _ in range(warmup):
         run(images)
@@ -64,16 +64,16 @@ def timed(run: Run, images: NDArray[np.float32], *, warmup: int, seconds: float)
     return found
 
 
-def _open(path: Path, threads: int, opened_like: str | None) -> tuple[Run, tuple[int, ...], int | None]:
-    """What runs the model, the shape of an image, and the one batch size it takes, if it is only one."""
+def _open(path: Path, threads: int, opened_like: str | None) -> tuple[Run, ImageInput, int | None]:
+    """What runs the model, what images it takes, and the one batch size it takes, if it is only one."""
     if opened_like is not None:
         like = read_manifest(Path(opened_like))
-        return open_like(like, path, session={THREADS: str(threads)}), like.image_shape, None
+        return open_like(like, path, session={THREADS: str(threads)}), like.input, None
     if path.suffix == ".engine":
         runner, manifest = open_runner(path, session={THREADS: str(threads)})
-        return runner, manifest.image_shape, None
+        return runner, manifest.input, None
     model = open_plain(path, threads=threads)
-    return model.run, model.image_shape, model.batch
+    return model.run, model.input, model.batch
 
 
 def _added_mb(before: tuple[int, int] | None) -> float | None:

@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 
 from repq_deploy.errors import BadInput
 from repq_deploy.export.passes.base import Pass
+from repq_deploy.export.passes.pixel_input import NORMALIZED
 
 __all__ = ["ToHalf"]
 
@@ -18,7 +19,8 @@ class ToHalf(Pass):
     """Float32 tensors become float16, scales of Q/DQ included; inputs and outputs of the graph stay float32.
 
     1. Each float32 constant is rounded; one that float16 cannot hold is refused, naming it.
-    2. A Cast stands behind each float32 graph input and before each float32 graph output.
+    2. A Cast stands behind each float32 graph input and before each float32 graph output. Bytes are normalized in
+       float32, and the Cast stands behind that (``PixelInput``): images are rounded once, as float32 ones are.
     3. Cast nodes and attributes that produce float32 produce float16.
 
     TensorRT is strongly typed: an FP16 engine needs this graph. Requires no functions and no subgraphs. Tolerance:
@@ -27,10 +29,15 @@ class ToHalf(Pass):
 
     def call(self, graph: gs.Graph) -> int:
         changed = 0
-        boundary = {id(tensor) for tensor in [*graph.inputs, *graph.outputs]}
+        tensors = graph.tensors()
+        given = [tensors[NORMALIZED]] if NORMALIZED in tensors else [t for t in graph.inputs if t.dtype == np.float32]
+        normalizing = _nodes_above(given)
+        boundary = {id(tensor) for tensor in [*graph.inputs, *graph.outputs, *given]}
+        boundary |= {id(tensor) for node in normalizing for tensor in [*node.inputs, *node.outputs]}
+        float32 = {id(node) for node in normalizing}
         # The sizes of a resize are float32 whatever it resizes.
         boundary |= {id(one) for node in graph.nodes if node.op == "Resize" for one in node.inputs[1:]}
-        for name, tensor in graph.tensors().items():
+        for name, tensor in tensors.items():
             if tensor.dtype != np.float32 or id(tensor) in boundary:
                 continue
             if isinstance(tensor, gs.Constant):
@@ -44,12 +51,11 @@ class ToHalf(Pass):
                 tensor.dtype = np.float16
             changed += 1
         for node in graph.nodes:
-            if node.attrs.get("to") == onnx.TensorProto.FLOAT:
+            if node.attrs.get("to") == onnx.TensorProto.FLOAT and id(node) not in float32:
                 node.attrs["to"] = onnx.TensorProto.FLOAT16
-        for tensor in list(graph.inputs):
-            if tensor.dtype == np.float32:
-                half = _read_within(tensor)
-                graph.nodes.append(_cast(tensor, half, onnx.TensorProto.FLOAT16))
+        for tensor in given:
+            half = _read_within(tensor)
+            graph.nodes.append(_cast(tensor, half, onnx.TensorProto.FLOAT16))
         for tensor in list(graph.outputs):
             if tensor.dtype == np.float32:
                 half = _read_within(tensor)
@@ -57,6 +63,17 @@ class ToHalf(Pass):
                 producer.outputs = [half if o is tensor else o for o in producer.outputs]
                 graph.nodes.append(_cast(half, tensor, onnx.TensorProto.FLOAT))
         return changed
+
+
+def _nodes_above(tensors: list[gs.Tensor]) -> list[gs.Node]:
+    """The nodes that ``tensors`` are computed by."""
+    found: list[gs.Node] = []
+    todo = list(tensors)
+    while todo:
+        for node in todo.pop().inputs:
+            found.append(node)
+            todo += node.inputs
+    return found
 
 
 def _read_within(tensor: gs.Tensor) -> gs.Variable:

@@ -19,6 +19,7 @@ from repq_deploy.engines.source import SourceModel, read_source
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
 from repq_deploy.export.canonical import write_canonical
 from repq_deploy.export.lowering import Lowering
+from repq_deploy.inputs import ImageInput
 from tests.conftest import exported
 from tests.engines.graphs import oracle, write_tiny
 
@@ -113,7 +114,7 @@ def test_a_flipped_byte_in_either_file_is_refused(source: SourceModel, where: fl
 @installed
 def test_what_is_no_engine_and_what_cannot_be_built_are_one_line() -> None:
     with pytest.raises(BuildFailed, match="backend openvino"):
-        BACKEND.open(b"PK", profile=Profile(), image_shape=(3, 8, 8), session={})
+        BACKEND.open(b"PK", profile=Profile(), images=ImageInput((8, 8)), session={})
     node = onnx.helper.make_node("NoSuchOperator", ["images"], ["logits"])
     values = [onnx.helper.make_tensor_value_info(name, 1, ["batch", 4]) for name in ("images", "logits")]
     model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", values[:1], values[1:]))

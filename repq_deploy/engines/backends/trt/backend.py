@@ -30,6 +30,7 @@ from repq_deploy.export.passes.quantize_before_moves import QuantizeBeforeMoves
 from repq_deploy.export.passes.table_plain_ops import TablePlainOps
 from repq_deploy.export.passes.to_half import ToHalf
 from repq_deploy.export.passes.unpack_int4 import UnpackInt4
+from repq_deploy.inputs import ImageInput
 
 __all__ = ["TrtBackend", "check_fp8"]
 
@@ -121,15 +122,14 @@ class TrtBackend(Backend):
         engine: bytes | Path,
         *,
         profile: Profile,
-        image_shape: tuple[int, ...],
+        images: ImageInput,
         session: Mapping[str, str],
         outputs: Sequence[str] = (OUTPUT,),
     ) -> Runner:
         del session
         engine = engine.read_bytes() if isinstance(engine, Path) else engine
-        return BatchedRunner(
-            TrtSession(self._module(), engine, backend=self.name, outputs=outputs), profile, image_shape
-        )
+        loaded = TrtSession(self._module(), engine, backend=self.name, outputs=outputs)
+        return BatchedRunner(loaded, profile, images)
 
     def _module(self) -> Any:
         name = next((name for name in self.modules if find_spec(name) is not None), self.modules[-1])

@@ -21,7 +21,8 @@ __all__ = ["TrtSession"]
 
 
 class TrtSession:
-    """One engine on the first GPU. Calling it maps images [N, 3, H, W] to its outputs [N, numbers], both float32."""
+    """One engine on the first GPU. Calling it maps images [N, ...], float32 or uint8 as the engine has them, to its
+    outputs float32 [N, numbers]."""
 
     def __init__(self, trt: Any, engine: bytes, *, backend: str, outputs: Sequence[str] = (OUTPUT,)) -> None:
         self._backend, self._outputs = backend, tuple(outputs)
@@ -36,13 +37,19 @@ class TrtSession:
         if found != set(names):
             expected = f"{', '.join(names[:-1])} and {names[-1]}"
             raise BadInput(f"engine: has the tensors {', '.join(sorted(found))}, expected {expected}")
-        if any(self._engine.get_tensor_dtype(name) != trt.float32 for name in names):
-            raise BadInput("engine: its inputs and outputs must be float32; build it with repq-build-engine")
+        given, *results = (self._engine.get_tensor_dtype(name) for name in names)
+        if given not in (trt.float32, trt.uint8) or any(one != trt.float32 for one in results):
+            raise BadInput(
+                "engine: images must be float32 or uint8, and outputs float32; build it with repq-build-engine"
+            )
+        self._images = np.dtype(np.uint8 if given == trt.uint8 else np.float32)
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise BackendMissing(f"backend {backend}: no memory for the engine on this GPU: {self._errors()}")
 
-    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        if images.dtype != self._images:
+            raise BadInput(f"images in {images.dtype}: this engine takes {self._images}; build it again")
         cuda, context = self._cuda, self._context
         if not context.set_input_shape(INPUT, tuple(images.shape)):
             raise BadInput(f"images of shape {list(images.shape)}: outside the engine's profile: {self._errors()}")

@@ -12,6 +12,7 @@ import pytest
 from repq_deploy.engines.backends.trt.runner import TrtSession
 from repq_deploy.engines.batching import BatchedRunner, Profile
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed, RepqError
+from repq_deploy.inputs import ImageInput
 from tests.engines.fakes import FakeCuda, fake_tensorrt
 from tests.engines.graphs import CLASSES, SIDE, oracle, tiny
 
@@ -35,7 +36,7 @@ def use(monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda) -> FakeCuda:
 def test_logits_and_memory(monkeypatch: pytest.MonkeyPatch, images: np.ndarray) -> None:
     cuda = use(monkeypatch, FakeCuda())
     session = TrtSession(fake_tensorrt(largest=4), ENGINE, backend="tensorrt")
-    runner = BatchedRunner(session, Profile(1, 2, 4), (3, SIDE, SIDE))
+    runner = BatchedRunner(session, Profile(1, 2, 4), ImageInput((SIDE, SIDE)))
     np.testing.assert_allclose(runner(images), oracle(MODEL, images), atol=1e-3)
     np.testing.assert_allclose(runner(images[:1]), oracle(MODEL, images[:1]), atol=1e-3)
     assert not cuda.live
