@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from repq_deploy.engines.batching import Runner
 from repq_deploy.engines.manifest import Manifest, read_manifest
@@ -16,6 +15,7 @@ from repq_deploy.engines.reference import Reference, read_reference, run_batches
 from repq_deploy.engines.runner import check_engine, load_engine
 from repq_deploy.errors import BadInput, ValidationFailed, one_line
 from repq_deploy.export.names import recorded_task
+from repq_deploy.serve.answers import Answer, Wanted, answers, check_wanted
 from repq_deploy.serve.batching import Batcher
 from repq_deploy.serve.refusals import Reason, Refused
 from repq_deploy.serve.settings import ServeSettings, session_options
@@ -50,20 +50,21 @@ class ServedModel:
         self.classes = manifest.class_names
         self._named = manifest.named
 
-    async def infer(self, tensors: Sequence[Tensor]) -> dict[str, NDArray[np.float32]]:
-        """The outputs [N, ...] by name for the inputs that a client sent.
+    async def infer(self, tensors: Sequence[Tensor], wanted: Sequence[Wanted], *, binary: bool) -> list[Answer]:
+        """The outputs that are ``wanted``, or all of them, ``binary`` or not, for the inputs that a client sent.
 
         Raises:
-            Refused: other inputs than it takes, or too many wait already.
+            Refused: other inputs than it takes, outputs that it has not, or too many wait already.
             Closed: another version has taken this one's place; ask that.
         """
-        images = images_of(tensors, self.input, self.largest)
-        waiting = self.batcher.submit(images)
+        wanted = wanted or [Wanted(each.name, binary=binary) for each in self.outputs]
+        check_wanted(wanted, self._named.shapes)
+        waiting = self.batcher.submit(images_of(tensors, self.input, self.largest))
         try:
             rows = await asyncio.wrap_future(waiting)
         except Exception as error:  # each runtime has its own
             raise Refused(Reason.FAILED, f"the engine failed: {one_line(error, 300)}") from error
-        return self._named.named(rows)
+        return answers(self._named.named(rows), wanted, self.classes)
 
 
 def check_files(engine: Path) -> Manifest:

@@ -25,6 +25,7 @@ VERBS = (
     ),
     Verb("eval", "repq_deploy.cli.evaluate", "measure the accuracy of a model, an ONNX file or an engine"),
     Verb("bench", "repq_deploy.cli.bench", "measure latency, memory and size of models side by side"),
+    Verb("serve", "repq_deploy.cli.serving.serve", "serve engines over the Open Inference Protocol, REST and gRPC"),
     Verb("search", "repq_deploy.cli.search", "choose the bits of each layer under a budget"),
     Verb("inspect", "repq_deploy.cli.inspect", "show what an ONNX file or an engine holds"),
     Verb("report", "repq_deploy.cli.report", "write one HTML page about files, engines and measurements"),

@@ -1,0 +1,210 @@
+"""One process that serves: REST and gRPC in one event loop, the engines in threads beside it.
+
+Threads and not processes are its workers: ONNX Runtime and the others compute outside Python's lock, all workers take
+from one queue, and a new version takes an old one's place in one step. What Python does for a request takes a fraction
+of a millisecond; who needs more than one Python, or more than one machine, runs more of these servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from repq_deploy.errors import BadInput
+from repq_deploy.serve.connections import BoundedConnection
+from repq_deploy.serve.grpc_service import grpc_server
+from repq_deploy.serve.metrics import Metrics
+from repq_deploy.serve.model import ServedModel
+from repq_deploy.serve.repository import Repository
+from repq_deploy.serve.rest import rest_app
+from repq_deploy.serve.settings import Listening, ServeSettings
+
+__all__ = ["Server", "Serving"]
+
+#: Between the last connection that is taken and the end of those that ask nothing: for requests that are on their way.
+_SETTLE_S = 0.2
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a server says once it is ready: where it listens (``grpc_port`` None: not), and its models."""
+
+    host: str
+    port: int
+    grpc_port: int | None
+    models: tuple[ServedModel, ...]
+
+    def urls(self, name: str) -> list[str]:
+        """Where clients of the model ``name`` turn to."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        found = [f"http://{host}:{self.port}/{name}"]
+        return found if self.grpc_port is None else [*found, f"grpc://{host}:{self.grpc_port}/{name}"]
+
+
+class Server:
+    """Serves ``settings`` where ``listening`` says, from ``run`` until ``stop``."""
+
+    def __init__(self, settings: ServeSettings, listening: Listening) -> None:
+        self.listening, self.metrics = listening, Metrics()
+        self.repository = Repository(settings, self.metrics)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+
+    async def run(self, ready: Callable[[Serving], None]) -> None:
+        """Listen, load, call ``ready``, and go on until ``stop`` or a signal; then answer what was accepted.
+
+        It listens while it loads: health is answered, and requests are told that their model is not ready.
+
+        Raises:
+            BadInput, BackendMissing, ValidationFailed: it cannot listen, or a model cannot be served.
+        """
+        self._loop = asyncio.get_running_loop()
+        where = self.listening
+        listener = _listen(where.host, where.port)
+        with contextlib.closing(listener), self._signals():
+            http = self._http(listener)
+            answering = asyncio.create_task(http.serve(sockets=[listener]))
+            grpc, grpc_port = None, None
+            try:
+                if where.grpc_port is not None:
+                    grpc, grpc_port = await grpc_server(
+                        self.repository, self.metrics, host=where.host, port=where.grpc_port,
+                        most_at_a_time=where.connections,
+                    )  # fmt: skip
+                    await grpc.start()
+                loading, stopped = asyncio.create_task(self._load()), asyncio.create_task(self._stop.wait())
+                await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
+                if loading.done():
+                    models = loading.result()
+                    ready(Serving(where.host, listener.getsockname()[1], grpc_port, models))
+                await stopped
+                loading.cancel()
+            finally:
+                await self._drain(http, answering, grpc)
+
+    def stop(self) -> None:
+        """Let ``run`` come to its end; from any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+
+    async def _load(self) -> tuple[ServedModel, ...]:
+        await self.repository.load_all()
+        return tuple(self.repository.model(name) for name in self.repository.names)
+
+    def _http(self, listener: socket.socket) -> _Http:
+        where = self.listening
+        # Each bad request would be a line of the log; defects are still there.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        app = _closing_when_stopped(
+            rest_app(self.repository, self.metrics, patience_s=where.patience_s), self.repository
+        )
+        connection: Any = partial(BoundedConnection, most=where.connections, patience_s=where.patience_s)
+        config = uvicorn.Config(
+            _closing_when_stopped(app, self.repository),
+            http=connection,
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=2 * where.connections,
+            timeout_keep_alive=int(where.idle_s),
+            timeout_graceful_shutdown=int(where.patience_s) + 1,
+        )
+        return _Http(config)
+
+    async def _drain(self, http: _Http, answering: asyncio.Task[None], grpc: Any) -> None:
+        """No longer ready, then no more connections, then no more requests, then the end of all that are under way."""
+        self.repository.stopping = True
+        if http.started:
+            await asyncio.sleep(self.listening.grace_s)
+            for each in http.servers:
+                each.close()
+            await asyncio.sleep(_SETTLE_S)
+        http.should_exit = True
+        if grpc is not None:
+            await grpc.stop(self.listening.patience_s)
+        await answering
+        await self.repository.close()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C stop, a second one at once; SIGHUP loads what has changed. Elsewhere than in the main
+        thread there are none."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        background: set[asyncio.Task[None]] = set()
+
+        def end(number: int, _: object) -> None:
+            if self._stop.is_set():
+                os._exit(128 + number)
+            loop.call_soon_threadsafe(self._stop.set)
+
+        def load() -> None:
+            task = loop.create_task(self.repository.load_changed())
+            background.add(task)
+            task.add_done_callback(background.discard)
+
+        handlers: dict[int, Callable[[int, object], Any]] = {signal.SIGINT: end, signal.SIGTERM: end}
+        if hasattr(signal, "SIGHUP"):
+            handlers[signal.SIGHUP] = lambda number, frame: loop.call_soon_threadsafe(load)
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class _Http(uvicorn.Server):
+    """uvicorn, with signals left to us."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket bound to ``host`` and ``port``."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        # asyncio takes the delay of small packets off connections whose protocol is named, as it is here.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        if os.name == "posix":  # elsewhere it would let two servers share a port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address[:2])
+        listener.listen()
+    except OSError as error:
+        said = error.strerror or error
+        raise BadInput(f"port {port} of {host}: cannot listen there: {said}; give another") from error
+    return listener
+
+
+def _closing_when_stopped(app: ASGIApp, repository: Repository) -> ASGIApp:
+    """``app``, whose answers ask clients to leave once the server is about to stop, so that none is cut off."""
+
+    async def closing(scope: Scope, receive: Receive, send: Send) -> None:
+        async def last(message: Message) -> None:
+            if message["type"] == "http.response.start" and repository.stopping:
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        await app(scope, receive, last)
+
+    return closing
