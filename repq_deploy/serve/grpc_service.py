@@ -11,13 +11,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.json_format import ParseDict
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc import service_pb2_grpc as generated
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from repq_deploy import __version__
 from repq_deploy.errors import BadInput
 from repq_deploy.serve.answers import Wanted
 from repq_deploy.serve.metrics import Metrics
+from repq_deploy.serve.model_config import model_config
 from repq_deploy.serve.refusals import Reason, Refused
 from repq_deploy.serve.repository import Repository
 from repq_deploy.serve.rest import EXTENSIONS, SERVER
@@ -100,6 +103,14 @@ class _Service(generated.GRPCInferenceServiceServicer):
         return messages.ModelMetadataResponse(
             name=model.name, versions=[model.version], platform=model.manifest.backend, inputs=inputs, outputs=outputs
         )
+
+    async def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
+        try:
+            model = self.repository.model(request.name, request.version)
+        except Refused as refused:
+            await _abort(context, refused)
+        config = ParseDict(model_config(model, self.repository.settings), ModelConfig())
+        return messages.ModelConfigResponse(config=config)
 
     async def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
         kind = messages.RepositoryIndexResponse.ModelIndex

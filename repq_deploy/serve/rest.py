@@ -24,6 +24,7 @@ from repq_deploy import __version__
 from repq_deploy.serve.answers import Answer
 from repq_deploy.serve.metrics import CONTENT_TYPE, Metrics
 from repq_deploy.serve.model import ServedModel
+from repq_deploy.serve.model_config import model_config
 from repq_deploy.serve.refusals import Reason, Refused
 from repq_deploy.serve.repository import Repository
 from repq_deploy.serve.rest_body import JSON_LENGTH, Bodies, InferRequest, read_infer_request
@@ -32,7 +33,7 @@ from repq_deploy.serve.tensors import TensorMetadata
 __all__ = ["EXTENSIONS", "SERVER", "STATUS", "rest_app"]
 
 SERVER = "repq-serve"
-EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository")
 
 STATUS = {
     Reason.INVALID: 400,
@@ -79,6 +80,7 @@ class _Rest:
             routes += [
                 Route(f"/v2/models/{{model}}{version}", self.metadata),
                 Route(f"/v2/models/{{model}}{version}/ready", self.model_ready),
+                Route(f"/v2/models/{{model}}{version}/config", self.config),
                 Route(f"/v2/models/{{model}}{version}/infer", self.infer, methods=["POST"]),
             ]
         handlers: dict[Any, Any] = {Refused: _refused, HTTPException: _http_error, Exception: _defect}
@@ -107,6 +109,9 @@ class _Rest:
             "outputs": [_described(each) for each in model.outputs],
         }
         return _json(described)
+
+    async def config(self, request: Request) -> Response:
+        return _json(model_config(self._model(request), self.repository.settings))
 
     async def model_ready(self, request: Request) -> Response:
         model = self._model(request)

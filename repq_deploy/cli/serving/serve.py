@@ -168,7 +168,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _write_kserve(settings: ServeSettings, listening: Listening, file: Path, *, force: bool) -> None:
-    from repq_deploy.serve.kserve import inference_service
+    from repq_deploy.serve.cluster.kserve import inference_service
     from repq_deploy.system.files import write_atomically
     from repq_deploy.system.outputs import check_outputs
 

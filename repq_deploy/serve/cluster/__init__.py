@@ -1,0 +1,1 @@
+"""The same settings on a cluster."""
