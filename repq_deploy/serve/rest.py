@@ -51,7 +51,7 @@ _BEFORE_THE_BODY = (Reason.NOT_FOUND, Reason.NOT_READY, Reason.UNSUPPORTED, Reas
 #: JSON of at most so many bytes is decoded where it arrives; more would keep others waiting.
 _QUICK_BYTES = 50_000
 #: After a refusal, what its client still sends is read for so long, for it reads no answer before it has sent all.
-_LINGER_S = 1.0
+_LINGER_S = 0.5
 
 
 def rest_app(repository: Repository, metrics: Metrics, *, patience_s: float = 20.0) -> Starlette:
