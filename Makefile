@@ -1,6 +1,6 @@
 # Every target makes the virtual environment first where it is missing or out of date.
 PYTHON ?= python3
-EXTRAS ?= dev,docs,tensorrt-rtx,openvino,transformers,ray,plot
+EXTRAS ?= dev,docs,tensorrt-rtx,openvino,transformers,ray,plot,serve,client
 VENV ?= .venv
 
 BIN := $(abspath $(VENV))/bin

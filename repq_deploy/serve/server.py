@@ -92,12 +92,13 @@ class Server:
                 await stopped
                 loading.cancel()
             finally:
-                await self._drain(http, answering, grpc)
+                await self._drain(http, listener, answering, grpc)
 
     def stop(self) -> None:
         """Let ``run`` come to its end; from any thread."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._stop.set)
+            with contextlib.suppress(RuntimeError):  # it has ended already
+                self._loop.call_soon_threadsafe(self._stop.set)
 
     async def _load(self) -> tuple[ServedModel, ...]:
         await self.repository.load_all()
@@ -127,13 +128,12 @@ class Server:
         )
         return _Http(config)
 
-    async def _drain(self, http: _Http, answering: asyncio.Task[None], grpc: Any) -> None:
+    async def _drain(self, http: _Http, listener: socket.socket, answering: asyncio.Task[None], grpc: Any) -> None:
         """No longer ready, then no more connections, then no more requests, then the end of all that are under way."""
         self.repository.stopping = True
         if http.started:
             await asyncio.sleep(self.listening.grace_s)
-            for each in http.servers:
-                each.close()
+            await http.take_last(listener)
             await asyncio.sleep(_SETTLE_S)
         http.should_exit = True
         if grpc is not None:
@@ -173,7 +173,22 @@ class Server:
 
 
 class _Http(uvicorn.Server):
-    """uvicorn, with signals left to us."""
+    """uvicorn, with signals left to us, and an end that cuts off no connection."""
+
+    async def take_last(self, listener: socket.socket) -> None:
+        """Stop to listen; connections that the system has taken for us, and we have not yet, are taken before."""
+        listener.listen(0)
+        taken = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                taken.append(listener.accept()[0])
+        for server in self.servers:
+            server.close()
+        kind: Any = self.config.http_protocol_class
+        connection = partial(kind, config=self.config, server_state=self.server_state, app_state={})
+        for each in taken:
+            each.setblocking(False)
+            await asyncio.get_running_loop().connect_accepted_socket(connection, each)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
