@@ -2,8 +2,8 @@
 
 A fenced block without a language, or with ``console`` or ``bash``, holds commands. Where a line begins with ``$ ``,
 only such lines are commands and those below each are its output; otherwise every line is a command. ``\\`` at a line's
-end continues it, ``#`` begins a comment. The HTML comment ``<!-- not run: REASON -->`` right before a block keeps it
-from being run.
+end continues it, ``#`` begins a comment, and ``&`` behind ``repq-serve`` lets it serve the commands below it. The HTML
+comment ``<!-- not run: REASON -->`` right before a block keeps it from being run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NEVER_RUN = {
 }
 
 #: Programs beside the commands of this package that a page may run.
-PROGRAMS = frozenset({"python", "cat", "cp", "head", "ls", "mkdir"})
+PROGRAMS = frozenset({"python", "cat", "cp", "curl", "head", "ls", "mkdir"})
 
 _BLOCK = re.compile(
     r"(?:^[ ]*<!-- not run: (?P<reason>[^\n]*?) -->[ ]*\n\s*?)?"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.docs.pages import NEVER_RUN, PROGRAMS, ROOT, Command, programs
 
@@ -35,11 +38,16 @@ class Ended:
 
 @dataclass(frozen=True)
 class Page:
-    """A place to run a page's commands in: the folder they are in, home with nothing in it, commands of ours."""
+    """A place to run a page's commands in: the folder they are in, home with nothing in it, commands of ours.
+
+    A page's servers are at ports that are free here, whatever the page says.
+    """
 
     folder: Path
     home: Path
     kept: Path
+    ports: dict[str, str] = field(default_factory=lambda: {shown: _free_port() for shown in ("8000", "8001")})
+    servers: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def run(self, command: Command) -> Ended:
         """Run one command. What an export writes that depends on nothing but the package is kept for other pages."""
@@ -68,7 +76,45 @@ class Page:
         """Whether a command names files that are there, or folders."""
         return any("/" in word or (self.folder / word.rpartition("=")[2]).exists() for word in words[2:])
 
+    def stop(self) -> None:
+        """End the servers, as Ctrl-C does."""
+        for server in self.servers:
+            server.send_signal(signal.SIGINT)
+        for server in self.servers:
+            server.communicate(timeout=_SECONDS)
+            assert server.returncode == 0, f"{server.args}: ended with {server.returncode}"
+
     def _run(self, text: str) -> Ended:
+        if programs(text)[0][0] == "repq-serve" and "--kserve" not in text:
+            return self._serve(text)
+        for shown, port in self.ports.items():
+            text = text.replace(f"127.0.0.1:{shown}", f"127.0.0.1:{port}")
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", text],  # noqa: S607 - whichever a reader has
+            **self._place(),
+            capture_output=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    def _serve(self, text: str) -> Ended:
+        """Start a server, which a page ends with ``&``, and wait for the line that it is ready."""
+        command, and_on, _ = text.rpartition("&")
+        assert and_on, f"{text}: does not come to an end; write & behind it"
+        command += " ".join(
+            f"--{name} {port}" for name, port in zip(("port", "grpc-port"), self.ports.values(), strict=True)
+        )
+        server = subprocess.Popen(["bash", "-c", f"exec {command}"], **self._place(), stdout=subprocess.PIPE)  # noqa: S607
+        self.servers.append(server)
+        assert server.stdout is not None
+        said = server.stdout.readline()
+        for shown, port in self.ports.items():
+            said = said.replace(port, shown)
+        return Ended(server.poll() or 0, said)
+
+    def _place(self) -> dict[str, Any]:
+        """Where a command runs, as options of ``subprocess``."""
         ours = self.home / "bin"
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_"))},
@@ -78,19 +124,15 @@ class Page:
             "HF_HUB_OFFLINE": "1",
             "COLUMNS": "120",
             **dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9"),
+            "no_proxy": "127.0.0.1",
         }
-        done = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", text],  # noqa: S607 - whichever a reader has
-            cwd=self.folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=_SECONDS,
-            check=False,
-        )
-        return Ended(done.returncode, done.stdout, done.stderr)
+        return {
+            "cwd": self.folder,
+            "env": environment,
+            "stdin": subprocess.DEVNULL,
+            "text": True,
+            "encoding": "utf-8",
+        }
 
 
 def lay_out(page: Path, root: Path, kept: Path) -> Page:
@@ -112,6 +154,11 @@ def lay_out(page: Path, root: Path, kept: Path) -> Page:
         script.chmod(0o755)
     inside = page.relative_to(ROOT)
     return Page(checkout / inside.parent if inside.parts[0] == "examples" else checkout, home, kept)
+
+
+def _free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return str(found.getsockname()[1])
 
 
 def _keep(files: set[Path], output: str, place: Path) -> None:

@@ -15,8 +15,8 @@ import typer
 
 from repq_deploy.cli.shell.verbs import VERBS
 from tests.docs.outputs import difference
-from tests.docs.pages import NEVER_RUN, ROOT, Block, blocks, pages, programs
-from tests.docs.running import SCRIPTS, lay_out
+from tests.docs.pages import NEVER_RUN, ROOT, Block, Command, blocks, pages, programs
+from tests.docs.running import SCRIPTS, Ended, lay_out
 
 _BLOCKS = {page: blocks(page.read_text(encoding="utf-8")) for page in pages()}
 
@@ -44,17 +44,22 @@ def test_commands_print_what_the_page_shows(page: Path, tmp_path: Path) -> None:
     kept = Path(os.environ["REPQ_TESTS_EXPORTED"]) / "pages"
     kept.mkdir(exist_ok=True)
     place = lay_out(page, tmp_path, kept)
-    for block in _BLOCKS[page]:
-        for command in block.commands if block.reason is None else ():
-            ended = place.run(command)
-            where = f"{_name(page)}:{block.line}: {command.text}"
-            if ended.code == 3:
-                pytest.skip(f"{where}: {ended.errors}")  # a backend's package is missing
-            assert ended.code in (0, None), f"{where}\n{ended.output}{ended.errors}"
-            if command.output and ended.code is not None:
-                measures = any(name == "repq-bench" for name, *_ in programs(command.text))
-                found = difference(command.output, ended.output, any_number=measures)
-                assert found is None, f"{where}\n{found}\n\nall that it printed:\n{ended.output}"
+    try:
+        for block in _BLOCKS[page]:
+            for command in block.commands if block.reason is None else ():
+                _check(place.run(command), command, f"{_name(page)}:{block.line}: {command.text}")
+    finally:
+        place.stop()
+
+
+def _check(ended: Ended, command: Command, where: str) -> None:
+    if ended.code == 3:
+        pytest.skip(f"{where}: {ended.errors}")  # a backend's package is missing
+    assert ended.code in (0, None), f"{where}\n{ended.output}{ended.errors}"
+    if command.output and ended.code is not None:
+        measures = any(name == "repq-bench" for name, *_ in programs(command.text))
+        found = difference(command.output, ended.output, any_number=measures)
+        assert found is None, f"{where}\n{found}\n\nall that it printed:\n{ended.output}"
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=_name(page)) for page, found in _BLOCKS.items() if found])

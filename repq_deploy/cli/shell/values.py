@@ -58,6 +58,7 @@ VALUES: dict[str, tuple[str, ...] | Callable[[], tuple[str, ...]]] = {
     "--feature-layout": ("tokens", "maps"),
     "--input": ("float32", "uint8"),
     "--input-layout": ("nhwc", "nchw"),
+    "--host": ("127.0.0.1", "0.0.0.0", "::1"),  # noqa: S104
     "--method": METHODS,
     "--opset": ("20", "21"),
     "--passes": _backends,
