@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ RUNNING = (
     "engines",
     "report",
     "system",
+    *(("serve",) if find_spec("uvicorn") else ()),  # of an extra
 )
 RUNNING_TOO = ("export", "cli")
 #: ``windows`` belongs to that system alone.
