@@ -35,6 +35,8 @@ __all__ = ["Server", "Serving"]
 
 #: Between the last connection that is taken and the end of those that ask nothing: for requests that are on their way.
 _SETTLE_S = 0.2
+#: At the end all that wait are answered, however long the queue is; gRPC wants a number.
+_ANSWERING_S = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,6 @@ class Server:
             server_header=False,
             backlog=2 * where.connections,
             timeout_keep_alive=int(where.idle_s),
-            timeout_graceful_shutdown=int(where.patience_s) + 1,
         )
         return _Http(config)
 
@@ -137,7 +138,7 @@ class Server:
             await asyncio.sleep(_SETTLE_S)
         http.should_exit = True
         if grpc is not None:
-            await grpc.stop(self.listening.patience_s)
+            await grpc.stop(_ANSWERING_S)
         await answering
         await self.repository.close()
 

@@ -106,12 +106,14 @@ class Page:
             f"--{name} {port}" for name, port in zip(("port", "grpc-port"), self.ports.values(), strict=True)
         )
         server = subprocess.Popen(["bash", "-c", f"exec {command}"], **self._place(), stdout=subprocess.PIPE)  # noqa: S607
-        self.servers.append(server)
         assert server.stdout is not None
         said = server.stdout.readline()
+        if not said:
+            return Ended(server.wait(_SECONDS), "", "it ended before it was ready")
+        self.servers.append(server)
         for shown, port in self.ports.items():
             said = said.replace(port, shown)
-        return Ended(server.poll() or 0, said)
+        return Ended(0, said)
 
     def _place(self) -> dict[str, Any]:
         """Where a command runs, as options of ``subprocess``."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-for _name in ("uvicorn", "starlette", "grpc", "tritonclient", "prometheus_client"):
-    pytest.importorskip(_name, reason="the extra `serve` is not installed")
+#: Without the extra ``serve`` there is nothing to test here.
+_MISSING = [
+    name for name in ("uvicorn", "starlette", "grpc", "tritonclient", "prometheus_client") if not find_spec(name)
+]
+collect_ignore_glob = ["*.py"] if _MISSING else []
 
-from repq_deploy.serve.settings import ServeSettings  # noqa: E402
-from tests.serve.running import Live, build_tiny, running  # noqa: E402
+if not _MISSING:
+    from repq_deploy.serve.settings import ServeSettings
+    from tests.serve.running import Live, build_tiny, running
 
 
 @pytest.fixture(scope="session")
