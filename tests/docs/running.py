@@ -85,8 +85,8 @@ class Page:
             assert server.returncode == 0, f"{server.args}: ended with {server.returncode}"
 
     def _run(self, text: str) -> Ended:
-        if programs(text)[0][0] == "repq-serve" and "--kserve" not in text:
-            return self._serve(text)
+        if programs(text)[0][0] == "repq-serve" and text.endswith("&"):
+            return self._serve(text.removesuffix("&"))
         for shown, port in self.ports.items():
             text = text.replace(f"127.0.0.1:{shown}", f"127.0.0.1:{port}")
         done = subprocess.run(
@@ -99,13 +99,10 @@ class Page:
         return Ended(done.returncode, done.stdout, done.stderr)
 
     def _serve(self, text: str) -> Ended:
-        """Start a server, which a page ends with ``&``, and wait for the line that it is ready."""
-        command, and_on, _ = text.rpartition("&")
-        assert and_on, f"{text}: does not come to an end; write & behind it"
-        command += " ".join(
-            f"--{name} {port}" for name, port in zip(("port", "grpc-port"), self.ports.values(), strict=True)
-        )
-        server = subprocess.Popen(["bash", "-c", f"exec {command}"], **self._place(), stdout=subprocess.PIPE)  # noqa: S607
+        """Start a server, and wait for the line that it is ready."""
+        rest, grpc = self.ports.values()
+        command = ["bash", "-c", f"exec {text} --port {rest} --grpc-port {grpc}"]
+        server = subprocess.Popen(command, **self._place(), stdout=subprocess.PIPE)
         assert server.stdout is not None
         said = server.stdout.readline()
         if not said:
