@@ -76,15 +76,18 @@ class Server:
         where = self.listening
         listener = _listen(where.host, where.port)
         with contextlib.closing(listener), self._signals():
-            http = self._http(listener)
+            http = self._http()
             answering = asyncio.create_task(http.serve(sockets=[listener]))
             grpc, grpc_port = None, None
             try:
                 if where.grpc_port is not None:
                     grpc, grpc_port = await grpc_server(
-                        self.repository, self.metrics, host=where.host, port=where.grpc_port,
+                        self.repository,
+                        self.metrics,
+                        host=where.host,
+                        port=where.grpc_port,
                         most_at_a_time=where.connections,
-                    )  # fmt: skip
+                    )
                     await grpc.start()
                 loading, stopped = asyncio.create_task(self._load()), asyncio.create_task(self._stop.wait())
                 await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -106,13 +109,11 @@ class Server:
         await self.repository.load_all()
         return tuple(self.repository.model(name) for name in self.repository.names)
 
-    def _http(self, listener: socket.socket) -> _Http:
+    def _http(self) -> _Http:
         where = self.listening
         # Each bad request would be a line of the log; defects are still there.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-        app = _closing_when_stopped(
-            rest_app(self.repository, self.metrics, patience_s=where.patience_s), self.repository
-        )
+        app = rest_app(self.repository, self.metrics, patience_s=where.patience_s)
         connection: Any = partial(BoundedConnection, most=where.connections, patience_s=where.patience_s)
         config = uvicorn.Config(
             _closing_when_stopped(app, self.repository),
