@@ -123,3 +123,21 @@ def test_before_it_is_loaded_and_once_it_stops_a_model_is_not_ready(engine: Path
         return reasons
 
     assert asyncio.run(script()) == [Reason.NOT_READY, Reason.INVALID]
+
+
+def test_what_sighup_does_loads_what_changed_and_logs_what_cannot_be(engine: Path, other: Path, tmp_path: Path, caplog):
+    async def script() -> list[str]:
+        repository = Repository(ServeSettings(engines={"tiny": path}), Metrics())
+        await repository.load_all()
+        versions = [repository.model("tiny").version]
+        for change in (lambda: None, lambda: copied(other, tmp_path), lambda: path.with_suffix(".json").unlink()):
+            change()
+            await repository.load_changed()
+            versions.append(repository.model("tiny").version)
+        await repository.close()
+        return versions
+
+    path = copied(engine, tmp_path)
+    first, same, new, kept = asyncio.run(script())
+    assert first == same != new == kept
+    assert "the new file is not served: manifest" in caplog.messages[-1]
