@@ -32,6 +32,7 @@ RUNNING = (
     "recipes",
     "calib_data",
     "engines",
+    "exchange",
     "report",
     "system",
     *(("serve",) if find_spec("uvicorn") else ()),  # of an extra

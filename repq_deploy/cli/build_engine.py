@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from repq_deploy.cli.answers.build import print_engines, print_plans
+from repq_deploy.cli.answers.emit import emit
 from repq_deploy.cli.common import (
     DryRun,
     Force,
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
     from repq_deploy.engines.manifest import Manifest
 
 __all__ = ["main"]
+
+#: The options that have an effect beside ``--emit-onnx``.
+_OF_EMIT_ONNX = (
+    *("file", "emit_onnx", "tensorrt_version", "deepstream", "output", "min_batch", "opt_batch", "max_batch"),
+    *("precision", "compute", "reference_data", "seed", "as_json", "force", "dry_run", "verbose", "quiet"),
+)
 
 
 def build_engine(
@@ -90,6 +97,30 @@ def build_engine(
             "faster on this machine.",
         ),
     ] = True,
+    exchange: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder for the reference inputs and outputs as Polygraphy's JSON and as raw tensors for trtexec; "
+            "the commands that compare with them are printed."
+        ),
+    ] = None,
+    emit_onnx: Annotated[
+        bool,
+        typer.Option(
+            "--emit-onnx",
+            help="Build nothing; write the lowered ONNX file for the TensorRT of --tensorrt-version, with reference "
+            "tensors and the commands that build and check an engine on the machine it is for.",
+        ),
+    ] = False,
+    tensorrt_version: Annotated[
+        str | None, typer.Option(help="For --emit-onnx: the version of TensorRT, such as 10.3, that of JetPack 6.")
+    ] = None,
+    deepstream: Annotated[
+        bool,
+        typer.Option(
+            "--deepstream", help="For --emit-onnx: a graph that takes pixels, and the configuration of nvinfer for it."
+        ),
+    ] = False,
     seed: Seed = 0,
     as_json: Json = False,
     force: Force = False,
@@ -109,6 +140,8 @@ def build_engine(
     from repq_deploy.engines.api import BuildSettings, plan_engines
     from repq_deploy.engines.batching import Profile
     from repq_deploy.engines.build import make_reference
+    from repq_deploy.exchange.emit import plan_emit
+    from repq_deploy.exchange.engine import check_exchange
 
     settings = BuildSettings(
         precision=precision,
@@ -123,6 +156,15 @@ def build_engine(
         check_speed=speed_check,
     )
     assert file is not None  # noqa: S101 (checked above)
+    if emit_onnx or tensorrt_version is not None or deepstream:
+        if not (emit_onnx and tensorrt_version):
+            raise BadInput("expected --emit-onnx and --tensorrt-version together, and --deepstream beside them only")
+        refuse_other_options(context, "--emit-onnx", _OF_EMIT_ONNX)
+        plan = plan_emit(file, tensorrt_version, output=output, settings=settings, deepstream=deepstream)
+        emit(plan, settings, as_json=as_json, dry_run=dry_run)
+        return
+    if exchange is not None:
+        check_exchange(exchange, force=force)
     planned = plan_engines(file, backend or (), output, settings)
     if dry_run:
         entries = [_plan_entry(one.plan, one.why) for one in planned]
@@ -132,16 +174,17 @@ def build_engine(
         reference = make_reference(planned[0].plan.source, data=reference_data, seed=seed)
     entries = []
     for one in planned:
-        entries.append(_build(one.plan, one.why, reference, settings))
+        entries.append(_build(one.plan, one.why, reference, settings, exchange))
         if not as_json:  # as each is there: the next one may fail
             print_engines(entries[-1:])
     show({"engines": entries}, as_json=as_json, text=lambda: None)
     _exit(entries)
 
 
-def _build(plan: BuildPlan, why: str, reference: Any, settings: BuildSettings) -> dict[str, Any]:
+def _build(plan: BuildPlan, why: str, reference: Any, settings: BuildSettings, exchange: Path | None) -> dict[str, Any]:
     from repq_deploy.engines.api import build_and_time
     from repq_deploy.engines.bench.against_float import speed_words
+    from repq_deploy.exchange.engine import write_exchange
 
     console.print(f"backend {plan.backend.name}: {why}")
     with progress_bar() as progress:
@@ -158,7 +201,12 @@ def _build(plan: BuildPlan, why: str, reference: Any, settings: BuildSettings) -
     form = None if built.form is None else built.form.why
     speed = None if built.speed is None else {**built.speed.to_dict(), "words": speed_words(built.speed)}
     size = built.engine.stat().st_size
-    return {**entry, "why": why, "form": form, "bytes": size, "seconds": built.seconds, "speed": speed}
+    entry = {**entry, "why": why, "form": form, "bytes": size, "seconds": built.seconds, "speed": speed}
+    if exchange is None:
+        return entry
+    written = write_exchange(exchange, built.engine, built.manifest, reference)
+    files = [str(path) for path in written.files]
+    return {**entry, "exchange": {"folder": str(exchange), "files": files, "commands": written.commands}}
 
 
 def _validate(engine: Path, *, as_json: bool, dry_run: bool) -> None:

@@ -57,6 +57,7 @@ def print_engines(entries: list[dict[str, Any]]) -> None:
         if entry.get("speed") is not None:
             say(*entry["speed"]["words"])
         say(*_next(entry))
+        say(*_exchange_words(entry))
 
 
 def _next(entry: dict[str, Any]) -> list[str]:
@@ -73,6 +74,16 @@ def _next(entry: dict[str, Any]) -> list[str]:
         return []
     again = f"repq-build-engine {manifest['source']['name']} --backend {REFERENCE.name}"
     return [f"next: {again}, to see if the graph is right"]
+
+
+def _exchange_words(entry: dict[str, Any]) -> list[str]:
+    """The commands that compare an engine with what ``--exchange`` wrote."""
+    if "exchange" not in entry:
+        return []
+    folder, commands = entry["exchange"]["folder"], entry["exchange"]["commands"]
+    if not commands:
+        return [f"wrote {folder}: Polygraphy has no runner for {entry['backend']}"]
+    return [f"wrote {folder}; to compare with it:", *(f"  {command}" for command in commands.values())]
 
 
 def _target_words(target: str | None, cpu: str | None) -> str:
