@@ -91,13 +91,13 @@ def pixel_tensors(tensors: ReferenceTensors, preprocess: Preprocess) -> Referenc
 
 
 def probabilities_sqnr_db(logits: NDArray[np.float32], min_sqnr_db: float) -> float:
-    """What to ask of probabilities where ``min_sqnr_db`` is asked of the ``logits``: the least SQNR, of 32 draws, that
-    their softmax keeps under noise of that power."""
+    """What to ask of probabilities where ``min_sqnr_db`` is asked of the ``logits``: no more than that, nor than their
+    softmax keeps under noise of that power, in the worst of 32 draws."""
     rng = np.random.default_rng(0)
     deviation = np.sqrt(np.square(logits, dtype=np.float64).mean()) * 10 ** (-min_sqnr_db / 20)
     noisy = (logits + deviation * rng.standard_normal((_DRAWS, *logits.shape))).astype(np.float32)
     exact = _softmax(logits)
-    return min(sqnr_db(exact, _softmax(each)) for each in noisy)
+    return min(min_sqnr_db, *(sqnr_db(exact, _softmax(each)) for each in noisy))
 
 
 def configuration(source: SourceModel, profile: Profile, *, engine: str, labelled: bool) -> str:
@@ -107,7 +107,6 @@ def configuration(source: SourceModel, profile: Profile, *, engine: str, labelle
     which a graph with quantizers has no use for, in FP16.
     """
     layout = "nhwc" if source.image_shape[-1] == 3 and source.image_shape[0] != 3 else "nchw"
-    height, width = source.image_shape[:2] if layout == "nhwc" else source.image_shape[1:]
     keys = {
         "gpu-id": 0,
         "model-engine-file": engine,
@@ -118,7 +117,6 @@ def configuration(source: SourceModel, profile: Profile, *, engine: str, labelle
         "process-mode": 1,
         "model-color-format": 0,
         "net-scale-factor": 1.0,
-        "infer-dims": f"3;{height};{width}",
         "network-input-order": 1 if layout == "nhwc" else 0,
         "maintain-aspect-ratio": 0,
         "output-blob-names": PROBABILITIES,
@@ -127,7 +125,7 @@ def configuration(source: SourceModel, profile: Profile, *, engine: str, labelle
     comments = (
         "# Written by repq-deploy, and not run: it needs DeepStream and the engine that build.sh builds.",
         "# Mode 1 is INT8, type 1 a classifier, process mode 1 whole frames, colour format 0 RGB.",
-        "# The graph normalizes: pixels come from 0 to 255. nvinfer scales frames to infer-dims without a crop.",
+        "# The graph normalizes: pixels are 0 to 255. nvinfer scales frames to the engine's sides without a crop.",
     )
     return "\n".join([*comments, "[property]", *(f"{key}={value}" for key, value in keys.items()), ""])
 

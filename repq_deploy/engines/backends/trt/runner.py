@@ -1,5 +1,7 @@
 """Running a TensorRT or TensorRT-RTX engine through CUDA's runtime API (the ``cuda-bindings`` package).
 
+Polygraphy's runner, by its own words for debugging, would not do: ``docs/guides/nvidia-tools.md`` says what was tried.
+
 https://nvidia.github.io/cuda-python/cuda-bindings/latest/module/runtime.html
 """
 
