@@ -163,9 +163,9 @@ def build_engine(
         plan = plan_emit(file, tensorrt_version, output=output, settings=settings, deepstream=deepstream)
         emit(plan, settings, as_json=as_json, dry_run=dry_run)
         return
-    if exchange is not None:
-        check_exchange(exchange, force=force)
     planned = plan_engines(file, backend or (), output, settings)
+    if exchange is not None:
+        check_exchange(exchange, planned[0].plan.source.named, force=force)
     if dry_run:
         entries = [_plan_entry(one.plan, one.why) for one in planned]
         show({"dry_run": True, "engines": entries}, as_json=as_json, text=lambda: print_plans(entries))

@@ -34,17 +34,16 @@ from repq_deploy.exchange.commands import (
     trtexec_compare,
     trtexec_run,
 )
-from repq_deploy.exchange.folder import prepare_folder
+from repq_deploy.exchange.folder import prepare_folder, write_together
 from repq_deploy.exchange.parsers import check_for_parser, parse_version
-from repq_deploy.exchange.tensors import ReferenceTensors, reference_tensors, write_tensors
+from repq_deploy.exchange.tensors import ReferenceTensors, reference_tensors, tensor_file_names, tensor_files
 from repq_deploy.export.lowering import Lowering, lower
-from repq_deploy.export.names import PREFIX, recorded_classes
+from repq_deploy.export.names import OUTPUT, PREFIX, recorded_classes
 from repq_deploy.export.opsets import at_opset
 from repq_deploy.export.passes.base import Pass
 from repq_deploy.export.passes.quantize_before_moves import QuantizeBeforeMoves
-from repq_deploy.system.files import write_atomically
 
-__all__ = ["COMPUTES", "EmitPlan", "Emitted", "emit_planned", "plan_emit"]
+__all__ = ["COMPUTES", "EmitPlan", "Emitted", "emit_passes", "emit_planned", "plan_emit"]
 
 MODEL, PLAN, TIMINGS, MARK, BUILD, CHECK = (
     *("model.onnx", "model.plan", "timing.cache"),
@@ -122,7 +121,8 @@ def plan_emit(
         folder=stem.with_name(f"{stem.name}.tensorrt-{'.'.join(map(str, parsed))}" + "-deepstream" * deepstream),
         deepstream=deepstream,
     )
-    names = (MODEL, PLAN, TIMINGS, MARK, BUILD, CHECK, "inputs.json", "outputs.json")
+    given = for_deepstream.PROBABILITIES if deepstream else OUTPUT
+    names = (MODEL, PLAN, TIMINGS, BUILD, CHECK, *tensor_file_names([*source.named.names, given]))
     prepare_folder(plan.folder, names, mark=MARK, what="--emit-onnx", force=asked.force)
     return plan
 
@@ -130,7 +130,7 @@ def plan_emit(
 def emit_planned(plan: EmitPlan, reference: Reference) -> Emitted:
     """Lower, prove, check against the parser's list, and write the folder.
 
-    The graph is that of the backend ``tensorrt``, except that quantizers stay where they are: the list has no INT8 but
+    The graph is that of the backend ``tensorrt``, except that quantizers stay where they are: the list has INT8 only
     between a QuantizeLinear and its DequantizeLinear. What is proven is the float32 form, as in a build.
 
     Raises:
@@ -171,14 +171,28 @@ def emit_planned(plan: EmitPlan, reference: Reference) -> Emitted:
         "commands": commands,
         "run": False,
     }
-    return Emitted(plan.folder, tuple(_write(plan, lowered, tensors, commands, record)), commands, record)
+    texts = {
+        BUILD: _script(commands["build"]),
+        CHECK: _script(commands["run"], commands["compare"]),
+        **(_settings_of_deepstream(plan) if plan.deepstream else {}),
+        MARK: json.dumps(record, indent=2) + "\n",
+    }
+    files = {
+        MODEL: lowered.SerializeToString(deterministic=True),
+        **tensor_files(tensors),
+        **{name: text.encode() for name, text in texts.items()},
+    }
+    return Emitted(plan.folder, write_together(plan.folder, files), commands, record)
+
+
+def emit_passes(lowering: Lowering) -> list[Pass]:
+    """The passes of the backend ``tensorrt`` that leave every quantizer before its dequantizer."""
+    passes = backend_named("tensorrt").passes(lowering)
+    return [one for one in passes if not isinstance(one, QuantizeBeforeMoves)]
 
 
 def _lower(plan: EmitPlan, lowering: Lowering) -> tuple[onnx.ModelProto, tuple[PassCount, ...]]:
-    passes: list[Pass] = [
-        one for one in backend_named("tensorrt").passes(lowering) if not isinstance(one, QuantizeBeforeMoves)
-    ]
-    lowered, reports = lower(plan.source.model, passes)
+    lowered, reports = lower(plan.source.model, emit_passes(lowering))
     return lowered, tuple(PassCount(report.name, report.changed) for report in reports)
 
 
@@ -196,30 +210,11 @@ def _commands(plan: EmitPlan, tensors: ReferenceTensors, min_sqnr_db: float) -> 
     return {"build": build, "run": run, "compare": compare}
 
 
-def _write(
-    plan: EmitPlan,
-    model: onnx.ModelProto,
-    tensors: ReferenceTensors,
-    commands: dict[str, str],
-    record: dict[str, Any],
-) -> list[Path]:
-    folder = plan.folder
-    folder.mkdir(exist_ok=True)
-    files: dict[str, str | bytes] = {MODEL: model.SerializeToString(deterministic=True)}
-    files[BUILD] = _script(commands["build"])
-    files[CHECK] = _script(commands["run"], commands["compare"])
-    if plan.deepstream:
-        classes = recorded_classes(plan.source.metadata)
-        files[for_deepstream.CONFIG] = for_deepstream.configuration(
-            plan.source, plan.profile, engine=PLAN, labelled=bool(classes)
-        )
-        if classes:
-            files[for_deepstream.LABELS] = for_deepstream.labels(classes)
-    written = write_tensors(folder, tensors)
-    for name, data in {**files, MARK: json.dumps(record, indent=2) + "\n"}.items():
-        write_atomically(folder / name, data.encode() if isinstance(data, str) else data)
-        written.append(folder / name)
-    return written
+def _settings_of_deepstream(plan: EmitPlan) -> dict[str, str]:
+    classes = recorded_classes(plan.source.metadata)
+    settings = for_deepstream.configuration(plan.source, plan.profile, engine=PLAN, labelled=bool(classes))
+    named = {for_deepstream.LABELS: for_deepstream.labels(classes)} if classes else {}
+    return {for_deepstream.CONFIG: settings, **named}
 
 
 def _script(*commands: str) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 from repq_deploy.engines.manifest import Manifest
 from repq_deploy.engines.reference import Reference
 from repq_deploy.exchange.commands import polygraphy_run, trtexec_compare
-from repq_deploy.exchange.folder import prepare_folder
-from repq_deploy.exchange.tensors import INPUTS_JSON, OUTPUTS_JSON, reference_tensors, write_tensors
+from repq_deploy.exchange.folder import prepare_folder, write_together
+from repq_deploy.exchange.tensors import OUTPUTS_JSON, reference_tensors, tensor_file_names, tensor_files
+from repq_deploy.outputs import Outputs
 
 __all__ = ["Exchange", "check_exchange", "write_exchange"]
 
@@ -29,16 +30,16 @@ class Exchange:
     commands: dict[str, str]
 
 
-def check_exchange(folder: Path, *, force: bool) -> None:
-    """Raise BadInput where the files cannot be written into ``folder``."""
-    prepare_folder(folder, (INPUTS_JSON, OUTPUTS_JSON), mark=OUTPUTS_JSON, what="--exchange", force=force)
+def check_exchange(folder: Path, named: Outputs, *, force: bool) -> None:
+    """Raise BadInput where the tensors of a model with the outputs ``named`` cannot be written into ``folder``."""
+    names = tensor_file_names(named.names)
+    prepare_folder(folder, names, mark=OUTPUTS_JSON, what="--exchange", force=force)
 
 
 def write_exchange(folder: Path, engine: Path, manifest: Manifest, reference: Reference) -> Exchange:
     """Write the tensors of ``reference`` into ``folder``, as one batch that ``engine`` takes."""
     tensors = reference_tensors(reference, manifest.named, manifest.profile)
-    folder.mkdir(exist_ok=True)
-    files = write_tensors(folder, tensors)
+    files = write_together(folder, tensor_files(tensors))
     limit, commands = manifest.validation.tolerance.min_sqnr_db, {}
     if manifest.backend in _POLYGRAPHY:
         runner, kind, setting = _POLYGRAPHY[manifest.backend]
@@ -47,4 +48,4 @@ def write_exchange(folder: Path, engine: Path, manifest: Manifest, reference: Re
         )
     if manifest.backend == "tensorrt":
         commands["trtexec"] = trtexec_compare(engine, folder, tensors, min_sqnr_db=limit)
-    return Exchange(tuple(files), commands)
+    return Exchange(files, commands)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,16 @@ from repq_deploy.engines.reference import Reference
 from repq_deploy.exchange.polygraphy import inputs_json, outputs_json
 from repq_deploy.export.names import INPUT
 from repq_deploy.outputs import Outputs
-from repq_deploy.system.files import write_atomically
 
-__all__ = ["INPUTS_JSON", "OUTPUTS_JSON", "ReferenceTensors", "raw_file", "reference_tensors", "write_tensors"]
+__all__ = [
+    "INPUTS_JSON",
+    "OUTPUTS_JSON",
+    "ReferenceTensors",
+    "raw_file",
+    "reference_tensors",
+    "tensor_file_names",
+    "tensor_files",
+]
 
 INPUTS_JSON, OUTPUTS_JSON = "inputs.json", "outputs.json"
 #: What Polygraphy's table calls the runner that computed the outputs.
@@ -45,18 +51,23 @@ def reference_tensors(reference: Reference, named: Outputs, profile: Profile) ->
     return ReferenceTensors(reference.images[rows], named.named(reference.logits[rows]))
 
 
-def write_tensors(folder: Path, tensors: ReferenceTensors) -> list[Path]:
-    """Write ``inputs.json`` and ``outputs.json`` for Polygraphy, and for ``trtexec`` each tensor's bytes, in C order
-    and the machine's byte order, as ``NAME.bin``. The files written."""
-    files = {
-        INPUTS_JSON: inputs_json({INPUT: tensors.images}).encode(),
-        OUTPUTS_JSON: outputs_json(tensors.outputs, runner=_RUNNER).encode(),
+def tensor_files(tensors: ReferenceTensors) -> dict[str, bytes]:
+    """The files of ``tensors`` by name.
+
+    ``trtexec`` reads each tensor's bytes, in C order and the machine's byte order: ``NAME.bin``. Polygraphy reads
+    ``inputs.json`` and ``outputs.json``, which is the last and tells that we wrote them.
+    """
+    return {
         raw_file(INPUT): tensors.images.tobytes(),
         **{raw_file(name): values.tobytes() for name, values in tensors.outputs.items()},
+        INPUTS_JSON: inputs_json({INPUT: tensors.images}).encode(),
+        OUTPUTS_JSON: outputs_json(tensors.outputs, runner=_RUNNER).encode(),
     }
-    for name, data in files.items():
-        write_atomically(folder / name, data)
-    return [folder / name for name in files]
+
+
+def tensor_file_names(outputs: Iterable[str]) -> tuple[str, ...]:
+    """The names of ``tensor_files`` of outputs so called."""
+    return (raw_file(INPUT), *map(raw_file, outputs), INPUTS_JSON, OUTPUTS_JSON)
 
 
 def raw_file(name: str) -> str:

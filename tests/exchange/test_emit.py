@@ -22,9 +22,11 @@ from repq_deploy.engines.reference import make_reference
 from repq_deploy.errors import BadInput, BuildFailed
 from repq_deploy.exchange import emit as emitting
 from repq_deploy.exchange.deepstream import labels, probabilities_sqnr_db
-from repq_deploy.exchange.emit import emit_planned, plan_emit
+from repq_deploy.exchange.emit import emit_passes, emit_planned, plan_emit
 from repq_deploy.exchange.parsers import check_for_parser
-from tests.conftest import exported
+from repq_deploy.export.lowering import Lowering, lower
+from repq_deploy.export.opsets import at_opset
+from tests.conftest import exported, lower_for
 from tests.engines.graphs import CLASSES, SIDE, oracle, tiny
 
 PREPROCESS = Preprocess((SIDE, SIDE), 0.9, "center", "bicubic", (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
@@ -84,6 +86,14 @@ def test_the_commands_fit_the_version(tmp_path: Path) -> None:
     assert old["compare"] == new["compare"]
     shapes = [word for word in shlex.split(old["build"]) if "Shapes" in word]
     assert shapes == [f"--{one}Shapes=images:{batch}x3x8x8" for one, batch in (("min", 1), ("opt", 8), ("max", 32))]
+
+
+def test_each_family_is_on_the_list(each_family: str) -> None:
+    """What the oldest parser takes, all do. As the backend lowers for TensorRT 11, codes are moved, which is not."""
+    model, lowering = exported(each_family, "w4a4"), Lowering(half=True)
+    check_for_parser(at_opset(lower(model, emit_passes(lowering))[0], 20), (10, 0))
+    with pytest.raises(BadInput, match="something else than a DequantizeLinear reads it"):
+        check_for_parser(at_opset(lower_for(model, "tensorrt", half=True)[0], 20), (10, 0))
 
 
 @pytest.mark.parametrize(("bits", "softmax"), [("w8a8", None), ("w4a4", "log2")])

@@ -13,8 +13,8 @@ import pytest
 from repq_deploy.engines.batching import Profile
 from repq_deploy.engines.reference import Reference
 from repq_deploy.errors import BadInput
-from repq_deploy.exchange.folder import prepare_folder
-from repq_deploy.exchange.tensors import raw_file, reference_tensors, write_tensors
+from repq_deploy.exchange.folder import prepare_folder, write_together
+from repq_deploy.exchange.tensors import raw_file, reference_tensors, tensor_file_names, tensor_files
 from repq_deploy.outputs import Outputs
 
 TWO = Outputs({"logits": (4,), "block/2": (2, 3)})
@@ -46,8 +46,9 @@ def test_one_batch_that_the_engine_takes(reference: Reference, profile: Profile,
 
 def test_raw_tensors_are_bytes_in_c_order(reference: Reference, tmp_path: Path) -> None:
     tensors = reference_tensors(reference, TWO, Profile())
-    files = write_tensors(tmp_path, tensors)
-    assert [path.name for path in files] == ["inputs.json", "outputs.json", "images.bin", "logits.bin", "block_2.bin"]
+    names = ["images.bin", "logits.bin", "block_2.bin", "inputs.json", "outputs.json"]
+    assert [path.name for path in write_together(tmp_path, tensor_files(tensors))] == names
+    assert tensor_file_names(TWO.names) == tuple(names)
     found = np.fromfile(tmp_path / "block_2.bin", np.float32).reshape(6, 2, 3)
     np.testing.assert_array_equal(found, tensors.outputs["block/2"])
     np.testing.assert_array_equal(np.fromfile(tmp_path / "images.bin", np.float32), reference.images.ravel())
@@ -55,7 +56,7 @@ def test_raw_tensors_are_bytes_in_c_order(reference: Reference, tmp_path: Path) 
 
 
 def test_the_json_holds_npy_files(reference: Reference, tmp_path: Path) -> None:
-    write_tensors(tmp_path, reference_tensors(reference, TWO, Profile()))
+    write_together(tmp_path, tensor_files(reference_tensors(reference, TWO, Profile())))
     (feed,) = json.loads((tmp_path / "inputs.json").read_text())
     assert feed["images"]["polygraphy_class"] == "ndarray"
     array = np.load(io.BytesIO(base64.b64decode(feed["images"]["array"])), allow_pickle=False)
@@ -68,7 +69,7 @@ def test_polygraphy_reads_them(reference: Reference, tmp_path: Path) -> None:
     from polygraphy.json import load_json
 
     tensors = reference_tensors(reference, TWO, Profile(1, 2, 4))
-    write_tensors(tmp_path, tensors)
+    write_together(tmp_path, tensor_files(tensors))
     (feed,) = load_json(str(tmp_path / "inputs.json"))
     assert list(feed) == ["images"]
     assert feed["images"].dtype == np.float32
@@ -113,3 +114,15 @@ def test_a_folder_is_ours_by_its_mark_only(tmp_path: Path) -> None:
     prepare(tmp_path)
     with pytest.raises(BadInput, match="is not a folder"):
         prepare(tmp_path / "inputs.json")
+
+
+def test_files_are_written_together_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    assert write_together(folder, {"a": b"1", "mark": b"2"}) == (folder / "a", folder / "mark")
+    (folder / "b").mkdir()
+    with pytest.raises(BadInput, match="nothing was written"):
+        write_together(folder, {"a": b"3", "b": b"4", "mark": b"5"})
+    assert (folder / "mark").read_bytes() == b"2"
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "b", "mark"]
+    with pytest.raises(BadInput, match="nothing was written"):
+        write_together(folder / "a" / "in", {"a": b""})
