@@ -16,6 +16,7 @@ import pytest
 
 from repq_deploy.calib_data.preprocess import Preprocess
 from repq_deploy.engines.api import BuildSettings
+from repq_deploy.engines.backends.trt.build import make_logger
 from repq_deploy.engines.batching import Profile
 from repq_deploy.engines.prove_engine import sqnr_db
 from repq_deploy.engines.reference import make_reference
@@ -52,6 +53,20 @@ def outputs_of(path: Path, folder: Path) -> np.ndarray:
     (entry,) = session.get_inputs()
     images = np.fromfile(folder / "images.bin", np.float32).reshape(-1, *entry.shape[1:])
     return session.run(None, {entry.name: images})[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("settings", "deepstream"), [({}, True), ({"compute": "fp16"}, False)])
+def test_the_one_parser_that_needs_no_gpu_takes_it(tmp_path: Path, settings: dict[str, Any], deepstream: bool) -> None:
+    """That of TensorRT-RTX: newer than those the file is for, and strict about types as they are."""
+    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    path = write(tmp_path, exported("vit", "w4a4", softmax="log2"), preprocess=PREPROCESS.to_json())
+    found = emit(path, "10.6", deepstream=deepstream, **settings)
+    logger = make_logger(trt)
+    network = trt.Builder(logger).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse((found.folder / "model.onnx").read_bytes()), logger.errors
+    assert network.get_output(0).name == ("probabilities" if deepstream else "logits")
 
 
 def test_the_folder_is_whole_and_says_what_it_is(tmp_path: Path) -> None:
