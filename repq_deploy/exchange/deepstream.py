@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from repq_deploy.calib_data.preprocess import Preprocess
 from repq_deploy.engines.batching import Profile
@@ -22,7 +22,10 @@ from repq_deploy.engines.prove_engine import sqnr_db
 from repq_deploy.engines.source import SourceModel
 from repq_deploy.errors import BadInput
 from repq_deploy.exchange.tensors import ReferenceTensors
-from repq_deploy.export.names import INPUT, OUTPUT, PREPROCESS
+from repq_deploy.export.names import OUTPUT, PREPROCESS
+from repq_deploy.export.passes.base import Pass, run_passes
+from repq_deploy.export.passes.pixel_input import PixelInput
+from repq_deploy.inputs import LAYOUTS, ImageInput
 from repq_deploy.tasks import CLASSIFICATION
 
 __all__ = [
@@ -38,7 +41,6 @@ __all__ = [
 ]
 
 CONFIG, LABELS, PROBABILITIES = "nvinfer.txt", "labels.txt", "probabilities"
-_NORMALIZED = f"{INPUT}/normalized"
 _DRAWS = 32
 
 
@@ -58,17 +60,18 @@ def check_deepstream(source: SourceModel) -> Preprocess:
 def with_pixels(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProto:
     """A copy of a lowered graph that takes pixels from 0 to 255 as float32, and gives ``probabilities``.
 
-    Of a graph that takes bytes only the input's type changes: it converts them to float32 itself. Any other is given
-    normalized pixels by the three operations of ``Preprocess``, in its order.
+    It is the graph that takes bytes (``PixelInput``), which the model may be already, with another type of input: what
+    its first node makes float32 is that before.
     """
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
+    (images,) = model.graph.input
+    kind = images.type.tensor_type
+    passes: list[Pass] = []
+    if kind.elem_type != TensorProto.UINT8:
+        _, _, height, width = (one.dim_value for one in kind.shape.dim)
+        passes.append(PixelInput(ImageInput((height, width), "uint8", "nchw"), preprocess.mean, preprocess.std))
+    made, _ = run_passes(model, passes)
     graph = made.graph
-    (images,) = graph.input
-    if images.type.tensor_type.elem_type == TensorProto.UINT8:
-        images.type.tensor_type.elem_type = TensorProto.FLOAT
-    else:
-        _normalize(graph, preprocess)
+    graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
     (logits,) = graph.output
     graph.node.append(helper.make_node("Softmax", [OUTPUT], [PROBABILITIES], f"{PROBABILITIES}/softmax", axis=-1))
     probabilities = onnx.ValueInfoProto()
@@ -106,7 +109,6 @@ def configuration(source: SourceModel, profile: Profile, *, engine: str, labelle
     It names no ``onnx-file``: from one ``nvinfer`` would build an engine itself, and without a table of calibration,
     which a graph with quantizers has no use for, in FP16.
     """
-    layout = "nhwc" if source.image_shape[-1] == 3 and source.image_shape[0] != 3 else "nchw"
     keys = {
         "gpu-id": 0,
         "model-engine-file": engine,
@@ -117,7 +119,7 @@ def configuration(source: SourceModel, profile: Profile, *, engine: str, labelle
         "process-mode": 1,
         "model-color-format": 0,
         "net-scale-factor": 1.0,
-        "network-input-order": 1 if layout == "nhwc" else 0,
+        "network-input-order": LAYOUTS.index(source.input.layout),
         "maintain-aspect-ratio": 0,
         "output-blob-names": PROBABILITIES,
         "classifier-threshold": 0.0,
@@ -138,22 +140,3 @@ def labels(classes: Sequence[str]) -> str:
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     shares = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return (shares / shares.sum(axis=-1, keepdims=True)).astype(np.float32)
-
-
-def _normalize(graph: onnx.GraphProto, preprocess: Preprocess) -> None:
-    for node in graph.node:
-        node.input[:] = [_NORMALIZED if name == INPUT else name for name in node.input]
-    steps = {
-        "Div": np.float32(255),
-        "Sub": np.array(preprocess.mean, np.float32).reshape(1, 3, 1, 1),
-        "Div_": np.array(preprocess.std, np.float32).reshape(1, 3, 1, 1),
-    }
-    nodes, current = [], INPUT
-    for index, (operator, values) in enumerate(steps.items()):
-        constant, result = f"{_NORMALIZED}/{index}", _NORMALIZED if index == 2 else f"{_NORMALIZED}/step_{index}"
-        graph.initializer.append(numpy_helper.from_array(np.asarray(values), constant))
-        nodes.append(helper.make_node(operator.rstrip("_"), [current, constant], [result], f"{result}/node"))
-        current = result
-    rest = list(graph.node)
-    del graph.node[:]
-    graph.node.extend([*nodes, *rest])

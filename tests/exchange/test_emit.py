@@ -25,8 +25,12 @@ from repq_deploy.exchange import emit as emitting
 from repq_deploy.exchange.deepstream import labels, probabilities_sqnr_db
 from repq_deploy.exchange.emit import emit_passes, emit_planned, plan_emit
 from repq_deploy.exchange.parsers import check_for_parser
+from repq_deploy.export import names
 from repq_deploy.export.lowering import Lowering, lower
 from repq_deploy.export.opsets import at_opset
+from repq_deploy.export.passes.base import run_passes
+from repq_deploy.export.passes.pixel_input import pixel_passes
+from repq_deploy.inputs import ImageInput
 from tests.conftest import exported, lower_for
 from tests.engines.graphs import CLASSES, SIDE, oracle, tiny
 
@@ -73,11 +77,11 @@ def test_the_folder_is_whole_and_says_what_it_is(tmp_path: Path) -> None:
     path = write(tmp_path, tiny())
     found = emit(path, "10.3.0", profile=Profile(1, 2, 4))
     assert found.folder == tmp_path / "model.tensorrt-10.3"
-    names = {"model.onnx", "inputs.json", "outputs.json", "images.bin", "logits.bin", "build.sh", "check.sh"}
+    there = {"model.onnx", "inputs.json", "outputs.json", "images.bin", "logits.bin", "build.sh", "check.sh"}
     assert (
         {file.name for file in found.folder.iterdir()}
         == {file.name for file in found.files}
-        == {*names, "emitted.json"}
+        == {*there, "emitted.json"}
     )
     record = json.loads((found.folder / "emitted.json").read_text())
     assert record == json.loads(json.dumps(found.record))
@@ -189,20 +193,25 @@ def test_the_reference_of_deepstream_is_in_pixels(tmp_path: Path) -> None:
     assert sqnr_db(expected, outputs_of(found.folder / "model.onnx", found.folder)) > found.record["min_sqnr_db"]
 
 
-def test_bytes_become_floats_and_the_graph_goes_on(tmp_path: Path) -> None:
-    """A model that takes bytes converts them itself: only the type of its input changes."""
-    from repq_deploy.exchange.deepstream import with_pixels
-
-    model = tiny()
-    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
-    model.graph.node.insert(0, onnx.helper.make_node("Cast", ["images"], ["floats"], "cast", to=onnx.TensorProto.FLOAT))
-    model.graph.node[1].input[0] = "floats"
-    made = with_pixels(model, PREPROCESS)
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_a_model_of_bytes_is_given_them_as_floats(tmp_path: Path, layout: str) -> None:
+    form = ImageInput((SIDE, SIDE), "uint8", layout)
+    model, _ = run_passes(tiny(), pixel_passes(form, PREPROCESS.to_json()))
+    (recorded,) = names.input_entry(form).values()
+    path = write(tmp_path, model, preprocess=PREPROCESS.to_json(), input=recorded)
+    plain, found = emit(path), emit(path, deepstream=True, precision="fp32")
+    shape = "x".join(map(str, form.shape))
+    assert f"--optShapes=images:8x{shape}" in plain.commands["build"]
+    images = np.fromfile(plain.folder / "images.bin", np.uint8)
+    np.testing.assert_array_equal(images, np.fromfile(found.folder / "images.bin", np.float32))
+    assert onnx.load(plain.folder / "model.onnx").graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    made = onnx.load(found.folder / "model.onnx")
     assert made.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, SIDE, SIDE)).astype(np.float32)
-    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"images": pixels})
-    np.testing.assert_allclose(found, softmax(oracle(tiny(), pixels)), atol=1e-5)
+    check_for_parser(made, (10, 3))
+    expected = np.fromfile(found.folder / "probabilities.bin", np.float32).reshape(6, CLASSES)
+    np.testing.assert_allclose(outputs_of(found.folder / "model.onnx", found.folder), expected, atol=1e-5)
+    order = "network-input-order=" + ("1" if layout == "nhwc" else "0")
+    assert order in (found.folder / "nvinfer.txt").read_text().splitlines()
 
 
 def test_the_configuration_of_nvinfer(tmp_path: Path) -> None:
