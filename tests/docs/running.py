@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,12 @@ SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text(enco
 
 #: What pages name by its path from the root of a checkout.
 _LINKED = ("benchmarks", "calib_data", "engines", "export", "constraints.txt")
+
+#: What running an example leaves in a checkout.
+_LEFT = shutil.ignore_patterns("__pycache__", "out", "build", "node_modules")
+
+#: What programs ask where they have no network of their own.
+_PROXIES = ("http_proxy", "https_proxy", "HTTPS_PROXY")
 
 _SECONDS = 300
 
@@ -41,6 +48,7 @@ class Page:
     """A place to run a page's commands in: the folder they are in, home with nothing in it, commands of ours.
 
     A page's servers are at ports that are free here, whatever the page says.
+    A test of its own may have other programs ``allowed``, set ``variables`` and give them a ``network``.
     """
 
     folder: Path
@@ -48,33 +56,40 @@ class Page:
     kept: Path
     ports: dict[str, str] = field(default_factory=lambda: {shown: _free_port() for shown in ("8000", "8001")})
     servers: list[subprocess.Popen[str]] = field(default_factory=list)
+    allowed: frozenset[str] = frozenset()
+    variables: Mapping[str, str] = field(default_factory=dict)
+    network: bool = False
 
     def run(self, command: Command) -> Ended:
-        """Run one command. What an export writes that depends on nothing but the package is kept for other pages."""
+        """Run one command. What an export of given files writes is kept for other pages."""
         for name, *_ in programs(command.text):
             if name in NEVER_RUN:
                 return Ended(None)
-            assert name in PROGRAMS or name in SCRIPTS, (
+            assert name in PROGRAMS or name in SCRIPTS or name in self.allowed, (
                 f"{name}: no program that pages may run; see tests/docs/pages.py"
             )
         words = programs(command.text)
-        if len(words) > 1 or words[0][:2] != ["repq-export", "demo"] or self._has_any(words[0]):
+        if len(words) > 1 or words[0][:2] != ["repq-export", "demo"] or any(map(Path.is_dir, self._named(words[0]))):
             return self._run(command.text)
-        key = hashlib.sha256(" ".join(words[0]).encode()).hexdigest()
-        kept = self.kept / key
+        files = [path.read_bytes() for path in self._named(words[0]) if path.is_file()]
+        options = [word for word in words[0] if not (self.folder / word).is_file()]
+        kept = self.kept / hashlib.sha256(b"\0".join([" ".join(options).encode(), *files])).hexdigest()
         if not kept.exists():
-            before = set(self.folder.iterdir())
+            before = self._files()
             ended = self._run(command.text)
-            new = set(self.folder.iterdir()) - before
-            if ended.code == 0 and all(path.is_file() for path in new):
+            new = {path for path, changed in self._files().items() if before.get(path) != changed}
+            if ended.code == 0 and not new & set(before) and all(path.is_file() for path in new):
                 _keep(new, ended.output, kept)
             return ended
         shutil.copytree(kept / "files", self.folder, dirs_exist_ok=True)
         return Ended(0, (kept / "output").read_text(encoding="utf-8"))
 
-    def _has_any(self, words: list[str]) -> bool:
-        """Whether a command names files that are there, or folders."""
-        return any("/" in word or (self.folder / word.rpartition("=")[2]).exists() for word in words[2:])
+    def _named(self, words: list[str]) -> list[Path]:
+        """Where each word of a command lies, if it names a file or folder."""
+        return [self.folder / word.rpartition("=")[2] for word in words[2:]]
+
+    def _files(self) -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in self.folder.iterdir()}
 
     def stop(self) -> None:
         """End the servers, as Ctrl-C does."""
@@ -122,8 +137,9 @@ class Page:
             "HOME": str(self.home),
             "HF_HUB_OFFLINE": "1",
             "COLUMNS": "120",
-            **dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9"),
+            **({} if self.network else dict.fromkeys(_PROXIES, "http://127.0.0.1:9")),
             "no_proxy": "127.0.0.1",
+            **self.variables,
         }
         return {
             "cwd": self.folder,
@@ -145,7 +161,7 @@ def lay_out(page: Path, root: Path, kept: Path) -> Page:
     for name in _LINKED:
         (checkout / name).symlink_to(ROOT / name)
     if (ROOT / "examples").is_dir():
-        shutil.copytree(ROOT / "examples", checkout / "examples", ignore=shutil.ignore_patterns("__pycache__", "out"))
+        shutil.copytree(ROOT / "examples", checkout / "examples", ignore=_LEFT)
     for name, target in SCRIPTS.items():
         module, function = target.split(":")
         script = home / "bin" / name
