@@ -52,6 +52,12 @@ def check(engine: Path, case: dict[str, np.ndarray]) -> dict[str, object]:
         names = [output.name for output in plain.get_outputs()] + list(given)
         feed = {"images": case["images"][:1], **{f"{name}/given": codes for name, codes in given.items()}}
         found = dict(zip(names, session(cut, optimize=False).run(names, feed), strict=True))
+    return judged(found, logits, case)
+
+
+def judged(found: dict[str, np.ndarray], logits: np.ndarray, case: dict[str, np.ndarray]) -> dict[str, object]:
+    """What the codes ``found`` by tensor, and the logits of a run without given codes, are beside those of the case."""
+    sites = json.loads(str(case["sites"]))
     codes = different = unexplained = failing = 0
     for index, site in enumerate(sites):
         own = found[site["tensor"]]
