@@ -2,8 +2,8 @@
 
 A value that lies within rounding error of the border between two codes goes either way in a correct implementation. In
 a deep low-bit network one such code moves others, and the sum is a property of the model: tiny for one, most of the
-signal for another. So it is measured: each float constant, and the images, are rounded to the precision's mantissa,
-which is no larger an error than a correct engine makes in every operation.
+signal for another. So it is measured: each float constant, and the images unless they are bytes, are rounded to the
+precision's mantissa, which is no larger an error than a correct engine makes in every operation.
 """
 
 from __future__ import annotations

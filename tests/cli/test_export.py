@@ -103,7 +103,7 @@ def test_random_weights_are_said_loudly(run, tmp_path):
 def test_too_little_agreement_writes_nothing(run, tmp_path, monkeypatch):
     wrong = agreement.SiteAgreement("blocks.0.attn.q", 1000, 0.5, 500, 16, 4)
     found = agreement.ExportAgreement((wrong,), 1.0, 1.0, 0.0)
-    monkeypatch.setattr("repq_deploy.api.compare_export", lambda *_: found)
+    monkeypatch.setattr("repq_deploy.api.compare_export", lambda *_, given: found)
     done = run("demo", "-o", tmp_path / "demo.onnx", "--num-calib", 4)
     assert done.code == 1
     assert "blocks.0.attn.q: 500 of its 1000 codes in ONNX Runtime differ" in done.err
