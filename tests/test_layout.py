@@ -26,7 +26,7 @@ ROOMS = (
     *("errors", "records", "bounds", "system"),
     *("bits", "recipes", "plots", "inputs", "outputs", "devices", "hooks", "tasks", "calib_data", "evaluation"),
     *("models", "quant", "rewrites", "calibration", "rounding", "steps", "methods", "calibrate"),
-    *("search", "export", "engines", "exchange", "serve", "report", "api", "cli", "__main__"),
+    *("search", "export", "engines", "remote", "triton", "exchange", "serve", "report", "api", "cli", "__main__"),
 )
 
 
