@@ -1,6 +1,11 @@
 # Every target makes the virtual environment first where it is missing or out of date.
 PYTHON ?= python3
+<<<<<<< HEAD
 EXTRAS ?= dev,docs,tensorrt-rtx,openvino,transformers,ray,plot,serve,client
+=======
+PYTHON312 ?= python3.12
+EXTRAS ?= dev,docs,tensorrt-rtx,openvino,transformers,ray,plot
+>>>>>>> fb7ce69 (Engines go into model repositories of Triton, with nothing left to derive)
 VENV ?= .venv
 
 BIN := $(abspath $(VENV))/bin
@@ -10,7 +15,7 @@ STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 # One process a core, of one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-.PHONY: cpus demo docs lint release-check test test-all test-release venv
+.PHONY: cpus demo docs lint release-check test test-all test-release triton-env venv
 
 demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py
@@ -35,6 +40,10 @@ release-check: $(STAMP)
 # The demo's engines on emulated CPUs; on Debian it needs the package qemu-user.
 cpus: $(STAMP)
 	$(BIN)/python benchmarks/cpus/run.py $(CPUS)
+
+# Triton Inference Server in an environment of its own, for the tests that run it; PYTHON312 is a Python 3.12.
+triton-env:
+	$(PYTHON312) tools/triton_environment.py --python $(PYTHON312)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

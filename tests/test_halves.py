@@ -33,9 +33,11 @@ RUNNING = (
     "calib_data",
     "engines",
     "exchange",
+    "remote",
     "report",
     "system",
     *(("serve",) if find_spec("uvicorn") else ()),  # of an extra
+    "triton",
 )
 RUNNING_TOO = ("export", "cli")
 #: ``windows`` belongs to that system alone.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from repq_deploy.engines.api import BuildSettings
     from repq_deploy.engines.build import BuildPlan
     from repq_deploy.engines.manifest import Manifest
+    from repq_deploy.triton.repository import Repository
 
 __all__ = ["main"]
 
@@ -121,6 +122,20 @@ def build_engine(
             "--deepstream", help="For --emit-onnx: a graph that takes pixels, and the configuration of nvinfer for it."
         ),
     ] = False,
+    triton_repository: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also put the engine into this model repository of Triton Inference Server, as a new version of the "
+            "model."
+        ),
+    ] = None,
+    triton_backend: Annotated[
+        str | None,
+        typer.Option(
+            help="Triton's backend for it: python runs an ONNX Runtime engine in Triton's Python backend. Default: "
+            "Triton's own for the runtime."
+        ),
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
     force: Force = False,
@@ -137,6 +152,7 @@ def build_engine(
         _validate(validate_only, as_json=as_json, dry_run=dry_run)
         return
     # ONNX takes a second to import; a typing error should not.
+    from repq_deploy.cli.serving.triton import repository_for
     from repq_deploy.engines.api import BuildSettings, plan_engines
     from repq_deploy.engines.batching import Profile
     from repq_deploy.engines.build import make_reference
@@ -166,6 +182,7 @@ def build_engine(
     planned = plan_engines(file, backend or (), output, settings)
     if exchange is not None:
         check_exchange(exchange, planned[0].plan.source.named, force=force)
+    repository = repository_for(planned, triton_repository, triton_backend, force=force)
     if dry_run:
         entries = [_plan_entry(one.plan, one.why) for one in planned]
         show({"dry_run": True, "engines": entries}, as_json=as_json, text=lambda: print_plans(entries))
@@ -174,14 +191,22 @@ def build_engine(
         reference = make_reference(planned[0].plan.source, data=reference_data, seed=seed)
     entries = []
     for one in planned:
-        entries.append(_build(one.plan, one.why, reference, settings, exchange))
+        entries.append(_build(one.plan, one.why, reference, settings, exchange, repository))
         if not as_json:  # as each is there: the next one may fail
             print_engines(entries[-1:])
     show({"engines": entries}, as_json=as_json, text=lambda: None)
     _exit(entries)
 
 
-def _build(plan: BuildPlan, why: str, reference: Any, settings: BuildSettings, exchange: Path | None) -> dict[str, Any]:
+def _build(
+    plan: BuildPlan,
+    why: str,
+    reference: Any,
+    settings: BuildSettings,
+    exchange: Path | None,
+    repository: Repository | None,
+) -> dict[str, Any]:
+    from repq_deploy.cli.serving.triton import add_version
     from repq_deploy.engines.api import build_and_time
     from repq_deploy.engines.bench.against_float import speed_words
     from repq_deploy.exchange.engine import write_exchange
@@ -201,7 +226,8 @@ def _build(plan: BuildPlan, why: str, reference: Any, settings: BuildSettings, e
     form = None if built.form is None else built.form.why
     speed = None if built.speed is None else {**built.speed.to_dict(), "words": speed_words(built.speed)}
     size = built.engine.stat().st_size
-    entry = {**entry, "why": why, "form": form, "bytes": size, "seconds": built.seconds, "speed": speed}
+    facts = {"why": why, "form": form, "bytes": size, "seconds": built.seconds, "speed": speed}
+    entry |= {**facts, "triton": add_version(repository, built)}
     if exchange is None:
         return entry
     written = write_exchange(exchange, built.engine, built.manifest, reference)

@@ -49,18 +49,26 @@ def temporary_file(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A new folder where temporary files go (``TMPDIR``), gone after the block.
+def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
+    """A new folder in ``parent``, or where temporary files go (``TMPDIR``), gone after the block unless it was moved.
 
     Raises:
-        BadInput: it cannot be made.
+        BadInput: it cannot be made where temporary files go.
+        OSError: it cannot be made in ``parent``.
     """
-    with writing_temporarily():
-        _sweep_once(Path(tempfile.gettempdir()))
-        path = Path(tempfile.mkdtemp(prefix=f"repq-{os.getpid()}-"))
+    if parent is None:
+        with writing_temporarily():
+            path = _new_folder(Path(tempfile.gettempdir()))
+    else:
+        path = _new_folder(parent)
     handle = os.open(path, os.O_RDONLY) if fcntl is not None else None
     with _kept(handle, lambda: shutil.rmtree(path, ignore_errors=True)):
         yield path
+
+
+def _new_folder(parent: Path) -> Path:
+    _sweep_once(parent)
+    return Path(tempfile.mkdtemp(prefix=f"repq-{os.getpid()}-", dir=parent))
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repq_deploy.engines.backends._triton import TritonBackend
 from repq_deploy.engines.backends.trt.gpu import gpu_target
 from repq_deploy.errors import BackendMissing, BadInput
 from repq_deploy.export.names import OUTPUT
@@ -28,7 +29,15 @@ if TYPE_CHECKING:
     from repq_deploy.export.passes.base import Pass
     from repq_deploy.inputs import ImageInput
 
-__all__ = ["Backend", "ForeignFormat", "all_backends", "backend_named", "backend_names", "choose_backend"]
+__all__ = [
+    "Backend",
+    "ForeignFormat",
+    "TritonBackend",
+    "all_backends",
+    "backend_named",
+    "backend_names",
+    "choose_backend",
+]
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,8 @@ class Backend(abc.ABC):
         foreign: the model files of other tools that it opens.
         product_kernels: how many products of an engine run in which type on this machine, ``{"i8": 61, "f32": 12}``,
             asked of the runtime with the engine's options; None where the runtime does not tell.
+        triton: the backends of Triton Inference Server that load its engines, its default first.
+        no_triton: where none does: why, and what to do.
     """
 
     name: str
@@ -77,6 +88,8 @@ class Backend(abc.ABC):
     preference: int = 0
     foreign: ForeignFormat | None = None
     product_kernels: Callable[[Path, Mapping[str, str]], dict[str, int]] | None = None
+    triton: tuple[TritonBackend, ...] = ()
+    no_triton: str = ""
 
     def is_installed(self) -> bool:
         """Whether one of the modules can be found, without the cost of importing it."""

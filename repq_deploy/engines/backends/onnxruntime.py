@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from repq_deploy.engines.backends import ForeignFormat
 from repq_deploy.engines.backends._cpu import CpuBackend
+from repq_deploy.engines.backends._triton import TritonBackend
 from repq_deploy.engines.batching import THREADS, BatchedRunner, GraphRunner, Profile, Runner
 from repq_deploy.engines.source import INPUT, OUTPUT, SourceModel
 from repq_deploy.errors import BadInput, BuildFailed
@@ -184,9 +185,21 @@ def _saturates() -> bool:
     return bool((sums != 255 * 127 * depth).any())
 
 
+#: One instance that has all cores. No option besides: an engine needs none, and no level of optimization, to give the
+#: proven codes. https://github.com/triton-inference-server/onnxruntime_backend
+_TRITON = TritonBackend(
+    name="onnxruntime",
+    file="model.onnx",
+    parameters={"intra_op_thread_count": "0", "inter_op_thread_count": "1", "execution_mode": "0"},
+)
+_TRITON_PYTHON = TritonBackend(
+    name="python", file="engine.onnx", parameters={"intra_op_thread_count": "0"}, program="python_model.py"
+)
+
 BACKEND = OnnxRuntimeBackend(
     name="onnxruntime",
     modules=("onnxruntime",),
     preference=1,
     foreign=ForeignFormat(".onnx", "ONNX", open_onnx, lambda path: path.with_name(f"{path.name}.data")),
+    triton=(_TRITON, _TRITON_PYTHON),
 )

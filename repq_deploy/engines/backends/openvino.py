@@ -22,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from repq_deploy.engines.backends import ForeignFormat
 from repq_deploy.engines.backends._cpu import CpuBackend
+from repq_deploy.engines.backends._triton import TritonBackend
 from repq_deploy.engines.batching import THREADS, BatchedRunner, GraphRunner, Profile, Runner
 from repq_deploy.engines.source import INPUT, OUTPUT
 from repq_deploy.errors import BackendMissing, BadInput, BuildFailed
@@ -206,9 +207,27 @@ def _openvino() -> Any:
     return openvino
 
 
+#: Triton's backend reads ONNX files as well as IRs. It fixes the batch to ``max_batch_size`` (``ov::set_batch``), and
+#: answers another one with an error unless it may pad. It has no parameter for ``_SESSION``; HINT_BF16, which asks for
+#: bfloat16, stays away. https://github.com/triton-inference-server/openvino_backend
+_TRITON = TritonBackend(
+    name="openvino",
+    file="model.onnx",
+    default_file=False,
+    parameters={
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": "0",
+        "ENABLE_BATCH_PADDING": "YES",
+        "SKIP_OV_DYNAMIC_BATCHSIZE": "YES",
+    },
+    pads=True,
+)
+
 BACKEND = OpenVinoBackend(
     name="openvino",
     modules=("openvino",),
     foreign=ForeignFormat(".xml", "IR", open_ir, lambda path: path.with_suffix(".bin")),
     product_kernels=product_kernels,
+    triton=(_TRITON,),
 )

@@ -5,6 +5,7 @@ https://docs.nvidia.com/deeplearning/tensorrt/
 
 from __future__ import annotations
 
+from repq_deploy.engines.backends._triton import GPU_DELAY_US, TritonBackend
 from repq_deploy.engines.backends.trt.backend import TrtBackend
 
 __all__ = ["BACKEND"]
@@ -15,4 +16,5 @@ BACKEND = TrtBackend(
     install="repq-deploy[tensorrt]",
     builds_for_this_gpu=True,
     preference=2,
+    triton=(TritonBackend(name="tensorrt", file="model.plan", kind="KIND_GPU", delay_us=GPU_DELAY_US),),
 )

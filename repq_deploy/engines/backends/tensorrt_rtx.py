@@ -15,4 +15,6 @@ BACKEND = TrtBackend(
     install="repq-deploy[tensorrt-rtx]",
     preference=1,
     default_targets=("sm80", "sm86", "sm89", "sm120", "sm121"),  # "8.0, 8.6, 8.9, 12.0 and later"
+    no_triton="Triton's backend tensorrt loads plans of TensorRT, and no backend of Triton those of TensorRT-RTX; "
+    "use --backend tensorrt, on a GPU as the one that serves",
 )
