@@ -31,7 +31,7 @@ class Runner(Protocol):
     """Computes the outputs float32 [N, numbers] of images [N, ...], as an ``ImageInput`` says, for any N of at least 1:
     logits, or all outputs ``joined``."""
 
-    def __call__(self, images: NDArray[Any]) -> Array: ...
+    def __call__(self, images: NDArray[Any], /) -> Array: ...
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING
 
 from repq_deploy import __version__
 from repq_deploy.engines.backends import Backend
-from repq_deploy.engines.batching import Profile, Runner
+from repq_deploy.engines.batching import Profile
 from repq_deploy.engines.compute import COMPUTES, lowering_for
 from repq_deploy.engines.cpu import CpuForm, can_run, choose_form, kind_here
+from repq_deploy.engines.judge import allowed_for, judge
 from repq_deploy.engines.manifest import FileRecord, Manifest, PassCount, manifest_path
 from repq_deploy.engines.proofs import Proofs, prove
-from repq_deploy.engines.prove_engine import Tolerance, Validation, compare_each, not_run, tolerance
-from repq_deploy.engines.reference import Reference, make_reference, read_reference, run_batches
+from repq_deploy.engines.prove_engine import Validation, not_run
+from repq_deploy.engines.reference import Reference, make_reference, read_reference
 from repq_deploy.engines.runner import load_engine, open_runner
 from repq_deploy.engines.source import SourceModel
 from repq_deploy.errors import BackendMissing, BadInput
-from repq_deploy.export.names import PREFIX, recorded_task
+from repq_deploy.export.names import PREFIX
 from repq_deploy.system.files import atomic_output, check_writable, write_atomically
 from repq_deploy.system.outputs import check_outputs
 
@@ -183,7 +184,7 @@ def validate_engine(path: Path) -> Manifest:
             f"rebuild with: repq-build-engine {manifest.source.name} --backend {manifest.backend}"
         )
     manifest = dataclasses.replace(
-        manifest, reference_inputs=reference.inputs, validation=_judge(runner, manifest, reference)
+        manifest, reference_inputs=reference.inputs, validation=judge(runner, manifest, reference)
     )
     write_atomically(manifest_path(path), manifest.to_json().encode())
     return manifest
@@ -244,7 +245,7 @@ def _manifest(
         allow_rounding=plan.lowering.allow_rounding,
         validation=not_run(
             "not validated yet",
-            _tolerance(plan.source.bits, plan.lowering.precision, reference, proofs.rounded_sqnr_db),
+            allowed_for(plan.source.bits, plan.lowering.precision, reference, proofs.rounded_sqnr_db),
         ),
     )
 
@@ -254,16 +255,4 @@ def _validate(engine: bytes, manifest: Manifest, reference: Reference) -> Valida
         runner = load_engine(engine, manifest)
     except BackendMissing as error:
         return not_run(str(error), manifest.validation.tolerance)
-    return _judge(runner, manifest, reference)
-
-
-def _judge(runner: Runner, manifest: Manifest, reference: Reference) -> Validation:
-    logits = run_batches(runner, reference.images)
-    allowed = _tolerance(manifest.bits, manifest.precision, reference, manifest.rounded_sqnr_db)
-    return compare_each(reference.logits, logits, allowed, recorded_task(manifest.metadata), manifest.named)
-
-
-def _tolerance(bits: str, precision: str, reference: Reference, rounded_db: float | None) -> Tolerance:
-    """``rounded_db`` is given where the lowering was allowed to round: the engine cannot be nearer than that."""
-    rounding = reference.rounding_sqnr_db[precision]
-    return tolerance(bits, precision, rounding_sqnr_db=rounding if rounded_db is None else min(rounding, rounded_db))
+    return judge(runner, manifest, reference)

@@ -23,6 +23,7 @@ __all__ = [
     "NOT_RUN",
     "PASSED",
     "Figures",
+    "Rows",
     "Tolerance",
     "Validation",
     "compare",
@@ -77,13 +78,24 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """How far the outputs of an image depend on its row and its batch: the sizes of the ``batches`` that were run, and
+    the largest difference of an output number between two rows that held the same image."""
+
+    batches: tuple[int, ...]
+    max_difference: float
+
+
+@dataclass(frozen=True)
 class Validation:
-    """A verdict, why, and what it rests on. ``figures`` is None where nothing comparable was computed."""
+    """A verdict, why, and what it rests on. ``figures`` is None where nothing comparable was computed, and ``rows``
+    where they were not compared: before them the engine failed, or it was validated by an older version."""
 
     verdict: str
     reason: str
     tolerance: Tolerance
     figures: Figures | None = None
+    rows: Rows | None = None
 
 
 def tolerance(bits: str, precision: str, *, rounding_sqnr_db: float) -> Tolerance:

@@ -7,7 +7,7 @@ from typing import Any
 from repq_deploy.cli.common import hardware_note
 from repq_deploy.cli.streams import say
 
-__all__ = ["print_engines", "print_plans"]
+__all__ = ["print_engines", "print_plans", "rows_words"]
 
 
 def print_plans(entries: list[dict[str, Any]]) -> None:
@@ -53,11 +53,22 @@ def print_engines(entries: list[dict[str, Any]]) -> None:
                 f"mean {figures['mean_abs_error']:.3g}"
                 + ("" if figures["agreement"] is None else f", decided alike {100 * figures['agreement']:.0f} %")
             )
+        if validation["rows"] is not None:
+            say(rows_words(validation["rows"]))
         say(f"{validation['verdict']}: {validation['reason']}")
         if entry.get("speed") is not None:
             say(*entry["speed"]["words"])
+        if entry.get("triton") is not None:
+            say(f"wrote {entry['triton']}: a version of the model in a repository of Triton")
         say(*_next(entry))
         say(*_exchange_words(entry))
+
+
+def rows_words(rows: dict[str, Any]) -> str:
+    """``rows`` of a validation, as a line."""
+    sizes, most = ", ".join(map(str, rows["batches"])), rows["max_difference"]
+    found = f"differ by up to {most:.3g}" if most else "are equal"
+    return f"equal images in other rows, in batches of {sizes}: outputs {found}"
 
 
 def _next(entry: dict[str, Any]) -> list[str]:
