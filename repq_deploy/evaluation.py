@@ -74,7 +74,8 @@ class Evaluation:
 
     ``agreement`` is, in percent, how far both agree: images in the same class, or the mean cosine of features.
     ``top1_difference`` is the target's top-1 minus the other's, in percentage points; its standard error is that of the
-    differences on each image, as both targets saw the same images.
+    differences on each image, as both targets saw the same images. ``largest_difference`` is that of an output number,
+    None where the two have different outputs, and ``equal`` whether all outputs are equal to the bit.
     """
 
     target: Figures
@@ -82,6 +83,8 @@ class Evaluation:
     agreement: float | None = None
     top1_difference: float | None = None
     top1_difference_standard_error: float | None = None
+    largest_difference: float | None = None
+    equal: bool | None = None
 
 
 def evaluate(
@@ -106,10 +109,12 @@ def evaluate(
     targets = [target] if against is None else [target, against]
     check_data(targets, source)
     tallies = [_Tally(each, each.class_names or source.class_names) for each in targets]
-    done = 0
+    done, largest, equal = 0, 0.0, True
     for batches, labels in _streams(targets, source, batch_size):
-        for tally, images in zip(tallies, batches, strict=True):
-            tally.add(images, labels)
+        rows = [tally.add(images, labels) for tally, images in zip(tallies, batches, strict=True)]
+        equal = equal and rows[0].tobytes() == rows[-1].tobytes()
+        if not equal and target.outputs == targets[-1].outputs:
+            largest = max(largest, float(np.abs(rows[0] - rows[-1]).max()))
         done += len(batches[0])
         on_images(done)
     if not done:
@@ -118,7 +123,10 @@ def evaluate(
         return Evaluation(tallies[0].figures())
     ours, theirs = tallies
     agreement, difference, error = ours.scores.against(theirs.scores)
-    return Evaluation(ours.figures(), theirs.figures(), agreement, difference, error)
+    comparable = target.outputs == against.outputs
+    return Evaluation(
+        ours.figures(), theirs.figures(), agreement, difference, error, largest if comparable else None, equal
+    )
 
 
 def check_data(targets: Sequence[Target], source: ImageSource) -> None:
@@ -161,7 +169,8 @@ class _Tally:
         self.images = 0
         self.seconds = 0.0
 
-    def add(self, images: NDArray[Any], labels: NDArray[np.int64] | None) -> None:
+    def add(self, images: NDArray[Any], labels: NDArray[np.int64] | None) -> Array:
+        """Run a batch; its outputs."""
         started = time.perf_counter()
         outputs = self.target.predict(images)
         self.seconds += time.perf_counter() - started
@@ -172,6 +181,7 @@ class _Tally:
             raise ValidationFailed(f"{self.target.name}: NaN or infinite outputs; the model or engine is broken")
         self.scores.add(outputs, labels)
         self.images += len(images)
+        return outputs
 
     def figures(self) -> Figures:
         top1, error, top5 = self.scores.accuracy()

@@ -45,18 +45,29 @@ def evaluate(
         str,
         typer.Argument(
             help="What to evaluate: an .engine, .onnx or .xml file, a .safetensors file that repq-export "
-            "--save-quantized wrote, or a model's name."
+            "--save-quantized wrote, a model's name, or a served model: http://HOST:PORT/MODEL or grpc://HOST:PORT/MODEL."
         ),
     ],
     data: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="The images: a folder with one folder per class, an .npz file, or demo. With --against, labels are "
-            "optional."
+            "optional; a served model with --against ENGINE or --reference needs none."
         ),
-    ],
+    ] = None,
     against: Annotated[
-        str | None, typer.Option(help="A second target, which runs on the same images; the predictions are compared.")
+        str | None,
+        typer.Option(
+            help="A second target, which runs on the same images; the predictions are compared. A served model also "
+            "has to reproduce an engine's reference."
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a served model: the engine whose reference it has to reproduce, with the manifest and the "
+            "reference beside it; it does not run. Default: --against, where that is an engine."
+        ),
     ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="A file with your own weights, for a target that is a model's name.")
@@ -99,11 +110,9 @@ def evaluate(
 ) -> None:
     """Measure the top-1 and top-5 accuracy of a target, with the preprocessing that the target records."""
     set_up(verbose=verbose, quiet=quiet)
-    from repq_deploy.calib_data import open_images
-    from repq_deploy.calib_data.images import choose
+    from repq_deploy.cli.serving.proof import failed, prove, record_for
     from repq_deploy.cli.targets import ModelOptions, is_model_name, open_target, recorded_preprocess, runs_in_torch
     from repq_deploy.evaluation import check_data
-    from repq_deploy.evaluation import evaluate as run
 
     names = [target] if against is None else [target, against]
     weights, size = checkpoint_file(checkpoint, ema, checkpoint_prefix), image_size(img_size)
@@ -120,29 +129,59 @@ def evaluate(
         where = find_device(device)
     elif device != "auto":
         raise BadInput(f"--device {device}: is for targets that run in PyTorch; {target} runs where it was built for")
-    source = open_images(data, demo_split="test")
-    if limit is not None and limit < len(source):
-        source = source.select(sorted(choose(source, limit, seed)))
+    record = record_for(target, reference, against)
+    if data is None and record is None:
+        raise BadInput(
+            "--data: is missing; name the images to evaluate on, or, for a served model, an engine to hold it against "
+            "with --against or --reference"
+        )
+    source = None if data is None else _images(data, limit, seed)
     preprocess = None if preprocess_from is None else recorded_preprocess(preprocess_from)
-    opened = [open_target(name, options, seed=seed, preprocess=preprocess, device=where) for name in names]
-    source, order = ordered(source, opened, classes)
-    check_data(opened, source)
-    settings = {"data": source.origin, "class_order": order, "limit": limit, "batch_size": batch_size, "seed": seed}
+    manifest = None if record is None else record.manifest
+    opened = [
+        open_target(name, options, seed=seed, preprocess=preprocess, device=where, served=manifest) for name in names
+    ]
+    plan: dict[str, Any] = {"targets": [_description(each) for each in opened]}
+    settings: dict[str, Any] = {}
+    if source is not None:
+        source, order = ordered(source, opened, classes)
+        check_data(opened, source)
+        settings = {"data": source.origin, "class_order": order, "limit": limit, "batch_size": batch_size, "seed": seed}
+        plan |= settings | {"images": len(source)}
     if dry_run:
-        plan = settings | {"images": len(source), "targets": [_description(each) for each in opened]}
         show(plan, as_json=as_json, text=lambda: _print_plan(plan))
         return
+    proof = None if record is None else prove(opened, record)
+    measured = _description(opened[0]) if source is None else _measured(opened, source, batch_size)
+    result = measured | settings | ({} if proof is None else {"proof": proof})
+    show(result, as_json=as_json, text=lambda: _print_result(result, opened[0].task))
+    if failed(proof):
+        raise typer.Exit(1)
+
+
+def _images(data: str, limit: int | None, seed: int) -> ImageSource:
+    from repq_deploy.calib_data import open_images
+    from repq_deploy.calib_data.images import choose
+
+    source = open_images(data, demo_split="test")
+    if limit is None or limit >= len(source):
+        return source
+    return source.select(sorted(choose(source, limit, seed)))
+
+
+def _measured(opened: list[Target], source: ImageSource, batch_size: int) -> dict[str, Any]:
+    from repq_deploy.evaluation import evaluate as run
+
     with progress_bar() as progress:
-        task = progress.add_task(f"evaluating {' and '.join(names)}", total=len(source))
+        task = progress.add_task(f"evaluating {' and '.join(each.name for each in opened)}", total=len(source))
         evaluation = run(
             opened[0],
             source,
-            against=opened[1] if against else None,
+            against=opened[1] if len(opened) > 1 else None,
             batch_size=batch_size,
             on_images=lambda done: progress.update(task, completed=done),
         )
-    result = _result(opened, evaluation) | settings
-    show(result, as_json=as_json, text=lambda: _print_result(result, opened[0].task))
+    return _result(opened, evaluation)
 
 
 def ordered(source: ImageSource, opened: list[Target], file: Path | None) -> tuple[ImageSource, str]:
@@ -179,16 +218,25 @@ def _result(opened: list[Target], evaluation: Evaluation) -> dict[str, Any]:
         "agreement": evaluation.agreement,
         "top1_difference": evaluation.top1_difference,
         "top1_difference_standard_error": evaluation.top1_difference_standard_error,
+        "largest_difference": evaluation.largest_difference,
+        "equal": evaluation.equal,
     }
 
 
 def _print_plan(plan: dict[str, Any]) -> None:
     for each in plan["targets"]:
         say(f"{each['target']}: {each['kind']}, preprocessing {each['preprocess']}")
-    say(f"would evaluate on {plan['images']} images of {plan['data']}")
+    what = "an engine's reference" if "data" not in plan else f"{plan['images']} images of {plan['data']}"
+    say(f"would evaluate on {what}")
 
 
 def _print_result(result: dict[str, Any], task: Task) -> None:
+    from repq_deploy.cli.serving.proof import proof_lines
+
+    if "proof" in result:
+        say(*([] if "images" in result else [f"{result['target']}: {result['kind']}"]), *proof_lines(result["proof"]))
+    if "images" not in result:
+        return
     say(_line(result), *([f"order of classes: {result['class_order']}"] if task.decides else []))
     if worst := [one for one in result["classes"] if one["top1"] < 100][:_WORST]:
         each = ", ".join(f"{one['name']} {one['top1']:.1f} % of {one['images']}" for one in worst)
@@ -200,6 +248,10 @@ def _print_result(result: dict[str, Any], task: Task) -> None:
     if result["top1_difference"] is not None:
         error = result["top1_difference_standard_error"]
         text += f"; top-1 difference {result['top1_difference']:+.2f} points (standard error {error:.2f}, paired)"
+    if result["equal"]:
+        text += "; all outputs equal to the bit"
+    elif "proof" in result and result["largest_difference"] is not None:
+        text += f"; outputs differ by up to {result['largest_difference']:.3g}"
     say(text)
 
 

@@ -16,7 +16,7 @@ from repq_deploy.cli.download import find_weights, getting_weights
 from repq_deploy.engines.backends.onnxruntime import BACKEND as REFERENCE
 from repq_deploy.engines.backends.onnxruntime import open_reference
 from repq_deploy.engines.foreign import foreign_formats, open_plain
-from repq_deploy.engines.manifest import read_manifest
+from repq_deploy.engines.manifest import Manifest, read_manifest
 from repq_deploy.engines.prove_engine import PASSED
 from repq_deploy.engines.runner import open_runner
 from repq_deploy.engines.source import read_source
@@ -24,6 +24,7 @@ from repq_deploy.errors import BadInput
 from repq_deploy.evaluation import Target
 from repq_deploy.export.names import recorded_task
 from repq_deploy.records import decode, parse_json
+from repq_deploy.remote.address import is_address
 from repq_deploy.tasks import Task
 
 if TYPE_CHECKING:  # what runs an engine needs no torch
@@ -46,7 +47,7 @@ class ModelOptions:
 
 def is_model_name(name: str) -> bool:
     """Whether ``name`` is to be read as a model's name, not as a file's."""
-    return not name.endswith(_files())
+    return not name.endswith(_files()) and not is_address(name)
 
 
 def runs_in_torch(name: str) -> bool:
@@ -61,15 +62,21 @@ def open_target(
     seed: int = 0,
     preprocess: Preprocess | None = None,
     device: torch.device | None = None,
+    served: Manifest | None = None,
 ) -> Target:
-    """Open what ``name`` says: a file by its suffix, anything else as a model's name.
+    """Open what ``name`` says: a file by its suffix, an address of a served model, anything else as a model's name.
 
     ``preprocess`` is for files that record none: ONNX files of other tools, and IRs. ``device``: of PyTorch models.
+    ``served``: of the engine that a served model is, for what its server does not say.
 
     Raises:
         BadInput: no such file or model, or one that cannot be read.
         BackendMissing: the engine's runtime or device is not on this machine.
     """
+    if is_address(name):
+        from repq_deploy.cli.serving.served import open_served
+
+        return open_served(name, preprocess, served)
     if name.endswith(".engine"):
         runner, manifest = open_runner(Path(name))
         recorded = _recorded(manifest.metadata, name)
