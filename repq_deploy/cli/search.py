@@ -138,10 +138,10 @@ def search(
     from repq_deploy.methods import find_method
     from repq_deploy.models import zoo
     from repq_deploy.plots import check_plot
-    from repq_deploy.search.pool import check_cluster
     from repq_deploy.search.search import Limits, open_search
     from repq_deploy.search.space import parse_choices
     from repq_deploy.search.trade_off import check_plot_data
+    from repq_deploy.system.clusters import check_cluster
 
     chosen_method = find_method(method)
     if plot is not None:

@@ -6,13 +6,8 @@ computes with one thread, because the order of a floating-point sum depends on t
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 import multiprocessing
-import os
-import secrets
 import signal
-import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,11 +18,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from repq_deploy.errors import BackendMissing, BadInput, first_line
+from repq_deploy.errors import BadInput
 from repq_deploy.search.pool_worker import do, open_worker
+from repq_deploy.system.clusters import connected, isolated_children
 from repq_deploy.system.stopping import cleared
 
-__all__ = ["ask_for_tokens", "check_cluster", "one_thread", "spread"]
+__all__ = ["one_thread", "spread"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -94,7 +90,7 @@ def _over_processes(
     try:
         with cleared(end):
             try:
-                with _isolated():
+                with isolated_children():
                     pending = {pool.submit(do, item): item for item in items}
                     processes += multiprocessing.active_children()
                 for done in as_completed(pending):
@@ -103,21 +99,6 @@ def _over_processes(
                 raise BadInput(f"--workers {workers}: {_what_ended(processes)}") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _isolated() -> Iterator[None]:
-    """Keep Python processes that start within the block from importing modules of the current folder, which may hold
-    one of any name."""
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _what_ended(processes: Sequence[Any]) -> str:
@@ -143,66 +124,21 @@ class _Worker:
         return item, self._work(item)
 
 
-def check_cluster(address: str) -> None:
-    """Refuse a cluster that cannot be reached; Ray itself tries for minutes before it gives an address up.
-
-    Raises:
-        BadInput: an address of the wrong form, or nothing listens there.
-        BackendMissing: Ray is not installed.
-    """
-    if importlib.util.find_spec("ray") is None:
-        raise BackendMissing("--ray needs the package ray, which is not installed; pip install ray")
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host:
-        if address in ("auto", "local"):
-            return
-        raise BadInput(f"--ray {address!r}: expected HOST:PORT, auto or local")
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, ValueError) as error:
-        raise BadInput(f"--ray {address}: no cluster there ({error}); start one with: ray start --head") from error
-
-
-def ask_for_tokens() -> None:
-    """Let a Ray cluster that is started here answer only those who know a token made for it.
-
-    Ray listens on all interfaces, whatever its address, and runs what it is sent.
-
-    Raises:
-        BadInput: Ray was imported before, and reads this on import.
-    """
-    if os.environ.get("RAY_AUTH_MODE") == "token":
-        return
-    if "ray" in sys.modules:
-        raise BadInput("--ray local: Ray is imported already, without RAY_AUTH_MODE=token; set it, or use --ray auto")
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-
-
 def _over_ray(
     factory: Factory[Item, Result], payload: Path, items: Sequence[Item], workers: int, address: str
 ) -> Iterator[tuple[Item, Result]]:
-    check_cluster(address)
-    if address == "local":
-        ask_for_tokens()
-    import ray  # noqa: PLC0415 - an extra
-    from ray.util import ActorPool  # noqa: PLC0415
+    with connected(address):
+        import ray  # noqa: PLC0415 - an extra
+        from ray.util import ActorPool  # noqa: PLC0415
 
-    try:
-        with _isolated():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise BadInput(
-            f"--ray {address}: no cluster there ({first_line(error, 120)}); start one with: ray start --head"
-        ) from error
-    try:
-        cores = int(ray.cluster_resources().get("CPU", 1))
-        count = max(1, min(workers or cores, cores, len(items)))
-        # A node that is lost takes its actors along; Ray starts them elsewhere and repeats what they were doing.
-        actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=3)(_Worker)
-        stored = ray.put(payload.read_bytes())
-        pool = ActorPool([actor.remote(factory, stored) for _ in range(count)])
-        yield from pool.map_unordered(lambda worker, item: worker.do.remote(item), list(items))
-    except ray.exceptions.RayError as error:
-        raise BadInput(f"--ray {address}: a worker was lost and could not be replaced ({str(error)[:120]})") from error
-    finally:
-        ray.shutdown()
+        try:
+            cores = int(ray.cluster_resources().get("CPU", 1))
+            count = max(1, min(workers or cores, cores, len(items)))
+            # A node that is lost takes its actors along; Ray starts them elsewhere and repeats what they were doing.
+            actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=3)(_Worker)
+            stored = ray.put(payload.read_bytes())
+            pool = ActorPool([actor.remote(factory, stored) for _ in range(count)])
+            yield from pool.map_unordered(lambda worker, item: worker.do.remote(item), list(items))
+        except ray.exceptions.RayError as error:
+            said = f"--ray {address}: a worker was lost and could not be replaced ({str(error)[:120]})"
+            raise BadInput(said) from error

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from repq_deploy.cli.common import DryRun, Force, Json, Quiet, Verbose, say_note, set_up, show
+from repq_deploy.cli.common import (
+    DryRun,
+    Force,
+    Json,
+    Quiet,
+    Verbose,
+    refuse_other_options,
+    say_note,
+    set_up,
+    show,
+)
 from repq_deploy.cli.entry import entry_point
 from repq_deploy.cli.streams import say
 from repq_deploy.errors import BackendMissing, BadInput
@@ -23,10 +33,14 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+#: What has no meaning where Ray Serve listens in place of this process.
+_NOT_ON_RAY = ("grpc_port", "grpc", "connections", "timeout", "grace", "kserve")
+
 _EXTRA = ("uvicorn", "starlette", "h11", "grpc", "tritonclient", "prometheus_client")
 
 
 def serve(
+    context: typer.Context,
     engines: Annotated[
         list[str],
         typer.Argument(
@@ -97,6 +111,18 @@ def serve(
         Path | None,
         typer.Option(help="Serve nothing: write a KServe InferenceService with these settings, as YAML, to this file."),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Serve on a Ray cluster, by Ray Serve: HOST:PORT, 'auto' for the one that runs here, or 'local' to "
+            "start one on this machine. --workers, --threads (default 1) and --batch are of each replica; --queue is "
+            "of each node, in requests, and what finds no room gets status 503."
+        ),
+    ] = None,
+    replicas: Annotated[
+        str,
+        typer.Option(help="With --ray: the number of replicas, or a range such as 1-4, within which load decides."),
+    ] = "1",
     as_json: Json = False,
     force: Force = False,
     dry_run: DryRun = False,
@@ -127,6 +153,10 @@ def serve(
     if kserve is not None:
         _write_kserve(settings, listening, kserve, force=force)
         return
+    if ray is not None:
+        refuse_other_options(context, "--ray", {str(one.name) for one in context.command.params} - {*_NOT_ON_RAY})
+    elif replicas != "1":
+        raise BadInput(f"--replicas {replicas[:40]}: is for a cluster; give --ray, or --workers on one machine")
     manifests = _checked(settings)
     if dry_run:
         described = {name: {"engine": str(settings.engines[name]), **_facts(one)} for name, one in manifests.items()}
@@ -139,6 +169,9 @@ def serve(
 
     if not _is_loopback(host):
         say_note(f"listens on {host}: whoever reaches this machine can ask; there is no authentication")
+    if ray is not None:
+        _serve_on_ray(settings, ray, replicas, listening, as_json=as_json)
+        return
     asyncio.run(Server(settings, listening).run(lambda serving: _say_ready(serving, as_json)))
 
 
@@ -158,6 +191,26 @@ def _check_extra() -> None:
 
     if missing := [name for name in _EXTRA if find_spec(name) is None]:
         raise BackendMissing(f"needs {missing[0]}, which is not installed; run: pip install 'repq-deploy[serve]'")
+
+
+def _serve_on_ray(settings: ServeSettings, address: str, replicas: str, listening: Listening, *, as_json: bool) -> None:
+    from repq_deploy.serve.cluster.deployment import ClusterSettings, serve_on_cluster
+
+    least, most = ClusterSettings.replicas(replicas)
+    cluster = ClusterSettings(address=address, least=least, most=most, host=listening.host, port=listening.port)
+    urls = {name: f"http://{cluster.host}:{cluster.port}/{name}" for name in settings.engines}
+
+    def ready() -> None:
+        if as_json:
+            sys.stdout.write(
+                json.dumps({"ray": address, "models": {name: {"urls": [url]} for name, url in urls.items()}})
+            )
+            sys.stdout.write("\n")
+        else:
+            say(*(f"ready: {name}, {replicas} replicas, at {url}" for name, url in urls.items()))
+        sys.stdout.flush()
+
+    serve_on_cluster(settings, cluster, ready)
 
 
 def _is_loopback(host: str) -> bool:
