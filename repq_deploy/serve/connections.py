@@ -10,8 +10,9 @@ import json
 from typing import Any
 
 import h11
-from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from repq_deploy.serve.rest import Refusal
 
 __all__ = ["BoundedConnection"]
 
@@ -31,7 +32,7 @@ class BoundedConnection(H11Protocol):
         if len(self.connections) > 2 * self._most:
             transport.abort()
         elif len(self.connections) > self._most:
-            self.app = _too_many
+            self.app = _too_many()
         self._head = self.loop.call_later(self._patience_s, self.timeout_keep_alive_handler)
 
     def data_received(self, data: bytes) -> None:
@@ -71,7 +72,6 @@ class BoundedConnection(H11Protocol):
         self.transport.close()
 
 
-async def _too_many(scope: Scope, receive: Receive, send: Send) -> None:
-    head = [(b"content-type", b"application/json"), (b"connection", b"close"), (b"retry-after", b"1")]
-    await send({"type": "http.response.start", "status": 503, "headers": head})
-    await send({"type": "http.response.body", "body": b'{"error":"too many connections; try again later"}'})
+def _too_many() -> Refusal:
+    head = {"connection": "close", "retry-after": "1"}
+    return Refusal(b'{"error":"too many connections; try again later"}', 503, head, "application/json")

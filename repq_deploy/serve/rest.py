@@ -30,7 +30,7 @@ from repq_deploy.serve.repository import Repository
 from repq_deploy.serve.rest_body import JSON_LENGTH, Bodies, InferRequest, read_infer_request
 from repq_deploy.serve.tensors import TensorMetadata
 
-__all__ = ["EXTENSIONS", "SERVER", "STATUS", "rest_app"]
+__all__ = ["EXTENSIONS", "SERVER", "STATUS", "Refusal", "rest_app"]
 
 SERVER = "repq-serve"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository")
@@ -161,7 +161,7 @@ class _Rest:
         return self.repository.model(request.path_params["model"], request.path_params.get("version", ""))
 
 
-class _Refusal(Response):
+class Refusal(Response):
     """An answer to a request that may not have been read to its end."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -181,7 +181,7 @@ async def _refused(request: Request, refused: Refused) -> Response:
     unread = refused.reason in _BEFORE_THE_BODY
     if unread:
         headers["connection"] = "close"
-    kind = _Refusal if unread else Response
+    kind = Refusal if unread else Response
     body = _encoded({"error": str(refused)})
     return kind(body, STATUS[refused.reason], headers, "application/json")
 
@@ -191,7 +191,7 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     said = {404: f"there is no {request.url.path[:100]}", 405: f"{request.method[:20]} is not what it takes"}
     headers = {**(error.headers or {}), "connection": "close"}
     body = _encoded({"error": said.get(error.status_code, error.detail)})
-    return _Refusal(body, error.status_code, headers, "application/json")
+    return Refusal(body, error.status_code, headers, "application/json")
 
 
 async def _defect(request: Request, error: Exception) -> Response:

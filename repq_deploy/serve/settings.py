@@ -37,7 +37,7 @@ class ServeSettings:
     workers: int = 1
     threads: int = 0
     batch: int = 0
-    queue: int = 256
+    queue: int = 128
     delay_ms: float = 0.0
     max_body_mb: float = 64.0
 

@@ -81,7 +81,7 @@ def serve(
     queue: Annotated[
         int,
         typer.Option(min=1, help="How many images may wait for each model. More are refused at once, with status 429."),
-    ] = 256,
+    ] = 128,
     delay: Annotated[
         float,
         typer.Option(
@@ -94,7 +94,9 @@ def serve(
     max_body: Annotated[
         float, typer.Option(min=0.001, max=2000, help="The largest body of a request, in megabytes.")
     ] = 64.0,
-    connections: Annotated[int, typer.Option(min=1, help="How many connections may be open at a time.")] = 256,
+    connections: Annotated[
+        int, typer.Option(min=1, help="How many connections may be open at a time: each request that waits has one.")
+    ] = 256,
     timeout: Annotated[
         float,
         typer.Option(min=0.1, help="Within how many seconds the head of a request, and then its body, must arrive."),
