@@ -1,11 +1,7 @@
 # Every target makes the virtual environment first where it is missing or out of date.
 PYTHON ?= python3
-<<<<<<< HEAD
 EXTRAS ?= dev,docs,tensorrt-rtx,openvino,transformers,ray,plot,serve,client
-=======
 PYTHON312 ?= python3.12
-EXTRAS ?= dev,docs,tensorrt-rtx,openvino,transformers,ray,plot
->>>>>>> fb7ce69 (Engines go into model repositories of Triton, with nothing left to derive)
 VENV ?= .venv
 
 BIN := $(abspath $(VENV))/bin
