@@ -5,7 +5,7 @@ test images of Fashion-MNIST, calibrated on 128 of its training images, which th
 
     python benchmarks/families/accuracy.py                    # every run that is not there
     python benchmarks/families/accuracy.py --subjects swin    # of one model
-    python benchmarks/families/accuracy.py --cases            # best without each of its parts as well, at w4a4 and w3a3
+    python benchmarks/families/accuracy.py --cases            # and best with other parts, at w4a4 and w3a3
 
 Every run is one line of ``benchmarks/results/accuracy-families.jsonl`` and is not repeated; the table beside it is made
 from the file, and says whether ``best`` loses at most half of what ``repq`` loses, or both less than half a point.
@@ -48,8 +48,14 @@ def _without(step: str) -> Method:
     return replace(best, name=f"best without {step}", steps=tuple(each for each in best.steps if each.name != step))
 
 
-#: What ``--cases`` adds: what a family that has no rotation, or no centering, has to do without.
-PARTS = (_without("rotate"), _without("center"))
+def _with_softmax(quantizer: str) -> Method:
+    """``best`` with other quantizers of probabilities than powers of two; ``float`` leaves attention in float."""
+    return replace(find_method("best"), name=f"best, softmax {quantizer}", softmax=quantizer)
+
+
+#: What ``--cases`` adds: what a family that has no rotation, or no centering, has to do without; and what powers of two
+#: cost where windows or images have few tokens, so that probabilities are large.
+PARTS = (_without("rotate"), _without("center"), *map(_with_softmax, ("log_sqrt2", "adalog", "float")))
 METHODS = (find_method("repq"), find_method("best"), *PARTS)
 
 
@@ -153,7 +159,7 @@ def main() -> None:
     parser.add_argument("--subjects", nargs="+", default=list(SUBJECTS), choices=SUBJECTS)
     parser.add_argument("--bits", nargs="+", default=BITS, choices=BITS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--cases", action="store_true", help="also best without each of its parts, at w4a4 and w3a3")
+    parser.add_argument("--cases", action="store_true", help="also best with other parts, at w4a4 and w3a3")
     args = parser.parse_args()
     torch.set_num_threads(1)
     file = RESULTS / "accuracy-families.jsonl"
