@@ -214,7 +214,7 @@ def _do(
 
 def _send_modules(address: str) -> None:
     """Let Ray's workers have the scripts of this folder, which are in no package of theirs."""
-    from repq_deploy.search.pool import ask_for_tokens, check_cluster  # noqa: PLC0415 - imports torch
+    from repq_deploy.system.clusters import ask_for_tokens, check_cluster  # noqa: PLC0415
 
     check_cluster(address)
     if address == "local":

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from repq_deploy.errors import BackendMissing, BadInput, first_line
 
-__all__ = ["check_cluster", "connected", "isolated_children"]
+__all__ = ["ask_for_tokens", "check_cluster", "connected", "isolated_children"]
 
 
 def check_cluster(address: str) -> None:
@@ -46,7 +46,7 @@ def connected(address: str) -> Iterator[None]:
     """
     check_cluster(address)
     if address == "local":
-        _ask_for_tokens()
+        ask_for_tokens()
     import ray  # noqa: PLC0415 - an extra
 
     try:
@@ -77,7 +77,7 @@ def isolated_children() -> Iterator[None]:
             os.environ["PYTHONSAFEPATH"] = before
 
 
-def _ask_for_tokens() -> None:
+def ask_for_tokens() -> None:
     """Let a Ray cluster that is started here answer only those who know a token made for it.
 
     Ray listens on all interfaces, whatever its address, and runs what it is sent.
