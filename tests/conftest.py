@@ -133,10 +133,14 @@ def lower_for(model: onnx.ModelProto, backend: str, **options: object) -> tuple[
 
 
 @pytest.fixture(
-    params=["vit", *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(SPECS) if name != "vit")]
+    params=[
+        "vit",
+        pytest.param("swin", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.release) for name in sorted(set(SPECS) - {"vit", "swin"})),
+    ]
 )
 def each_family(request: pytest.FixtureRequest) -> str:
-    """``family`` for tests that export for each case: all but one of the families in the slow lane."""
+    """``family`` for tests that export for each case: one in each run, windows in the slow lane, the rest by hand."""
     return request.param
 
 

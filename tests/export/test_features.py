@@ -23,13 +23,13 @@ from tests.tapped import tapped_model
 
 CASES = [
     ("vit", "best", "maps", "w6a6"),
+    pytest.param("swin", "best", "maps", "w6a6", marks=pytest.mark.slow),
     *(
-        pytest.param(*case, marks=pytest.mark.slow)
+        pytest.param(*case, marks=pytest.mark.release)
         for case in (
             ("vit", "repq", "tokens", "w8a8"),
             ("vit", "best", "tokens", "w4a4"),
             ("dinov2", "best", "maps", "w8a8"),
-            ("swin", "best", "maps", "w6a6"),
             ("swin", "repq", "tokens", "w4a4"),
         )
     ),

@@ -59,13 +59,13 @@ class Detector(nn.Module):
     ("how", "method", "bits"),
     [
         ("getter", "best", "w6a6"),
+        pytest.param("features", "best", "w4a4", marks=pytest.mark.slow),
         *(
-            pytest.param(*case, marks=pytest.mark.slow)
+            pytest.param(*case, marks=pytest.mark.release)
             for case in (
                 ("getter", "repq", "w4a4"),
                 ("intermediates", "best", "w8a8"),
                 ("features", "repq", "w8a8"),
-                ("features", "best", "w4a4"),
             )
         ),
     ],

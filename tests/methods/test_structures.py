@@ -71,7 +71,7 @@ def test_a_method_leaves_a_model_that_is_near_the_float_one(variant, method):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(
     "method",
-    [EVERYTHING, *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(METHODS))],
+    [EVERYTHING, *(pytest.param(name, marks=pytest.mark.release) for name in sorted(METHODS))],
 )
 def test_its_codes_are_proven(variant, method):
     quantized = repq_deploy.quantize(varied_model(variant), IMAGES, bits="w4a4", method=method)

@@ -73,7 +73,7 @@ def _kill(name: str, times: int, warm: Run, inputs: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_some_kills(name: str, warm: Run, inputs: Path) -> None:
-    _kill(name, 3, warm, inputs)
+    _kill(name, 2, warm, inputs)
 
 
 @pytest.mark.release

@@ -23,9 +23,12 @@ from tests.conftest import exported
 PACKAGE = Path(backends.__file__).parents[2]
 FOLDER = Path(backends.__file__).parent
 
-#: Where a backend is named outside its folder: the reference that every engine is compared with, by its package, and
-#: the packages that a report of a bug lists.
-NAMED = {"export/onnx_session.py", "cli/shell/versions.py"}
+#: Where a backend is named outside its folder: the reference that every engine is compared with, by its package;
+#: the packages that a report of a bug lists; and what NVIDIA's own tools call runtimes and take from TensorRT's passes.
+NAMED = {
+    *("export/onnx_session.py", "cli/shell/versions.py"),
+    *("exchange/engine.py", "exchange/emit.py", "cli/answers/emit.py"),
+}
 
 INSTALLED = "{} is installed and builds for the GPU that is here, sm89"
 NO_GPU = "no GPU is here; for one elsewhere: --backend tensorrt-rtx"
