@@ -16,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py
 
-# About 6 minutes on two cores.
+# About 10 minutes on two cores.
 test: $(STAMP)
 	$(PYTEST) -m "not slow and not release"
 

@@ -22,8 +22,7 @@ from repq_deploy.engines.runner import open_runner
 from repq_deploy.engines.source import read_source
 from repq_deploy.errors import BadInput
 from repq_deploy.evaluation import Target
-from repq_deploy.export.names import recorded_task
-from repq_deploy.records import decode, parse_json
+from repq_deploy.export.names import CLASSES, recorded_classes, recorded_task
 from repq_deploy.remote.address import is_address
 from repq_deploy.tasks import Task
 
@@ -199,10 +198,10 @@ def _recorded(metadata: Mapping[str, str], name: str) -> Preprocess:
 
 def _class_names(metadata: Mapping[str, str]) -> tuple[str, ...]:
     """The names of the outputs, where they are recorded."""
-    if not (text := metadata.get("repq.classes")):
+    if not metadata.get(CLASSES):
         return ()
     try:
-        return check_names(decode(tuple[str, ...], parse_json(text), "repq.classes"), "repq.classes")
+        return check_names(recorded_classes(metadata), CLASSES)
     except ValueError as error:
         raise BadInput(f"{error}; export the model again") from error
 
