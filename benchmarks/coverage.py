@@ -51,16 +51,22 @@ FORK = multiprocessing.get_context("fork")
 def shallow(name: str) -> dict[str, Any]:
     """The arguments that make an architecture two blocks deep, in each of its stages."""
     with torch.device("meta"):
-        stages = getattr(timm.create_model(name), "layers", None)
-    return {"depth": 2} if stages is None else {"depths": (2,) * len(stages)}
+        model = timm.create_model(name)
+    stages = getattr(model, "layers", getattr(model, "stages", None))
+    if stages is not None:
+        return {"depths": (2,) * len(stages)}
+    blocks: Any = model.blocks
+    heads = [getattr(blocks[index].attn, "num_kv_heads", None) for index in (0, len(blocks) // 2)]
+    # Sapiens2 has fewer heads of keys and values in its middle blocks, and takes their number for each block.
+    return {"depth": 2} if None in heads else {"depth": 2, "num_kv_heads": tuple(heads)}
 
 
-def export(name: str) -> dict[str, Any]:
+def export(name: str, count: int) -> dict[str, Any]:
     """Export one architecture in this process; what came of it."""
     started = time.monotonic()
     model = build(ModelSpec(name, name, shallow(name), None, "random"))
     sides, _ = find_family(model.network).image_sides(model.network)
-    images = torch.randn(IMAGES, 3, *sides, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(count, 3, *sides, generator=torch.Generator().manual_seed(0))
     quantized = repq_deploy.quantize(model, images, bits="w8a8", method="minmax", inplace=True)
     with tempfile.TemporaryDirectory() as folder:
         written = repq_deploy.export_onnx(quantized, Path(folder) / "model.onnx", images)
@@ -76,10 +82,10 @@ def export(name: str) -> dict[str, Any]:
     }
 
 
-def export_apart(name: str) -> dict[str, Any]:
+def export_apart(name: str, count: int) -> dict[str, Any]:
     """Export one architecture in a fork of this process, whose memory goes back with it, and which imports nothing."""
     ours, theirs = FORK.Pipe(duplex=False)
-    child = FORK.Process(target=_send, args=(theirs, name))
+    child = FORK.Process(target=_send, args=(theirs, name, count))
     child.start()
     theirs.close()
     try:
@@ -92,9 +98,9 @@ def export_apart(name: str) -> dict[str, Any]:
         child.join()
 
 
-def _send(theirs: Connection, name: str) -> None:
+def _send(theirs: Connection, name: str, count: int) -> None:
     try:
-        theirs.send(export(name))
+        theirs.send(export(name, count))
     except Exception as error:  # the next architecture is tried whatever this one ends in
         theirs.send({"error": f"{type(error).__name__}: {one_line(error, 250)}"})
 
@@ -105,12 +111,12 @@ def exported() -> dict[str, dict[str, Any]]:
     return {record["name"]: record for record in map(json.loads, lines)}
 
 
-def export_all(names: Iterable[str], *, again: bool) -> None:
+def export_all(names: Iterable[str], *, count: int, again: bool) -> None:
     known = exported()
     for name in names:
         if name in known and not (again and "error" in known[name]):
             continue
-        record = {"name": name, "timm": timm.__version__, **export_apart(name)}
+        record = {"name": name, "timm": timm.__version__, **export_apart(name, count)}
         with LINES.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
         print(json.dumps(record), flush=True)
@@ -162,12 +168,13 @@ def main() -> None:
     parser.add_argument("--export", action="store_true", help="export each architecture that is accepted")
     parser.add_argument("--only", default="*", help="a pattern of the names to export")
     parser.add_argument("--limit", type=int, help="export at most so many")
+    parser.add_argument("--images", type=int, default=IMAGES, help="fewer take less memory")
     parser.add_argument("--again", action="store_true", help="try those that failed again")
     options = parser.parse_args()
     found = list(look_at(matching(modules=MODULES, weights=True)))
     if options.export:
         names = [one.name for one in found if not one.reason and fnmatch(one.name, options.only)]
-        export_all(names[: options.limit], again=options.again)
+        export_all(names[: options.limit], count=options.images, again=options.again)
     text = report(found)
     TABLE.write_text(text, encoding="utf-8")
     print(text)

@@ -2,9 +2,10 @@
 
 One command exports the model with random weights, builds its engine, serves it with batching on, and measures::
 
-    python benchmarks/serving.py [--input uint8] [--rounds 3 --seconds 10 --overload 60]
+    python benchmarks/serving.py [--input uint8] [--rounds 12 --seconds 2.5 --overload 60]
 
-* closed loops of 1, 4, 16 and 32 clients, in rounds that take turns with the engine called directly;
+* closed loops of 1, 4, 16 and 32 clients, in rounds that take turns with the engine called directly: short ones, as
+  whatever else a machine does may slow one of the two for ten seconds and not the other;
 * an open loop at twice the capacity that was just measured: what is refused and how soon, the server's memory, and
   whether the server's own count of answers is the clients';
 * SIGTERM in the middle of a closed and of an open loop: whether all that was accepted is answered.
@@ -226,8 +227,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--bits", default="w8a8")
     parser.add_argument("--input", default="uint8", choices=("uint8", "float32"))
     parser.add_argument("--engine", type=Path, help="measure this one")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each loop in each round")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=2.5, help="of each loop in each round")
     parser.add_argument("--overload", type=float, default=60.0, help="seconds at twice the capacity")
     parser.add_argument("--nice", type=int, default=5, help="how much nicer than the server the load is")
     parser.add_argument("--serve", default="", help="options of repq-serve, in one word")

@@ -6,6 +6,7 @@ test images of Fashion-MNIST, calibrated on 128 of its training images, which th
     python benchmarks/families/accuracy.py                    # every run that is not there
     python benchmarks/families/accuracy.py --subjects swin    # of one model
     python benchmarks/families/accuracy.py --cases            # and best with other parts, at w4a4 and w3a3
+    python benchmarks/families/accuracy.py --device cuda      # minutes in place of hours
 
 Every run is one line of ``benchmarks/results/accuracy-families.jsonl`` and is not repeated; the table beside it is made
 from the file, and says whether ``best`` loses at most half of what ``repq`` loses, or both less than half a point.
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 
 import repq_deploy
 from repq_deploy.methods import Method, find_method
+from repq_deploy.steps import step
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from commands import table_line
@@ -53,9 +55,20 @@ def _with_softmax(quantizer: str) -> Method:
     return replace(find_method("best"), name=f"best, softmax {quantizer}", softmax=quantizer)
 
 
-#: What ``--cases`` adds: what a family that has no rotation, or no centering, has to do without; and what powers of two
-#: cost where windows or images have few tokens, so that probabilities are large.
-PARTS = (_without("rotate"), _without("center"), *map(_with_softmax, ("log_sqrt2", "adalog", "float")))
+def _balanced(power: float) -> Method:
+    """``best`` with another power for what gated MLPs' channels are divided by."""
+    best = find_method("best")
+    steps = tuple(step("balance", power=power) if each.name == "balance" else each for each in best.steps)
+    return replace(best, name=f"best, balance to the power {power:g}", steps=steps)
+
+
+#: What ``--cases`` adds: what a family that has no rotation, or no centering, or no gates, has to do without; and what
+#: powers of two cost as probabilities.
+PARTS = (
+    *map(_without, ("rotate", "center", "balance")),
+    *map(_balanced, (0.5, 1.0)),
+    *map(_with_softmax, ("log_sqrt2", "adalog", "tan", "uniform", "float")),
+)
 METHODS = (find_method("repq"), find_method("best"), *PARTS)
 
 
@@ -67,18 +80,29 @@ def logits(model: nn.Module, images: Tensor, side: int) -> Tensor:
 
 
 def measure(
-    name: str, bits: str, method: Method, seed: int, training: Pictures, test: Pictures, floats: Tensor
+    name: str,
+    bits: str,
+    method: Method,
+    seed: int,
+    training: Pictures,
+    test: Pictures,
+    floats: Tensor,
+    device: torch.device,
 ) -> dict[str, Any]:
-    """One calibration, and its accuracy; ``floats`` is the float model's logits of the test images."""
+    """One calibration, and its accuracy; ``floats`` is the float model's logits of the test images.
+
+    The images lie on the CPU for ``training``, and on ``device`` for ``test``.
+    """
     side = SUBJECTS[name].side
     order = torch.randperm(len(training.labels), generator=torch.Generator().manual_seed(seed))
     images = pixels(training.images[order[:CALIBRATION_IMAGES]], side)
     started = time.monotonic()
     quantized = repq_deploy.quantize(
-        load_trained(name), images, bits=bits, preset="paper", method=method, seed=seed, inplace=True
+        load_trained(name), images, bits=bits, preset="paper", method=method, seed=seed, inplace=True, device=device
     )
     seconds = time.monotonic() - started
-    classes = logits(quantized, test.images, side).argmax(-1)
+    outputs = logits(quantized.to(device), test.images, side)
+    classes = outputs.argmax(-1)
     return {
         "model": name,
         "bits": bits,
@@ -88,8 +112,15 @@ def measure(
         "top1": _percent(classes == test.labels),
         "float_top1": _percent(floats.argmax(-1) == test.labels),
         "agreement": _percent(classes == floats.argmax(-1)),
+        "logits_db": round(_sqnr(floats, outputs), 2),
         "calibration_s": round(seconds, 1),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
     }
+
+
+def _sqnr(expected: Tensor, found: Tensor) -> float:
+    """Signal to quantization noise of the logits, in dB."""
+    return float(10 * torch.log10(expected.square().sum() / (found - expected).square().sum()))
 
 
 def _percent(hits: Tensor) -> float:
@@ -147,9 +178,11 @@ def verdicts(groups: Groups) -> str:
 def write_table(runs: list[dict[str, Any]], path: Path) -> None:
     groups = grouped(runs)
     floats = ", ".join(f"{name} {float_top1(name):.2f}" for name in SUBJECTS if any(key[0] == name for key in groups))
+    devices = " and ".join(sorted({run["device"] for run in runs}))
     title = (
-        f"`python benchmarks/families/accuracy.py`, preset `paper`, {CALIBRATION_IMAGES} calibration images, "
-        f"PyTorch model, 10,000 test images (standard error about 0.3); float top-1: {floats}.\n"
+        f"`python benchmarks/families/accuracy.py --cases`, on {devices}, preset `paper`, "
+        f"{CALIBRATION_IMAGES} calibration images, PyTorch model, 10,000 test images (standard error about 0.3); "
+        f"float top-1: {floats}.\n"
     )
     path.write_text(f"{title}\n{verdicts(groups)}\n{table(groups)}")
 
@@ -160,20 +193,22 @@ def main() -> None:
     parser.add_argument("--bits", nargs="+", default=BITS, choices=BITS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--cases", action="store_true", help="also best with other parts, at w4a4 and w3a3")
+    parser.add_argument("--device", default="cpu", help="where PyTorch computes")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    device = torch.device(args.device)
     file = RESULTS / "accuracy-families.jsonl"
     runs = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     done = {(run["model"], run["bits"], run["method"], run["seed"]) for run in runs}
-    training, test = read_pictures("train"), read_pictures("t10k")
+    training, test = read_pictures("train"), read_pictures("t10k").to(device)
     for name in args.subjects:
-        floats = logits(load_trained(name), test.images, SUBJECTS[name].side)
+        floats = logits(load_trained(name).to(device), test.images, SUBJECTS[name].side)
         for seed in args.seeds:
             for bits in args.bits:
                 for method in METHODS if args.cases and bits in HARD else METHODS[:2]:
                     if (name, bits, method.name, seed) in done:
                         continue
-                    runs.append(measure(name, bits, method, seed, training, test, floats))
+                    runs.append(measure(name, bits, method, seed, training, test, floats, device))
                     print(runs[-1], flush=True)
                     with file.open("a") as output:
                         output.write(json.dumps(runs[-1]) + "\n")

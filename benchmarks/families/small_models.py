@@ -14,14 +14,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from repq_deploy.calib_data.demo import DEMO_MEAN, DEMO_STD, DEMO_WEIGHTS
+from repq_deploy.calib_data.demo import DEMO_MEAN, DEMO_STD
 
 __all__ = [
     "SUBJECTS",
     "WEIGHTS",
     "Pictures",
     "Subject",
-    "begin",
     "build",
     "float_top1",
     "load_trained",
@@ -36,16 +35,10 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True)
 class Subject:
-    """A timm architecture, the arguments that shrink it, and how it is trained."""
+    """A timm architecture, and the arguments that shrink it: its width and depth, not its number of tokens."""
 
     architecture: str
     kwargs: dict[str, Any]
-    epochs: int
-    learning_rate: float
-    #: Whether PyTorch's autocast to bfloat16 trains it faster on a CPU: it does where batches of products are large.
-    bfloat16: bool = False
-    #: Whether training begins with the weights of the embedded demo, a ViT of width 96, where names and shapes fit.
-    from_demo: bool = False
 
     @property
     def side(self) -> int:
@@ -53,48 +46,40 @@ class Subject:
         return int(self.kwargs["img_size"])
 
 
+#: Patches of 2 x 2 pixels make 14 x 14 tokens of an image, as the large models have at 224 pixels: how large attention
+#: probabilities are depends on their number, and what quantizing them costs depends on how large they are.
+_COMMON: dict[str, Any] = {"img_size": 28, "patch_size": 2, "num_classes": 10}
+
 SUBJECTS = {
-    # 8 x 8 patches in windows of 4 x 4, plain and shifted ones; merged into one whole window of 4 x 4.
+    # Windows of 7 x 7 tokens as in the large ones, plain and shifted; merged into one window.
     "swin": Subject(
         "swin_tiny_patch4_window7_224",
         {
-            "img_size": 32,
-            "window_size": 4,
+            **_COMMON,
+            "window_size": 7,
             "embed_dim": 64,
             "depths": (2, 4),
             "num_heads": (2, 4),
-            "num_classes": 10,
             "drop_path_rate": 0.0,
         },
-        epochs=10,
-        learning_rate=1e-3,
-        bfloat16=True,
     ),
     # EVA-02 in small: positions as embeddings and as rotations of q and k, gated MLPs, biases of q and v alone.
     "eva": Subject(
         "eva02_tiny_patch14_224",
         {
-            "img_size": 28,
-            "patch_size": 4,
+            **_COMMON,
             "embed_dim": 96,
             "depth": 6,
             "num_heads": 3,
             "mlp_ratio": 4 / 3,
-            "ref_feat_shape": (7, 7),
+            "ref_feat_shape": (14, 14),
             "global_pool": "token",
-            "num_classes": 10,
         },
-        epochs=1,
-        learning_rate=1e-3,
-        from_demo=True,
     ),
     # SigLIP's image tower in small: no class token; one learned query pools the tokens by attention.
     "siglip": Subject(
         "vit_base_patch16_siglip_224",
-        {"img_size": 28, "patch_size": 4, "embed_dim": 96, "depth": 4, "num_heads": 3, "num_classes": 10},
-        epochs=1,
-        learning_rate=5e-4,
-        from_demo=True,
+        {**_COMMON, "embed_dim": 96, "depth": 4, "num_heads": 3},
     ),
 }
 
@@ -103,26 +88,6 @@ def build(name: str) -> nn.Module:
     """The model of random weights, in float32."""
     subject = SUBJECTS[name]
     return timm.create_model(subject.architecture, pretrained=False, **subject.kwargs)
-
-
-def begin(name: str) -> nn.Module:
-    """The model as training begins, in float32."""
-    model = build(name)
-    if SUBJECTS[name].from_demo:
-        ours, demo = model.state_dict(), _demo_tensors()
-        demo["pos_embed"] = demo["pos_embed"][:, -ours["pos_embed"].shape[1] :]  # the class token's is the first
-        fitting = {key: key in demo and demo[key].shape == tensor.shape for key, tensor in ours.items()}
-        model.load_state_dict({key: demo[key] if fitting[key] else tensor for key, tensor in ours.items()})
-    return model
-
-
-def _demo_tensors() -> dict[str, Tensor]:
-    """The demo's weights in float32, and what other models call parts of them."""
-    tensors = {key: tensor.float() for key, tensor in load_file(DEMO_WEIGHTS).items()}
-    for key in [key for key in tensors if key.endswith("qkv.bias")]:
-        q, _, v = tensors[key].chunk(3)
-        tensors |= {key.replace("qkv.bias", "q_bias"): q, key.replace("qkv.bias", "v_bias"): v}
-    return tensors
 
 
 def load_trained(name: str) -> nn.Module:
@@ -143,6 +108,9 @@ class Pictures:
 
     images: Tensor
     labels: Tensor
+
+    def to(self, device: torch.device) -> Pictures:
+        return Pictures(self.images.to(device), self.labels.to(device))
 
 
 def read_pictures(split: str) -> Pictures:

@@ -16,9 +16,9 @@ from repq_deploy.models.sites import AttentionSite, LinearSite, Sites
 __all__ = ["Legality", "Rewrite", "legality", "refusals"]
 
 #: "fold": scales of channels into a layer norm; "stream": rotation of the residual stream; "center": means of k and v;
-#: "heads": rotations of q, k and v; "head_scales": a scale for each head; "bits": those of q and k as asked for;
-#: "gelu": a logarithmic grid behind a GELU.
-Rewrite = Literal["fold", "stream", "center", "heads", "head_scales", "bits", "gelu"]
+#: "heads": rotations of q, k and v; "balance": ranges of what fc2 reads behind a gate; "head_scales": a scale for each
+#: head; "bits": those of q and k as asked for; "gelu": a logarithmic grid behind a GELU.
+Rewrite = Literal["fold", "stream", "center", "heads", "balance", "head_scales", "bits", "gelu"]
 
 #: Linears that read what a norm gives, in models that have a norm before each branch.
 _BEHIND_A_NORM = ("qkv", "gate", "fc1", "reduction")
@@ -77,6 +77,7 @@ def legality(sites: Sites) -> tuple[Legality, ...]:
     """Every rewrite that the model has a place for."""
     attentions = sites.attentions
     readers = [site for site in sites.linears if site.role in _BEHIND_A_NORM]
+    gated = [site for site in sites.linears if site.up is not None]
     second = [site for site in sites.linears if site.role == "fc2"]
     stream = () if sites.stream is not None else (("it has no one form that every writer and reader shares", 1),)
     found = (
@@ -86,6 +87,7 @@ def legality(sites: Sites) -> tuple[Legality, ...]:
         _of("center", "v not centered", attentions, _unless("v_shift_is_free", _v)),
         _of("heads", "q and k not rotated", attentions, _unless("qk_rotation_is_free", _qk)),
         _of("heads", "v not rotated", attentions, _unless("v_rotation_is_free", _v)),
+        _of("balance", "channels behind a gate not balanced", gated, lambda site: None),
         _of("head_scales", "one scale for all heads of q and k", attentions, _unless("qk_head_scales_are_free", _qk)),
         _of("head_scales", "one scale for all heads of v", attentions, _unless("v_head_scales_are_free", _v)),
         _of("bits", "q and k at no less than 8 bits", attentions, _bits),

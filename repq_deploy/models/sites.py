@@ -22,6 +22,7 @@ __all__ = [
     "LinearSite",
     "ResidualStream",
     "Role",
+    "Rows",
     "Sites",
     "Stage",
     "checked",
@@ -34,6 +35,14 @@ Role = Literal["patch_embed", "qkv", "gate", "proj", "fc1", "fc2", "reduction", 
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Rows of the weight of the module ``linear``, from ``start`` on, as many as are read."""
+
+    linear: str
+    start: int = 0
+
+
+@dataclass(frozen=True)
 class LinearSite:
     """A linear layer, or the patch embedding's convolution.
 
@@ -41,7 +50,8 @@ class LinearSite:
     (``Sites.readers``): its scale and bias can be folded with their weights. ``layer_scale`` names the LayerScale that
     multiplies this layer's output. ``after_gelu``: the layer reads the output of a GELU, and nothing else stands
     between. ``padded``: tokens of zeros may come in between the norm and this layer. They stay zeros under a scale that
-    the norm takes, but not under a shift, which this layer adds to all of its tokens instead.
+    the norm takes, but not under a shift, which this layer adds to all of its tokens instead. ``up`` names the rows
+    whose outputs are multiplied by a gate, each by its own element of it, to give what this layer reads.
     """
 
     name: str
@@ -50,6 +60,7 @@ class LinearSite:
     layer_scale: str | None = None
     after_gelu: bool = False
     padded: bool = False
+    up: Rows | None = None
 
     @property
     def is_convolution(self) -> bool:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import GELU, Format, GELUTanh, LayerScale, Mlp
+from timm.layers import GELU, Format, GELUTanh, GluMlp, LayerScale, Mlp, SwiGLU
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from repq_deploy.errors import BadInput
-from repq_deploy.models.sites import LinearSite, Role
+from repq_deploy.models.sites import LinearSite, Role, Rows
 from repq_deploy.models.taps import Features
 
 __all__ = [
@@ -78,8 +78,16 @@ def mlp_linears(
             norm=foldable(f"{name}.norm", inner),
             layer_scale=layer_scale,
             after_gelu=_ends_in_gelu(mlp),
+            up=_up(name, mlp) if inner is None or isinstance(inner, nn.Identity) else None,
         ),
     ]
+
+
+def _up(name: str, mlp: Any) -> Rows | None:
+    """The half of a gated MLP that its activation does not touch."""
+    if isinstance(mlp, GluMlp):
+        return Rows(f"{name}.fc1", 0 if mlp.gate_last else mlp.fc1.out_features // 2)
+    return Rows(f"{name}.fc1_x") if isinstance(mlp, SwiGLU) else None
 
 
 def pool_linears(name: str, pool: Any, *, norm: str | None) -> list[LinearSite]:

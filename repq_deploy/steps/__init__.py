@@ -10,13 +10,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from repq_deploy.calibration.run import Calibration
 from repq_deploy.errors import BadInput
-from repq_deploy.steps import bias_correction, center, dual_clip, fold, ranges, reconstruct, rotate, weights
+from repq_deploy.steps import balance, bias_correction, center, dual_clip, fold, ranges, reconstruct, rotate, weights
 
 __all__ = ["STEPS", "Step", "step"]
 
 STEPS: dict[str, Callable[..., None]] = {
     "rotate": rotate.rotate,
     "center": center.center,
+    "balance": balance.balance,
     "ranges": ranges.ranges,
     "dual_clip": dual_clip.dual_clip,
     "fold": fold.fold,

@@ -173,7 +173,7 @@ def test_what_is_refused_is_said_once_with_its_reason():
 def test_a_method_is_refused_only_what_it_does():
     assert find_method("repq").rewrites() == {"fold", "bits"}
     assert find_method("minmax").rewrites() == {"bits"}
-    assert find_method("best").rewrites() == {"fold", "stream", "center", "bits"}
-    assert find_method("best").rewrites("float") == {"fold", "stream", "center"}
+    assert find_method("best").rewrites() == {"fold", "stream", "center", "balance", "bits"}
+    assert find_method("best").rewrites("float") == {"fold", "stream", "center", "balance"}
     everything = (step("rotate"), step("ranges", attention="head", gelu="adalog"))
     assert Method("mine", "log2", everything).rewrites() == {"stream", "heads", "fold", "head_scales", "gelu", "bits"}
