@@ -29,8 +29,10 @@ class Method:
         for step in self.steps:
             if step.name == "rotate":
                 found |= {part for part in _ROTATED if step.option("what") in (part, "both")}
-            elif step.name in ("center", "balance"):
-                found.add(step.name)
+            elif step.name == "center":
+                found.add("center")
+            elif step.name == "balance":
+                found.add("balance")
             elif step.name == "ranges":
                 found |= {"fold"} if step.option("post_norm") != "tensor" else set()
                 found |= {"head_scales"} if step.option("attention") == "head" else set()

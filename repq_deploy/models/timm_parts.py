@@ -86,7 +86,8 @@ def mlp_linears(
 def _up(name: str, mlp: Any) -> Rows | None:
     """The half of a gated MLP that its activation does not touch."""
     if isinstance(mlp, GluMlp):
-        return Rows(f"{name}.fc1", 0 if mlp.gate_last else mlp.fc1.out_features // 2)
+        packed: Any = mlp.fc1
+        return Rows(f"{name}.fc1", 0 if mlp.gate_last else packed.out_features // 2)
     return Rows(f"{name}.fc1_x") if isinstance(mlp, SwiGLU) else None
 
 
