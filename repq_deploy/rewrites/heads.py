@@ -9,7 +9,8 @@ head h, any scale t for the tensor, and ``r_h = s_h / t``:
 * q and k: ``W_h`` and ``b_h`` are divided by ``r_h``, and attention's scale is multiplied by the ``r_h`` of both. It
   becomes one number per head, in the multiplication of the logits that was there before.
 * k's zero points: a constant added to all of k adds the same to every logit of a row, which the softmax takes away. So
-  k has a zero point per head, which its bias centres. q and v have no such freedom and are symmetric.
+  k has a zero point per head, which its bias centres. q and v have no such freedom and are symmetric, and so is k that
+  is turned by its token's position (RoPE): its bias is turned with it.
 
 Codes stay equal, and outputs are equal up to rounding. The fold of v changes columns of a weight, so it is done before
 weights are rounded, and in the float reference too. The fold of q and k multiplies rows, and with them the scales of

@@ -101,9 +101,10 @@ def _by_head(attention: QuantAttention, kind: str) -> dict[Quantizer, RangeFinde
     find: Callable[..., Any] = RANGES[kind]
     finders: dict[Quantizer, RangeFinder] = {}
     if attention.site.qk_head_scales_are_free:
-        for quantizer, symmetric in ((attention.q_quantizer, True), (attention.k_quantizer, False)):
+        # k's zero points go into its bias, where a constant added to k is free: its ranges need not span zero there.
+        shifted = attention.site.k_shift_is_free
+        for quantizer, symmetric in ((attention.q_quantizer, True), (attention.k_quantizer, not shifted)):
             quantizer.axis = HEADS
-            # k's zero points go into its bias, so its ranges need not span zero.
             finders[quantizer] = find(quantizer.bits, axis=HEADS, symmetric=symmetric, spans_zero=symmetric)
     if attention.site.v_head_scales_are_free:
         attention.v_quantizer.axis = HEADS

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from repq_deploy.models.architecture import ModelSpec
 from repq_deploy.quant.layers import QuantAttention
 from repq_deploy.rewrites.heads import fold_query_key_heads, fold_value_heads
 from repq_deploy.steps import step
+from tests.conftest import SPECS
 from tests.steps.test_steps import calibration
 
 OPERANDS = ("q", "k", "v", "p")
@@ -72,6 +74,23 @@ def test_both_folds_keep_every_code_and_the_output(family, bits):
         assert torch.equal(before[site], after[site]), site
     assert (after["logits"] - before["logits"]).norm() / before["logits"].norm() < 1e-12
     assert (run.float_model(images) - reference).norm() / reference.norm() < 1e-12
+
+
+@pytest.mark.parametrize("bits", ["w4a4", "w8a8"])
+def test_turned_keys_have_no_zero_point_that_a_bias_could_take(bits, monkeypatch):
+    small = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 5}
+    kwargs = {**small, "ref_feat_shape": (4, 4)}
+    monkeypatch.setitem(SPECS, "eva", ModelSpec("tiny-eva", "eva02_tiny_patch14_224", kwargs, None, "random"))
+    run, images = double("eva", bits)
+    before = unsigned_codes(run, images)
+    for ours, theirs in attentions(run):
+        assert ours.site.between_qk == "rope"
+        fold_value_heads(ours, theirs)
+        fold_query_key_heads(ours)
+    after = unsigned_codes(run, images)
+    for site in before.keys() - {"logits"}:
+        assert torch.equal(before[site], after[site]), site
+    assert (after["logits"] - before["logits"]).norm() / before["logits"].norm() < 1e-12
 
 
 def test_rounded_weights_of_q_and_k_keep_their_codes():
