@@ -19,15 +19,17 @@ def coverage(benchmark, monkeypatch, tmp_path):
 def test_two_blocks_in_each_stage(coverage):
     assert coverage.shallow("deit_tiny_patch16_224") == {"depth": 2}
     assert coverage.shallow("swin_tiny_patch4_window7_224") == {"depths": (2, 2, 2, 2)}
+    assert coverage.shallow("swinv2_cr_tiny_ns_224") == {"depths": (2, 2, 2, 2)}
+    assert coverage.shallow("vit_large_patch16_sapiens2") == {"depth": 2, "num_kv_heads": (16, 8)}
 
 
 def test_an_export_is_kept_and_one_that_failed_is_tried_when_asked(coverage, monkeypatch):
-    monkeypatch.setattr(coverage, "export_apart", lambda name: {"error": "out of memory"})
-    coverage.export_all(["deit_tiny_patch16_224"], again=False)
-    monkeypatch.setattr(coverage, "export_apart", lambda name: {"sites": 18})
-    coverage.export_all(["deit_tiny_patch16_224"], again=False)
+    monkeypatch.setattr(coverage, "export_apart", lambda name, count: {"error": "out of memory"})
+    coverage.export_all(["deit_tiny_patch16_224"], count=2, again=False)
+    monkeypatch.setattr(coverage, "export_apart", lambda name, count: {"sites": 18})
+    coverage.export_all(["deit_tiny_patch16_224"], count=2, again=False)
     assert coverage.exported()["deit_tiny_patch16_224"]["error"] == "out of memory"
-    coverage.export_all(["deit_tiny_patch16_224"], again=True)
+    coverage.export_all(["deit_tiny_patch16_224"], count=2, again=True)
     assert coverage.exported()["deit_tiny_patch16_224"]["sites"] == 18
 
 
