@@ -1,4 +1,4 @@
-"""A cluster of two nodes on this machine, of which one stops while requests come."""
+"""A cluster of two nodes on this machine, of which one stops while requests come, and another takes its place."""
 
 from __future__ import annotations
 
@@ -104,9 +104,9 @@ def test_a_node_that_stops_costs_no_request(tmp_path, record_property, monkeypat
     tensor = {"name": "images", "datatype": "FP32", "shape": list(image.shape), "data": image.ravel().tolist()}
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
-        second = cluster.add_node(num_cpus=1)
+        second = cluster.add_node(num_cpus=1)  # a replica takes one CPU, so that each node has room for one of two
         cluster.wait_for_nodes()
         settings = ServeSettings(engines={"tiny": engine}, batch=4)
         with connected(cluster.address):
@@ -126,7 +126,8 @@ def test_a_node_that_stops_costs_no_request(tmp_path, record_property, monkeypat
                 until(lambda: all(len(one.answers) > 5 for one in clients), 30, "no answers")
                 cluster.remove_node(second, allow_graceful=False)
                 stopped = time.monotonic()
-                until(lambda: replicas_of(cluster.head_node) == 2, 60, "not recovered")
+                third = cluster.add_node(num_cpus=1)
+                until(lambda: (replicas_of(cluster.head_node), replicas_of(third)) == (1, 1), 60, "not recovered")
                 recovered = time.monotonic() - stopped
                 before = [len(one.answers) for one in clients]
                 until(
