@@ -26,7 +26,7 @@ from repq_deploy.system.cpus import can_pin, usable_cpus
 from repq_deploy.system.files import existing_file
 from repq_deploy.system.leftovers import temporary_folder
 
-__all__ = ["BenchPlan", "Measured", "describe_machine", "measure"]
+__all__ = ["BenchPlan", "Measured", "describe_machine", "measure", "run_times"]
 
 COMMAND = (sys.executable, "-P", "-m", "repq_deploy.engines.bench.worker")
 
@@ -90,6 +90,24 @@ def measure(plan: BenchPlan, *, progress: Callable[[str], None] = lambda what: N
         BadInput, BackendMissing: a model that cannot be opened here.
         BuildFailed: a model that its runtime fails to run.
     """
+    times, memory = _run_all(plan, progress)
+    first = plan.subjects[0][0]
+    return [
+        _measured(label, path, batch, times, memory, first)
+        for batch in sorted(set(plan.batches))
+        for label, path in plan.subjects
+    ]
+
+
+def run_times(plan: BenchPlan) -> dict[tuple[str, int], list[float]]:
+    """The milliseconds of every run, by label and batch size; who measures in turns with something else pools them."""
+    return _run_all(plan, lambda what: None)[0]
+
+
+def _run_all(
+    plan: BenchPlan, progress: Callable[[str], None]
+) -> tuple[dict[tuple[str, int], list[float]], dict[tuple[str, int], float]]:
+    """Milliseconds of every run, and the megabytes that were added, by label and batch size."""
     cpus = plan.cpus or usable_cpus()
     times: dict[tuple[str, int], list[float]] = {}
     memory: dict[tuple[str, int], float] = {}
@@ -118,11 +136,7 @@ def measure(plan: BenchPlan, *, progress: Callable[[str], None] = lambda what: N
                     f"model {label}: takes images of {_size(sides[label])} pixels, {first} of {_size(sides[first])}; "
                     "only models of images of one size can be compared"
                 )
-    return [
-        _measured(label, path, batch, times, memory, first)
-        for batch in sorted(set(plan.batches))
-        for label, path in plan.subjects
-    ]
+    return times, memory
 
 
 def _size(sides: Sequence[int]) -> str:

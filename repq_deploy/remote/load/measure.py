@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from repq_deploy.engines.bench.measure import BenchPlan, Measured, measure
+from repq_deploy.engines.bench.measure import BenchPlan, run_times
 from repq_deploy.engines.manifest import read_manifest
 from repq_deploy.errors import BackendMissing, BadInput
 from repq_deploy.remote.address import parse_address
@@ -64,7 +64,7 @@ class LoadPlan:
 
 @dataclass(frozen=True)
 class Direct:
-    """The engine called directly with ``batch`` images: medians over the rounds of a round's numbers."""
+    """The engine called directly with ``batch`` images: the runs of all rounds pooled, as the requests are."""
 
     batch: int
     median_ms: float
@@ -125,12 +125,13 @@ def load(
     """
     cases = [(batch, loop) for batch in plan.batches for loop in plan.loops]
     runs: list[list[dict[str, Any]]] = [[] for _ in cases]
-    direct: list[Measured] = []
+    direct: defaultdict[int, list[float]] = defaultdict(list)
     for number in range(plan.rounds):
         where = f"round {number + 1} of {plan.rounds}"
         if plan.against is not None:
             progress(f"{plan.against.name}: {where}")
-            direct += _call_directly(plan, plan.against)
+            for batch, milliseconds in _call_directly(plan, plan.against):
+                direct[batch] += milliseconds
         progress(f"{plan.url}: {where}")
         for place, run in enumerate(_send(plan)):
             runs[place].append(run)
@@ -197,21 +198,25 @@ def _beside(result: LoadResult, engine: Sequence[Direct]) -> LoadResult:
     )
 
 
-def _call_directly(plan: LoadPlan, engine: Path) -> list[Measured]:
-    """The engine at the smallest batch, at its best and at those of the plan, for one round."""
+def _call_directly(plan: LoadPlan, engine: Path) -> list[tuple[int, list[float]]]:
+    """Milliseconds of the engine at the smallest batch, at its best and at those of the plan, for one round."""
     profile = read_manifest(engine).profile
     batches = tuple(sorted({profile.min, profile.opt, *plan.batches}))
     cpus = plan.cpus or usable_cpus()
-    return measure(BenchPlan((("engine", engine),), batches, cpus, rounds=1, seconds=plan.seconds))
+    times = run_times(BenchPlan((("engine", engine),), batches, cpus, rounds=1, seconds=plan.seconds))
+    return [(batch, milliseconds) for (_, batch), milliseconds in times.items()]
 
 
-def _pooled(measured: Sequence[Measured]) -> list[Direct]:
-    found = []
-    for batch in sorted({one.batch for one in measured}):
-        rounds = [one for one in measured if one.batch == batch]
-        numbers = ((one.median_ms, one.p99_ms, one.images_per_s) for one in rounds)
-        found.append(Direct(batch, *map(statistics.median, zip(*numbers, strict=True))))
-    return found
+def _pooled(direct: Mapping[int, Sequence[float]]) -> list[Direct]:
+    return [
+        Direct(
+            batch,
+            median_ms=statistics.median(runs),
+            p99_ms=float(np.percentile(runs, 99)),
+            images_per_s=1e3 * batch * len(runs) / sum(runs),
+        )
+        for batch, runs in sorted(direct.items())
+    ]
 
 
 def _send(plan: LoadPlan) -> list[dict[str, Any]]:
