@@ -27,7 +27,7 @@ from repq_deploy.models.sites import Sites
 
 __all__ = ["balance_products", "product_ranges"]
 
-#: Of the mean: the least range that a channel is taken to have, so that one that is always zero stays as it is.
+#: Of the mean: the least range that a channel is taken to have, so that weights stay finite where one is always zero.
 _LEAST = 1e-3
 
 
@@ -62,6 +62,8 @@ def balance_products(model: nn.Module, sites: Sites, ranges: Mapping[str, Tensor
         up: Any = model.get_submodule(site.up.linear)
         down: Any = model.get_submodule(site.name)
         range_ = ranges[site.name].double()
+        if not range_.any():
+            continue
         ratio = (range_ / range_.mean()).clamp_min(_LEAST) ** power
         rows = slice(site.up.start, site.up.start + len(ratio))
         up.weight[rows] = up.weight[rows].double() / ratio[:, None]

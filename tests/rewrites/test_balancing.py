@@ -62,6 +62,17 @@ def test_a_smaller_power_shares_the_differences_and_a_silent_channel_stays_finit
     assert model.get_submodule(first.name).weight.isfinite().all()
 
 
+@torch.no_grad()
+def test_an_mlp_that_gives_nothing_stays_as_it_is():
+    model, images = gated("packed")
+    sites = find_sites(model)
+    model.blocks[0].mlp.fc1.weight.zero_()
+    model.blocks[0].mlp.fc1.bias.zero_()
+    before = {name: tensor.clone() for name, tensor in model.blocks[0].mlp.state_dict().items()}
+    balance_products(model, sites, product_ranges(model, sites, images, batch=4), power=1.0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.blocks[0].mlp.state_dict().items())
+
+
 def test_there_is_no_place_behind_a_plain_mlp_or_an_inner_norm():
     plain = timm.create_model("vit_tiny_patch16_224", **SMALL)
     normed = timm.create_model("eva02_base_patch14_224", **{**SMALL, "patch_size": 16, "ref_feat_shape": (2, 2)})
