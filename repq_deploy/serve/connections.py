@@ -27,6 +27,11 @@ class BoundedConnection(H11Protocol):
         self._head: asyncio.TimerHandle | None = None
         self._reading: asyncio.TimerHandle | None = None
 
+    @property
+    def arriving(self) -> bool:
+        """A request may be on its way: none has come yet, or a part of one has."""
+        return self.cycle is None or bool(self.conn.trailing_data[0])
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > 2 * self._most:

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,9 +23,9 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from repq_deploy.errors import BadInput
 from repq_deploy.serve.connections import BoundedConnection
 from repq_deploy.serve.grpc_service import grpc_server
+from repq_deploy.serve.listener import listen, take_no_more
 from repq_deploy.serve.metrics import Metrics
 from repq_deploy.serve.model import ServedModel
 from repq_deploy.serve.repository import Repository
@@ -33,8 +34,10 @@ from repq_deploy.serve.settings import Listening, ServeSettings
 
 __all__ = ["Server", "Serving"]
 
-#: Between the last connection that is taken and the end of those that ask nothing: for requests that are on their way.
+#: For handshakes that are under way when no more may begin.
 _SETTLE_S = 0.2
+#: For requests that are on their way then; a connection that still asks nothing is closed.
+_ARRIVING_S = 2.0
 #: At the end all that wait are answered, however long the queue is; gRPC wants a number.
 _ANSWERING_S = 86_400.0
 
@@ -74,7 +77,7 @@ class Server:
         """
         self._loop = asyncio.get_running_loop()
         where = self.listening
-        listener = _listen(where.host, where.port)
+        listener = listen(where.host, where.port)
         with contextlib.closing(listener), self._signals():
             http = self._http()
             answering = asyncio.create_task(http.serve(sockets=[listener]))
@@ -135,8 +138,10 @@ class Server:
         self.repository.stopping = True
         if http.started:
             await asyncio.sleep(self.listening.grace_s)
-            await http.take_last(listener)
+            take_no_more(listener)
             await asyncio.sleep(_SETTLE_S)
+            await http.take_last(listener)
+            await http.arrived(_ARRIVING_S)
         http.should_exit = True
         if grpc is not None:
             await grpc.stop(_ANSWERING_S)
@@ -179,7 +184,6 @@ class _Http(uvicorn.Server):
 
     async def take_last(self, listener: socket.socket) -> None:
         """Stop to listen; connections that the system has taken for us, and we have not yet, are taken before."""
-        listener.listen(0)
         taken = []
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -192,25 +196,16 @@ class _Http(uvicorn.Server):
             each.setblocking(False)
             await asyncio.get_running_loop().connect_accepted_socket(connection, each)
 
+    async def arrived(self, within_s: float) -> None:
+        """Wait until no request is on its way on a connection that is open, or for ``within_s`` seconds."""
+        connections: Any = self.server_state.connections
+        end = time.monotonic() + within_s
+        while time.monotonic() < end and any(each.arriving for each in connections):
+            await asyncio.sleep(0.01)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket bound to ``host`` and ``port``."""
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        # asyncio takes the delay of small packets off connections whose protocol is named, as it is here.
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        if os.name == "posix":  # elsewhere it would let two servers share a port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address[:2])
-        listener.listen()
-    except OSError as error:
-        said = error.strerror or error
-        raise BadInput(f"port {port} of {host}: cannot listen there: {said}; give another") from error
-    return listener
 
 
 def _closing_when_stopped(app: ASGIApp, repository: Repository) -> ASGIApp:

@@ -100,6 +100,17 @@ def test_at_its_end_it_is_no_longer_ready_and_answers_what_it_accepted(engine: P
         assert answers[-1].headers["connection"] == "close"
 
 
+def test_a_request_that_comes_late_on_a_connection_in_time_is_answered(engine: Path):
+    body = json.dumps(infer_json(images())).encode()
+    with running(ServeSettings(engines={"tiny": engine})) as live:
+        connection = HTTPConnection("127.0.0.1", live.serving.port, timeout=SECONDS)
+        connection.connect()
+        live.server.stop()
+        time.sleep(0.7)  # more than the time for handshakes
+        connection.request("POST", "/v2/models/tiny/infer", body)
+        assert connection.getresponse().status == 200
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM to catch")
 def test_sigterm_in_the_middle_of_a_load_loses_no_request(engine: Path):
