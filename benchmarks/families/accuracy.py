@@ -50,6 +50,13 @@ def _without(step: str) -> Method:
     return replace(best, name=f"best without {step}", steps=tuple(each for each in best.steps if each.name != step))
 
 
+def _not_online() -> Method:
+    """``best`` without the rotation of q and k that a model makes while it runs."""
+    best = find_method("best")
+    steps = tuple(step("rotate", what="stream") if each.name == "rotate" else each for each in best.steps)
+    return replace(best, name="best without rotation online", steps=steps)
+
+
 def _with_softmax(quantizer: str) -> Method:
     """``best`` with other quantizers of probabilities than powers of two; ``float`` leaves attention in float."""
     return replace(find_method("best"), name=f"best, softmax {quantizer}", softmax=quantizer)
@@ -66,6 +73,7 @@ def _balanced(power: float) -> Method:
 #: powers of two cost as probabilities.
 PARTS = (
     *map(_without, ("rotate", "center", "balance")),
+    _not_online(),
     *map(_balanced, (0.5, 1.0)),
     *map(_with_softmax, ("log_sqrt2", "adalog", "tan", "uniform", "float")),
 )

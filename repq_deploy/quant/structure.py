@@ -45,7 +45,7 @@ class QuantizerRow:
 @dataclass(frozen=True)
 class Structure:
     """All quantizers of a model by site, the names of the LayerScales that were folded away, and those of the modules
-    through which the residual stream is entered and left, where a rotation stands there."""
+    behind or before which a rotation stands: where the residual stream is entered and left, and on q and k."""
 
     quantizers: dict[str, QuantizerRow]
     folded: tuple[str, ...] = ()
@@ -68,12 +68,14 @@ def structure_of(model: nn.Module, sites: Sites) -> Structure:
     }
     scales = (site.layer_scale for site in sites.linears if site.layer_scale is not None)
     folded = tuple(name for name in scales if isinstance(model.get_submodule(name), nn.Identity))
-    rotated = tuple(name for name in _rotatable(sites) if isinstance(model.get_submodule(name), RotatedOutput))
+    modules = dict(model.named_modules())
+    rotated = tuple(name for name in _rotatable(sites) if isinstance(modules.get(name), RotatedOutput))
     return Structure(rows, folded, rotated)
 
 
 def _rotatable(sites: Sites) -> tuple[str, ...]:
-    return () if sites.stream is None else sites.stream.rotatable
+    of_stream = () if sites.stream is None else sites.stream.rotatable
+    return (*of_stream, *(f"{site.name}.rotate" for site in sites.attentions if not site.qk_rotation_is_free))
 
 
 def restore(model: nn.Module, sites: Sites, structure: Structure, tensors: Mapping[str, Tensor]) -> None:
@@ -100,7 +102,7 @@ def restore(model: nn.Module, sites: Sites, structure: Structure, tensors: Mappi
         model.set_submodule(name, nn.Identity())
     for name in structure.rotated:
         if name not in _rotatable(sites) or f"{name}.rotation" not in tensors:
-            raise ValueError(f"the model's residual stream has no rotation at {name[:80]!r}")
+            raise ValueError(f"the model has no rotation at {name[:80]!r}")
         stream = sites.stream
         kind = RotatedInput if stream is not None and name in stream.exits else RotatedOutput
         model.set_submodule(name, kind(model.get_submodule(name), tensors[f"{name}.rotation"]))

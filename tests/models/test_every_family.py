@@ -32,6 +32,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "swin_v2_cr": ("swinv2_cr_tiny_ns_224", {"img_size": 32, "window_size": 4, **_STAGED}),
     "vit": ("vit_tiny_patch16_224", {}),
 }
+BITS = ("w8a8", "w6a6", "w4a4")
 
 
 def architecture(name: str) -> nn.Module:
@@ -76,7 +77,7 @@ def test_codes_are_proven_and_an_engine_passes(name, tmp_path):
 
 @pytest.mark.release
 @pytest.mark.parametrize("method", ["repq", "best"])
-@pytest.mark.parametrize("bits", ["w8a8", "w6a6", "w4a4"])
+@pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_every_bit_width_passes(name, bits, method, tmp_path):
     check(name, bits, method, installed("onnxruntime", "openvino"), tmp_path)
@@ -84,6 +85,7 @@ def test_every_bit_width_passes(name, bits, method, tmp_path):
 
 @pytest.mark.release
 @pytest.mark.skipif(not installed("tensorrt-rtx"), reason="TensorRT-RTX is not installed")
+@pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
-def test_tensorrt_rtx_builds(name, tmp_path):
-    check(name, "w8a8", "repq", ("tensorrt-rtx",), tmp_path)
+def test_tensorrt_rtx_builds(name, bits, tmp_path):
+    check(name, bits, "repq", ("tensorrt-rtx",), tmp_path)
