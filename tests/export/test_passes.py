@@ -127,6 +127,17 @@ def test_half_refuses_what_it_cannot_hold():
         ToHalf().call(graph)
 
 
+def test_half_keeps_scales_above_zero():
+    x, y, z = (gs.Variable(name, kind, [2, 2]) for name, kind in (("x", np.int8), ("y", np.float32), ("z", np.float32)))
+    scale = gs.Constant("scale", np.array([1e-9, 0.25], np.float32))
+    small = gs.Constant("small", np.array([1e-9, 0.0], np.float32))
+    weight = gs.Node("DequantizeLinear", "dq", {"axis": 0}, [x, scale], [y])
+    nodes = [weight, gs.Node("Add", "add", {}, [y, small], [z])]
+    ToHalf().call(gs.Graph(nodes, [x], [z], opset=21, ir_version=10))
+    assert scale.values.tolist() == [2.0**-24, 0.25] and small.values.tolist() == [0.0, 0.0]
+    assert scale.values.dtype == small.values.dtype == np.float16
+
+
 def fake_quantize(x: gs.Tensor, *, scale: np.ndarray, zero_point: np.ndarray, **attributes: int) -> gs.Graph:
     y = gs.Variable("y", np.float32, x.shape)
     inputs = [x, gs.Constant("s", scale), gs.Constant("z", zero_point)]

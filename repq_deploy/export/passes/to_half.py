@@ -13,12 +13,14 @@ from repq_deploy.export.passes.pixel_input import NORMALIZED
 __all__ = ["ToHalf"]
 
 _LARGEST = float(np.finfo(np.float16).max)
+_SMALLEST = np.finfo(np.float16).smallest_subnormal
 
 
 class ToHalf(Pass):
     """Float32 tensors become float16, scales of Q/DQ included; inputs and outputs of the graph stay float32.
 
-    1. Each float32 constant is rounded; one that float16 cannot hold is refused, naming it.
+    1. Each float32 constant is rounded; one that float16 cannot hold is refused, naming it. A scale that would become
+       0, which TensorRT refuses, becomes the smallest number above it, 6e-8: what it scales is next to nothing.
     2. A Cast stands behind each float32 graph input and before each float32 graph output. Bytes are normalized in
        float32, and the Cast stands behind that (``PixelInput``): images are rounded once, as float32 ones are.
     3. Cast nodes and attributes that produce float32 produce float16.
@@ -46,7 +48,8 @@ class ToHalf(Pass):
                 if sizes.size and not sizes.max() <= _LARGEST:
                     largest = f"{sizes.max():.3g}"
                     raise BadInput(f"{name}: holds {largest}, fp16 ends at {_LARGEST:.0f}; use --precision fp32")
-                tensor.values = values.astype(np.float16)
+                half = values.astype(np.float16)
+                tensor.values = np.where(values > 0, np.maximum(half, _SMALLEST), half) if _scales(tensor) else half
             else:
                 tensor.dtype = np.float16
             changed += 1
@@ -74,6 +77,11 @@ def _nodes_above(tensors: list[gs.Tensor]) -> list[gs.Node]:
             found.append(node)
             todo += node.inputs
     return found
+
+
+def _scales(tensor: gs.Tensor) -> bool:
+    readers = [node for node in tensor.outputs if node.op in ("QuantizeLinear", "DequantizeLinear")]
+    return any(node.inputs[1] is tensor for node in readers)
 
 
 def _read_within(tensor: gs.Tensor) -> gs.Variable:
