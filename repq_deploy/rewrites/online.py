@@ -2,8 +2,8 @@
 
 Between the projection and the product q k^T each token is turned by its position, or brought to a length; neither
 commutes with a rotation of the channels. Behind them q and k may be rotated alike, and the product stays; it costs two
-products with a matrix [channels of a head]^2, in float, which all heads share. Few channels carry most of what q and k
-are after RoPE (those of low frequencies, which hardly turn), and with few bits one scale for the tensor loses the rest.
+products with a matrix [channels of a head]^2, in float, which all heads share. It spreads channels that are larger than
+others, which one scale for the tensor has to reach.
 QuaRot (Ashkboos et al., arXiv 2404.00456) does so with Hadamard matrices; ours is a random orthogonal one.
 """
 
