@@ -46,7 +46,7 @@ class Stretch:
     Attributes:
         end: the tensor that the part computes.
         sqnr_db: the signal-to-noise ratio in dB. The signal is what the part adds to the residual stream in the
-            canonical graph; the noise is the lowered graph's error.
+            canonical graph; the noise is the lowered graph's error, as far as it exceeds a unit in the last place.
         ties_sqnr_db: the same ratio for the canonical graph itself with its scales moved by their last bit.
     """
 
@@ -79,7 +79,10 @@ def _ratios(expected: Mapping[str, NDArray[np.float32]], found: Mapping[str, NDA
     for name, values in expected.items():
         # Where the stream changes its width there is nothing to subtract but its mean.
         added = values - (before.reshape(values.shape) if before.size == values.size else values.mean())
-        ratios[name] = _ratio_db(added, found[name] - values)
+        # An untrained LayerScale of 1e-6 adds less than the stream's last place holds, and two correct sums of that
+        # differ by a whole unit there.
+        unit = np.spacing(np.maximum(np.abs(found[name]), np.abs(values)))
+        ratios[name] = _ratio_db(added, np.maximum(np.abs(found[name] - values) - unit, 0))
         before = values
     return ratios
 

@@ -76,6 +76,14 @@ def test_the_ratio_is_that_of_what_a_stretch_adds() -> None:
         assert middle.sqnr_db == pytest.approx(40, abs=0.2)
 
 
+def test_a_unit_in_the_last_place_of_the_stream_is_no_error() -> None:
+    """What a block adds that is almost nothing is rounded with the stream; what is more is still judged."""
+    canonical = changed("w1", 1e-7)
+    assert compare_lowering(canonical, changed("w1", 1.001e-7), images())[1].sqnr_db > 80
+    canonical = changed("w1", 1e-5)
+    assert not compare_lowering(canonical, changed("w1", 1.05e-5), images())[1].holds()
+
+
 def test_moved_codes_do_not_add_up() -> None:
     """Constants rounded to 12 bits move codes in each block; run freely, the next blocks move many more."""
     rounded = stream()
