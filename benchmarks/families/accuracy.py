@@ -6,6 +6,7 @@ test images of Fashion-MNIST, calibrated on 128 of its training images, which th
     python benchmarks/families/accuracy.py                    # every run that is not there
     python benchmarks/families/accuracy.py --subjects swin    # of one model
     python benchmarks/families/accuracy.py --cases            # and best with other parts, at w4a4 and w3a3
+    python benchmarks/families/accuracy.py --cases --methods best "best without rotation online"   # of these alone
     python benchmarks/families/accuracy.py --device cuda      # minutes in place of hours
 
 Every run is one line of ``benchmarks/results/accuracy-families.jsonl`` and is not repeated; the table beside it is made
@@ -51,7 +52,7 @@ def _without(step: str) -> Method:
 
 
 def _not_online() -> Method:
-    """``best`` without the rotation of q and k that a model makes while it runs."""
+    """``best`` without the rotations, of q and k and of products, that a model makes while it runs."""
     best = find_method("best")
     steps = tuple(step("rotate", what="stream") if each.name == "rotate" else each for each in best.steps)
     return replace(best, name="best without rotation online", steps=steps)
@@ -201,6 +202,8 @@ def main() -> None:
     parser.add_argument("--bits", nargs="+", default=BITS, choices=BITS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--cases", action="store_true", help="also best with other parts, at w4a4 and w3a3")
+    names = [method.name for method in METHODS]
+    parser.add_argument("--methods", nargs="+", default=names, choices=names)
     parser.add_argument("--device", default="cpu", help="where PyTorch computes")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -214,7 +217,7 @@ def main() -> None:
         for seed in args.seeds:
             for bits in args.bits:
                 for method in METHODS if args.cases and bits in HARD else METHODS[:2]:
-                    if (name, bits, method.name, seed) in done:
+                    if (name, bits, method.name, seed) in done or method.name not in args.methods:
                         continue
                     runs.append(measure(name, bits, method, seed, training, test, floats, device))
                     print(runs[-1], flush=True)

@@ -98,7 +98,7 @@ def rows_of(
 
 def _as_rows(layer: QuantLinear | QuantConv2d, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """A layer's input, quantized, and the output wanted, as [rows, in] and [rows, out]."""
-    x = layer.input_quantizer(x if layer.shift is None else x + layer.shift)
+    x = layer.quantized_input(x)
     if isinstance(layer, QuantConv2d):
         x = nn.functional.unfold(x, layer.weight.shape[-2:], stride=layer.stride).mT
         y = y.flatten(2).mT

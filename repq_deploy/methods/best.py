@@ -1,10 +1,10 @@
 """The method to use: what measured best of all steps, with more or less effort. All of it becomes plain Q/DQ.
 
-``best`` needs calibration only. The residual stream is rotated, so that no channel has outliers; so are q and k of
-fewer than five bits behind RoPE or a norm, by a product when the model runs. Keys and values are centered; in gated
-MLPs, the channels that fc2 reads are balanced; activations are those of RepQ-ViT, save that ranges of 4 bits and fewer
-may be clipped more, and that probabilities are uniform from 6 bits on and below them powers of two, where RepQ-ViT's
-have a factor for each element.
+``best`` needs calibration only. The residual stream is rotated, so that no channel has outliers; so are, of fewer than
+five bits, q and k behind RoPE or a norm and what fc2 reads in gated MLPs, by products when the model runs; with more
+bits, channels of the latter are balanced. Keys and values are centered; activations are those of RepQ-ViT, save that
+ranges of 4 bits and fewer may be clipped more, and that probabilities are uniform from 6 bits on and below them powers
+of two, where RepQ-ViT's have a factor for each element.
 Every layer's weight is moved by ridge regression, behind a quantized prefix, to undo what it can of the error of its
 input, and rounded by GPTQ. ``best-high`` has more images for that, and goes on to train a model of fewer than five
 bits, all of it at once, by straight-through gradients, to give the float model's tokens and logits.

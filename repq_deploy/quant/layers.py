@@ -14,7 +14,15 @@ from repq_deploy.models.sites import AttentionParts, AttentionSite
 from repq_deploy.quant.quantizers import Quantizer, UniformQuantizer
 from repq_deploy.quant.softmax import softmax_quantizer
 
-__all__ = ["QuantAttention", "QuantConv2d", "QuantLinear", "RotatedInput", "RotatedOutput", "add_to_bias"]
+__all__ = [
+    "QuantAttention",
+    "QuantConv2d",
+    "QuantLinear",
+    "RotatedInput",
+    "RotatedOutput",
+    "add_to_bias",
+    "rotate_groups",
+]
 
 
 class _QuantLayer(nn.Module):
@@ -44,20 +52,33 @@ class _QuantLayer(nn.Module):
         self.input_quantizer = UniformQuantizer(f"{name}.input", activation_bits)
         self.weight_quantizer = UniformQuantizer(f"{name}.weight", weight_bits, axis=0)
 
+    def quantized_input(self, x: Tensor) -> Tensor:
+        """What the weights are multiplied with: ``Q(x + shift)``."""
+        return self.input_quantizer(x if self.shift is None else x + self.shift)
+
 
 class QuantLinear(_QuantLayer):
-    """``y = Q(x + shift) Q(W)^T + bias``, for ``x`` of shape [..., in].
+    """``y = Q(x R + shift) Q(W)^T + bias``, for ``x`` of shape [..., in].
 
     ``shift`` (shape [], or [in] of a ``padded`` layer) moves an asymmetric input to the middle zero point, or makes an
     input positive for a logarithm; ``bias`` takes its effect out again. It is None where the input needs no shift, or
-    where the layer norm before the layer adds it.
+    where the layer norm before the layer adds it. R is ``rotation`` (shape [size, size], or None) for each group of so
+    many channels, see ``rewrites.online``.
     """
 
+    rotation: Tensor | None
+
+    def __init__(self, layer: nn.Linear, **options: Any) -> None:
+        super().__init__(layer, **options)
+        self.register_buffer("rotation", None)
+
+    def quantized_input(self, x: Tensor) -> Tensor:
+        """What the weights are multiplied with: ``Q(x R + shift)``."""
+        return super().quantized_input(x if self.rotation is None else rotate_groups(x, self.rotation))
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.shift is not None:
-            x = x + self.shift
         # Written as a product and a sum, which every runtime's integer kernels match, whatever the rank of x.
-        y = torch.matmul(self.input_quantizer(x), self.weight_quantizer(self.weight).t())
+        y = torch.matmul(self.quantized_input(x), self.weight_quantizer(self.weight).t())
         return y if self.bias is None else y + self.bias
 
 
@@ -69,11 +90,14 @@ class QuantConv2d(_QuantLayer):
         self.stride = conv.stride
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.shift is not None:
-            x = x + self.shift
         return nn.functional.conv2d(
-            self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias, stride=self.stride
+            self.quantized_input(x), self.weight_quantizer(self.weight), self.bias, stride=self.stride
         )
+
+
+def rotate_groups(x: Tensor, rotation: Tensor) -> Tensor:
+    """x [..., channels], of which each group of ``size`` neighbouring channels is multiplied by [size, size]."""
+    return (x.unflatten(-1, (-1, len(rotation))) @ rotation).flatten(-2)
 
 
 @torch.no_grad()

@@ -103,6 +103,12 @@ class QuantizedModel(nn.Module):
             if attention.quantized:
                 yield attention  # type: ignore[misc]
 
+    def behind_gates(self) -> Iterator[QuantLinear]:
+        """The layers that read the product of a gated MLP."""
+        for site in self.sites.linears:
+            if site.up is not None:
+                yield self.model.get_submodule(site.name)  # type: ignore[misc]
+
     def quantizers(self) -> dict[str, Quantizer]:
         """The table site -> quantizer, in the order of the modules."""
         return {module.site: module for module in self.model.modules() if isinstance(module, Quantizer)}

@@ -55,9 +55,9 @@ def product_ranges(model: nn.Module, sites: Sites, images: Tensor, *, batch: int
 
 @torch.no_grad()
 def balance_products(model: nn.Module, sites: Sites, ranges: Mapping[str, Tensor], power: float) -> None:
-    """Divide the channels of each product by their share of ``ranges``, of the kind that ``product_ranges`` gives."""
+    """Divide the channels of products by their share of ``ranges``, of the kind that ``product_ranges`` gives."""
     for site in sites.linears:
-        if site.up is None:
+        if site.up is None or site.name not in ranges:
             continue
         up: Any = model.get_submodule(site.up.linear)
         down: Any = model.get_submodule(site.name)

@@ -11,12 +11,15 @@ __all__ = ["balance"]
 def balance(run: Calibration, *, power: float = 0.75, images: int = BATCH) -> None:
     """Balance what fc2 reads in gated MLPs, by the ranges of (at most so many) ``images``; others stay as they are.
 
+    So does what is rotated while the model runs, which makes channels alike by itself.
+
     Args:
         power: of each channel's range, from 0 (nothing is done) to 1; see ``repq_deploy.rewrites.balancing``.
     """
     refuse_scales(run, "balance")
-    if not any(site.up is not None for site in run.model.sites.linears):
+    if all(layer.rotation is not None for layer in run.model.behind_gates()):
         return
     ranges = product_ranges(run.float_model, run.model.sites, run.images[:images], batch=BATCH)
+    ranges = {name: found for name, found in ranges.items() if run.model.model.get_submodule(name).rotation is None}
     for model in (run.model.model, run.float_model):
         balance_products(model, run.model.sites, ranges, power)
