@@ -82,6 +82,8 @@ def run_export(
         )
     for line in quantized.provenance.refused:
         say_note(line)
+    if quantized.online:
+        say_note(f"rotated while the model runs: {quantized.online}")
     if not classes and not model.classes:
         _say_names(quantized.provenance.classes, images.source.class_names, model.network)
     calibrated = time.monotonic()
@@ -108,6 +110,7 @@ def run_export(
         "device": str(device),
         "classes": list(quantized.provenance.classes),
         "refused": list(quantized.provenance.refused),
+        "rotated_online": quantized.online,
         "calibration": origin,
         "calibration_images": quantized.provenance.calibration_images,
         "preprocess": quantized.preprocess_json,

@@ -84,6 +84,7 @@ def _metadata(quantized: QuantizedModel) -> dict[str, str]:
         names.PREPROCESS: provenance.preprocess,
         **({names.CLASSES: json.dumps(provenance.classes)} if provenance.classes else {}),
         **({names.REFUSED: json.dumps(provenance.refused)} if provenance.refused else {}),
+        **({names.ONLINE: quantized.online} if quantized.online else {}),
         **names.task_entry(quantized.task),
         f"{names.PREFIX}calib.images": str(provenance.calibration_images),
         f"{names.PREFIX}calib.sha256": provenance.calibration_sha256,

@@ -29,6 +29,8 @@ BITS, PRESET, METHOD, SOFTMAX = (f"{PREFIX}{key}" for key in ("bits", "preset", 
 DIGEST, DEFAULT_SESSION = f"{PREFIX}quantizers.sha256", f"{PREFIX}default_session"
 #: The rewrites of its method that the model's architecture does not allow, a JSON list of lines.
 REFUSED = f"{PREFIX}refused"
+#: What is rotated while the model runs, in words; no entry where nothing is.
+ONLINE = f"{PREFIX}rotated_online"
 #: What export measured of each quantizer (``measures.record``).
 SITES = f"{PREFIX}sites"
 #: The path of the quantized part, in the file of a bigger model.

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import repq_deploy
+from repq_deploy.engines.source import read_source
 from repq_deploy.methods import find_method
 from repq_deploy.quant import saved
 from repq_deploy.quant.layers import RotatedOutput
@@ -69,7 +70,7 @@ def test_the_model_stays_and_an_outlier_goes(kind):
 
 def test_many_bits_and_what_weights_absorb_are_left_alone():
     model, _ = quantized("rope", "w6a6", "best")
-    assert rotated(model) == [False, False]
+    assert (rotated(model), model.online) == ([False, False], "")
     rotate_qk_online(model.attentions(), seed=0, below=6)
     assert rotated(model) == [False, False]
     rotate_qk_online(model.attentions(), seed=0, below=7)
@@ -135,6 +136,8 @@ def test_it_is_saved_and_read_and_exported(kind, tmp_path: Path):
     model, images = quantized(kind, "w4a4", "best")
     assert rotated(model) == [True, True]
     assert all((layer.rotation is not None) == (kind in GATED) for layer in model.behind_gates())
+    counted = "q and k of 2 attentions" + (", the inputs of 2 fc2" if kind in GATED else "")
+    assert model.online == counted
     expected = model(images)
     saved.save(model, tmp_path / "model.safetensors")
     architecture, options = MODELS[kind]
@@ -142,3 +145,4 @@ def test_it_is_saved_and_read_and_exported(kind, tmp_path: Path):
     torch.testing.assert_close(again(images), expected, rtol=1e-5, atol=1e-5)
     written = repq_deploy.export_onnx(model, tmp_path / "model.onnx", images)
     assert written.agreement.failing == ()
+    assert read_source(written.path).metadata["repq.rotated_online"] == counted
