@@ -2,8 +2,9 @@
 
 Lines are compared in order, white space as one space. ``...`` as a line stands for any lines, inside a line for any
 text. Numbers are compared by what they count: seconds, bytes, speeds, ratios of them and versions are another
-machine's, and any number will do; percentages and points agree within 1.5; whole numbers within 3 or one in a hundred;
-others within a tenth. A digit inside a word, as in ``w4a4``, is part of the word.
+machine's, and any number will do, as will decibels: which codes on ties fall otherwise, if any, is the processor's, and
+what they have to reach is the command's to check; percentages and points agree within 1.5; whole numbers within 3 or
+one in a hundred; others within a tenth. A digit inside a word, as in ``w4a4``, is part of the word.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 __all__ = ["difference"]
 
 _NUMBER = r"(?<![\w.])[-+]?\d+(?:[.,]\d+)*(?:e[-+]?\d+)?(?=x\b|\W|$)"
-_FREE = re.compile(r"\s*(?:s|ms|min|kB|MB|GB|MiB|GiB|images/s|x|times)(?!\w)")
+_FREE = re.compile(r"\s*(?:s|ms|min|kB|MB|GB|MiB|GiB|images/s|x|times|dB)(?!\w)")
 _POINTS = re.compile(r"\s*(?:%|points)")
 
 

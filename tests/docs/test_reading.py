@@ -68,6 +68,8 @@ def test_programs_of_a_line(line: str, expected: list[list[str]]):
         (["cosine 0.98"], "cosine 0.91", True),
         (["cosine 0.98"], "cosine 0.71", False),
         (["w4a4"], "w6a6", False),
+        (["PASSED: SQNR 33.7 dB is at least 6.0 dB"], "PASSED: SQNR 138.9 dB is at least 6.0 dB", True),
+        (["PASSED: SQNR 33.7 dB is at least 6.0 dB"], "FAILED: SQNR 3.7 dB is at least 6.0 dB", False),
         (["version 1.31.1"], "version 2.0.0", True),
         (["a", "...", "d"], "a\nb\nc\nd", True),
         (["a", "..."], "a\nb", True),
