@@ -5,8 +5,8 @@ length, and neither commutes with a rotation of the channels. Behind them q and 
 q k^T stays; it costs two products with a matrix [channels of a head]^2, which all heads share.
 
 Of what fc2 reads in a gated MLP: a product of two functions of the image has outliers, and is made channel by channel.
-Groups of channels are rotated, and the columns of fc2 that read them with them; a group of 64 in place of all channels
-costs a fraction of fc2 itself, and measures the same.
+Groups of channels are rotated, and the columns of fc2 that read them with them; a group of 64 costs a fraction of fc2
+itself, all channels together would cost more than it.
 
 Both are in float. They spread channels and values that are larger than others, which one scale for the tensor has to
 reach. QuaRot (Ashkboos et al., arXiv 2404.00456) does so with Hadamard matrices; ours are random orthogonal ones.
