@@ -70,11 +70,22 @@ def _balanced(power: float) -> Method:
     return replace(best, name=f"best, balance to the power {power:g}", steps=steps)
 
 
+def _scaled_by_head() -> Method:
+    """``best`` with a scale for each head of q, k and v, where it can be folded, in place of one for the tensor."""
+    best = find_method("best")
+    steps = tuple(
+        step("ranges", find="mse", weights=False, attention="head") if each.name == "ranges" else each
+        for each in best.steps
+    )
+    return replace(best, name="best, scales of heads", steps=steps)
+
+
 #: What ``--cases`` adds: what a family that has no rotation, or no centering, or no gates, has to do without; and what
 #: powers of two cost as probabilities.
 PARTS = (
     *map(_without, ("rotate", "center", "balance")),
     _not_online(),
+    _scaled_by_head(),
     *map(_balanced, (0.5, 1.0)),
     *map(_with_softmax, ("log_sqrt2", "adalog", "tan", "uniform", "float")),
 )
