@@ -2,7 +2,7 @@
 
 Counts, without weights, the architectures with pretrained weights in the modules below, and says why the others are
 refused. ``--export`` exports each one that is accepted, two blocks deep, at its own widths and image size, with random
-weights, w8a8 by minmax, from two images, each in a process of its own::
+weights, w8a8 by minmax, from two images or, of the largest, one, each in a process of its own::
 
     python benchmarks/coverage.py
     python benchmarks/coverage.py --export [--only 'vit_small*'] [--limit 5]
@@ -135,7 +135,7 @@ def report(found: list[Listed]) -> str:
         f"`python benchmarks/coverage.py`, timm {timm.__version__}, without weights: {len(accepted)} of {len(found)} "
         "architectures with pretrained weights are accepted.",
         "",
-        "`--export`, two blocks deep, random weights, w8a8 by minmax, two images: "
+        "`--export`, two blocks deep, random weights, w8a8 by minmax, two images or, of the largest, one: "
         f"{sum('error' not in record for record in done)} of {len(done)} tried were exported and proven.",
         "",
         table_line(("timm module", "with weights", "accepted", "exported", "not exported")),
