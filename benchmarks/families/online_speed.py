@@ -3,10 +3,10 @@
 q and k are rotated behind RoPE, and what fc2 reads in gated MLPs, by products in float that no weight absorbs. Random
 weights; each model, its two engines and the float model are measured in turn by ``repq-bench``::
 
-    python benchmarks/families/online_speed.py [--models eva02_tiny_patch14_224] [--backend openvino]
+    python benchmarks/families/online_speed.py [--models eva02_tiny_patch14_224]
 
-Every model has its lines in ``benchmarks/results/online-speed.md``; those that are there for this CPU and this backend
-are not measured again.
+Every model has its lines in ``benchmarks/results/online-speed.md``; those that are there for this CPU are not
+measured again.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from repq_deploy.recipes import Recipe, save_recipe
 from repq_deploy.steps import step
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "online-speed.md"
-#: RoPE alone, RoPE and a gated MLP, and the two in the smallest width, where rotations of a head cost most.
+#: RoPE alone, RoPE and a gated MLP, and both in the smallest width, where the rotation of a group costs most.
 MODELS = ("vit_small_patch16_dinov3", "vit_small_plus_patch16_dinov3", "eva02_tiny_patch14_224")
 BATCHES = (1, 8)
-HEADER = ("CPU", "runtime", "model", "batch", "float ms", "without", "with", "with, of the time without")
+HEADER = ("CPU", "model", "batch", "float ms", "without", "with", "with, of the time without")
 
 
 def cpu() -> str:
@@ -47,37 +47,39 @@ def recipe(path: Path, *, online: bool) -> Path:
     return path
 
 
-def rows(model: str, backend: str, folder: Path) -> list[list[str]]:
+def rows(model: str, folder: Path) -> list[list[str]]:
     """Export and build twice, measure, a line for each batch."""
     engines = []
     for name in ("without", "with"):
         file = folder / f"{name}.onnx"
         chosen = ("--recipe", str(recipe(folder / f"{name}.yaml", online=name == "with")))
         run_command("repq-export", model, "--no-pretrained", *chosen, "--num-calib", "32", "-o", str(file))
-        built = run_command("repq-build-engine", str(file), "--backend", backend, "--no-speed-check")
+        built = run_command("repq-build-engine", str(file), "--backend", "onnxruntime", "--no-speed-check")
         engines.append(f"{name}={built.result['engines'][0]['engine']}")
-    results = run_command("repq-bench", *engines, "--against-float", str(folder / "with.onnx")).result["results"]
+    of_float = str(folder / "float.onnx")
+    run_command("repq-export", model, "--no-pretrained", "--float", "-o", of_float)
+    results = run_command("repq-bench", f"float={of_float}", *engines).result["results"]
     found = []
     for batch in BATCHES:
-        of_float, without, with_ = (one["median_ms"] for one in results if one["batch"] == batch)
-        ratios = (of_float / without, of_float / with_, with_ / without)
-        found.append([model, str(batch), f"{of_float:.1f}", *(f"{ratio:.2f}" for ratio in ratios)])
+        floats, without, with_ = (one["median_ms"] for one in results if one["batch"] == batch)
+        ratios = (floats / without, floats / with_, with_ / without)
+        found.append([model, str(batch), f"{floats:.1f}", *(f"{ratio:.2f}" for ratio in ratios)])
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS)
-    parser.add_argument("--backend", default="onnxruntime")
     args = parser.parse_args()
     if not RESULTS.exists():
-        title = "`python benchmarks/families/online_speed.py`, random weights, two cores, speed relative to float.\n\n"
+        title = "`python benchmarks/families/online_speed.py`, ONNX Runtime, random weights, two cores; "
+        title += "speed relative to float.\n\n"
         RESULTS.write_text(title + table_line(HEADER) + table_line(["---"] * len(HEADER)), encoding="utf-8")
     for model in args.models:
-        if f"| {cpu()} | {args.backend} | {model} |" in RESULTS.read_text(encoding="utf-8"):
+        if f"| {cpu()} | {model} |" in RESULTS.read_text(encoding="utf-8"):
             continue
         with tempfile.TemporaryDirectory() as folder:
-            text = "".join(table_line([cpu(), args.backend, *row]) for row in rows(model, args.backend, Path(folder)))
+            text = "".join(table_line([cpu(), *row]) for row in rows(model, Path(folder)))
         with RESULTS.open("a", encoding="utf-8") as output:
             output.write(text)
         sys.stderr.write(text)

@@ -58,7 +58,7 @@ def changed(name: str, factor: float) -> onnx.ModelProto:
 def test_a_graph_equals_itself_in_every_stretch() -> None:
     stretches = compare_lowering(stream(), stream(), images())
     assert [one.end for one in stretches] == ["stream0", "stream1", "logits"]
-    assert [one.sqnr_db for one in stretches] == [200.0, 200.0, 200.0]
+    assert [(one.sqnr_db, one.ties_sqnr_db) for one in stretches] == [(200.0, None)] * 3
 
 
 @pytest.mark.parametrize(("name", "factor"), [("high1", 1e6), ("low1", 0.9), ("w1", 1.02), ("w1", float("nan"))])
@@ -109,11 +109,23 @@ def test_ties_are_told_from_errors() -> None:
     canonical, nearly = on_ties(), on_ties(factor=1 - 1e-6)
     (only,) = compare_lowering(canonical, nearly, tied.astype(np.float32))
     assert only.sqnr_db < LEAST_SQNR_DB
+    assert only.ties_sqnr_db is not None
     assert only.ties_sqnr_db < LEAST_SQNR_DB
     assert only.holds()
     (free,) = compare_lowering(canonical, on_ties(factor=1.05), images())
+    assert free.ties_sqnr_db is not None
     assert free.ties_sqnr_db > LEAST_SQNR_DB
     assert not free.holds()
+
+
+@pytest.mark.parametrize(("code", "factor"), [(2.5, 1 + 1e-6), (1.5, 1 - 1e-6)])
+def test_all_ties_may_fall_one_way(code: float, factor: float) -> None:
+    """Halves round to even, so that 2.5 falls when a scale grows as without, and 1.5 when it shrinks."""
+    tied = np.full((4, WIDTH), code * STEP, np.float32)
+    tied[:, 0] = 0  # the signal's mean is no signal
+    (only,) = compare_lowering(on_ties(), on_ties(factor=factor), tied)
+    assert only.sqnr_db < 10
+    assert only.holds()
 
 
 def on_ties(*, factor: float = 1) -> onnx.ModelProto:
