@@ -70,14 +70,13 @@ def _balanced(power: float) -> Method:
     return replace(best, name=f"best, balance to the power {power:g}", steps=steps)
 
 
-def _scaled_by_head() -> Method:
+def _scaled_by_head(best: Method) -> Method:
     """``best`` with a scale for each head of q, k and v, where it can be folded, in place of one for the tensor."""
-    best = find_method("best")
     steps = tuple(
         step("ranges", find="mse", weights=False, attention="head") if each.name == "ranges" else each
         for each in best.steps
     )
-    return replace(best, name="best, scales of heads", steps=steps)
+    return replace(best, name=f"{best.name}, scales of heads", steps=steps)
 
 
 #: What ``--cases`` adds: what a family that has no rotation, or no centering, or no gates, has to do without; and what
@@ -85,9 +84,10 @@ def _scaled_by_head() -> Method:
 PARTS = (
     *map(_without, ("rotate", "center", "balance")),
     _not_online(),
-    _scaled_by_head(),
+    _scaled_by_head(find_method("best")),
+    _scaled_by_head(_with_softmax("log2_max")),
     *map(_balanced, (0.5, 1.0)),
-    *map(_with_softmax, ("log_sqrt2", "adalog", "tan", "uniform", "float")),
+    *map(_with_softmax, ("log2", "log2_max", "log_sqrt2", "adalog", "tan", "uniform", "float")),
 )
 METHODS = (find_method("repq"), find_method("best"), *PARTS)
 

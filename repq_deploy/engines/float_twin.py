@@ -16,6 +16,7 @@ from onnx import external_data_helper, numpy_helper
 from repq_deploy.export import names
 from repq_deploy.export.domain import DOMAIN
 from repq_deploy.export.passes.base import PassError, run_passes
+from repq_deploy.export.passes.softmax_of_powers import SoftmaxOfPowers
 from repq_deploy.export.passes.unquantized_activations import UnquantizedActivations
 
 __all__ = ["float_twin"]
@@ -37,7 +38,8 @@ _KEPT = (
 def float_twin(model: onnx.ModelProto, *, folder: Path | None = None) -> onnx.ModelProto:
     """A copy of the canonical ``model`` that computes in floats: no quantizers, float32 weights, no functions.
 
-    1. ``UnquantizedActivations`` takes out the quantizers of activations, uniform, logarithmic and on curves.
+    1. ``UnquantizedActivations`` takes out the quantizers of activations, uniform, logarithmic and on curves, and
+       ``SoftmaxOfPowers`` the form of attention that one of them needs.
     2. Each ``DequantizeLinear`` of a constant becomes the constant that it computes, ``scale * (code - zero point)`` in
        float32.
 
@@ -67,7 +69,7 @@ def float_twin(model: onnx.ModelProto, *, folder: Path | None = None) -> onnx.Mo
         twin = onnx.ModelProto()
         twin.CopyFrom(model)
         return twin
-    twin, _ = run_passes(model, [UnquantizedActivations()])
+    twin, _ = run_passes(model, [UnquantizedActivations(), SoftmaxOfPowers()])
     _dequantize_weights(twin.graph)
     imports = [entry for entry in twin.opset_import if entry.domain != DOMAIN]
     del twin.opset_import[:]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from repq_deploy.models.sites import AttentionParts, AttentionSite
 from repq_deploy.quant.quantizers import Quantizer, UniformQuantizer
-from repq_deploy.quant.softmax import softmax_quantizer
+from repq_deploy.quant.softmax import LOG2_MAX, of_largest, softmax_quantizer
 
 __all__ = [
     "QuantAttention",
@@ -134,6 +134,10 @@ class RotatedInput(RotatedOutput):
 class QuantAttention(nn.Module):
     """Multi-head self-attention with quantized products: ``softmax(Q(q) Q(k)^T * scale + bias) -> Q(p) Q(v)``.
 
+    With ``relative`` probabilities (softmax "log2_max") it is ``p Q(v) / sum(p)``, where ``p = Q(exp(logits - max))``:
+    each row has all codes for itself, and what its codes sum to is made one again. SOLE (Wang et al., arXiv 2510.17189)
+    does so in hardware, and there rounds the division too.
+
     A ``gate``, where there is one, multiplies what ``proj`` reads by the sigmoid of a linear of x.
 
     ``x`` is [B, N, C]. With windows (Swin) it is [windows * B, N, C], and shifted ones have a mask [windows, N, N] of 0
@@ -177,6 +181,7 @@ class QuantAttention(nn.Module):
         scales = parts.scale.detach().clone() if isinstance(parts.scale, Tensor) else None
         self.register_buffer("logit_scale", scales)
         self.quantized = softmax != "float"
+        self.relative = softmax == LOG2_MAX
         if self.quantized:
             self.q_quantizer = UniformQuantizer(f"{site.name}.q", site.qk_bits(bits))
             self.k_quantizer = UniformQuantizer(f"{site.name}.k", site.qk_bits(bits))
@@ -212,7 +217,10 @@ class QuantAttention(nn.Module):
             windows = mask.shape[0]
             logits = logits.view(-1, windows, heads, tokens, tokens) + mask[None, :, None]
             logits = logits.view(-1, heads, tokens, tokens)
-        y = self.p_quantizer(logits.softmax(dim=-1)) @ self.v_quantizer(v)
+        p = self.p_quantizer(of_largest(logits) if self.relative else logits.softmax(dim=-1))
+        y = p @ self.v_quantizer(v)
+        if self.relative:
+            y = y / p.sum(dim=-1, keepdim=True)
         y = y.transpose(1, 2).reshape(batch, tokens, heads * self.head_dim)
         y = self.norm(y)
         return self.proj(y if self.gate is None else y * self.gate(x).sigmoid())

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from repq_deploy.errors import BadInput
 from repq_deploy.quant.curves import CURVES, CurveQuantizer, curve_finder
 from repq_deploy.quant.kinds import make_quantizer
 from repq_deploy.quant.quantizers import Log2Quantizer, Quantizer, RangeFinder
 from repq_deploy.quant.ranges import log2_finder, operand_finder
 
-__all__ = ["SOFTMAX_KINDS", "check_softmax", "softmax_finder", "softmax_quantizer"]
+__all__ = ["LOG2_MAX", "SOFTMAX_KINDS", "check_softmax", "of_largest", "softmax_finder", "softmax_quantizer"]
 
-#: Uniform; logarithmic (FQ-ViT's log2, RepQ-ViT's log-sqrt2); on a curve (AdaLog's adaptive base, DopQ-ViT's tangent).
+#: Powers of two of the largest probability of each row, whose sum divides the product with v.
+LOG2_MAX = "log2_max"
+
+#: Uniform; logarithmic (FQ-ViT's log2, SOLE's of each row's largest, RepQ-ViT's log-sqrt2); on a curve (AdaLog's
+#: adaptive base, DopQ-ViT's tangent).
 #: "by_bits": log2 below ``UNIFORM_FROM`` bits, uniform from there on; neither has a scale for each element.
 #: "float": nothing between the projections qkv and proj is quantized.
-SOFTMAX_KINDS: tuple[str, ...] = ("uniform", "log2", "log_sqrt2", *CURVES, "by_bits", "float")
+SOFTMAX_KINDS: tuple[str, ...] = ("uniform", "log2", LOG2_MAX, "log_sqrt2", *CURVES, "by_bits", "float")
 
 #: From this many bits on "by_bits" is uniform: more bits refine a uniform quantizer, but not a logarithmic one.
 UNIFORM_FROM = 6
@@ -34,11 +41,21 @@ def softmax_quantizer(kind: str, site: str, bits: int) -> Quantizer:
     """The quantizer of attention probabilities of one ``kind``, which is not "float"."""
     if kind == "by_bits":
         kind = "uniform" if bits >= UNIFORM_FROM else "log2"
-    return make_quantizer(kind, site, bits)
+    return make_quantizer("log2" if kind == LOG2_MAX else kind, site, bits)
 
 
-def softmax_finder(quantizer: Quantizer, kind: str = "percentile") -> RangeFinder:
-    """The range finder for ``quantizer``: the one called ``kind`` for a uniform one, otherwise its own."""
+def of_largest(logits: Tensor) -> Tensor:
+    """Probabilities over the largest of their row, in (0, 1]: ``exp(logits - max)``, over the last axis."""
+    return (logits - logits.amax(dim=-1, keepdim=True)).exp()
+
+
+def softmax_finder(quantizer: Quantizer, kind: str = "percentile", *, relative: bool = False) -> RangeFinder:
+    """The range finder for ``quantizer``: the one called ``kind`` for a uniform one, otherwise its own.
+
+    ``relative``: it quantizes what ``of_largest`` gives, so its scale is 1.
+    """
+    if relative:
+        return lambda x: torch.ones_like(x[(0,) * x.ndim])
     if isinstance(quantizer, Log2Quantizer):
         return log2_finder(quantizer.bits, quantizer.steps_per_octave)
     if isinstance(quantizer, CurveQuantizer):

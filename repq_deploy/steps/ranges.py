@@ -74,7 +74,7 @@ def ranges(
     for module in model.attentions():
         for quantizer in (module.q_quantizer, module.k_quantizer, module.v_quantizer):
             finders[quantizer] = operand_finder(quantizer.bits, kind=find)
-        finders[module.p_quantizer] = softmax_finder(module.p_quantizer, find)
+        finders[module.p_quantizer] = softmax_finder(module.p_quantizer, find, relative=module.relative)
         if attention == "head":
             finders |= _by_head(module, find)
     total = len(finders)

@@ -79,6 +79,7 @@ def check_against_pytorch(family: str, bits: str, softmax: str | None = None) ->
     onnx.checker.check_model(twin, full_check=True)
     assert not [node for node in twin.graph.node if node.domain or "Quantize" in node.op_type]
     assert list(twin.functions) == []
+    assert [node.op_type for node in twin.graph.node].count("Softmax") == len(list(quantized.attentions()))
     assert [(one.domain, one.version) for one in twin.opset_import] == [("", 21)]
     for name, quantizer in quantized.quantizers().items():
         quantizer.enabled = name.endswith(".weight")
@@ -95,7 +96,8 @@ def test_it_is_pytorchs_model_with_rounded_weights(each_family):
 
 
 @pytest.mark.parametrize(
-    ("bits", "softmax"), [("w8a8", None), ("w4a4", "log_sqrt2"), ("w4a4", "adalog"), ("w4a4", "tan")]
+    ("bits", "softmax"),
+    [("w8a8", None), ("w4a4", "log2_max"), ("w4a4", "log_sqrt2"), ("w4a4", "adalog"), ("w4a4", "tan")],
 )
 def test_whatever_quantizes_the_probabilities(bits, softmax):
     check_against_pytorch("vit", bits, softmax)

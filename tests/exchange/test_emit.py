@@ -115,7 +115,7 @@ def test_each_family_is_on_the_list(each_family: str) -> None:
         check_for_parser(at_opset(lower_for(model, "tensorrt", half=True)[0], 20), (10, 0))
 
 
-@pytest.mark.parametrize(("bits", "softmax"), [("w8a8", None), ("w4a4", "log2")])
+@pytest.mark.parametrize(("bits", "softmax"), [("w8a8", None), ("w4a4", "log2"), ("w4a4", "log2_max")])
 def test_the_file_computes_what_the_canonical_one_does(tmp_path: Path, bits: str, softmax: str | None) -> None:
     """In float32 to ties; in float16 within what rounding costs."""
     path = write(tmp_path, exported("vit", bits, softmax=softmax))

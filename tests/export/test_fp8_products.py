@@ -38,7 +38,7 @@ def test_fp8_holds_the_whole_numbers_to_16_and_the_powers_of_two():
     assert fp8(np.array(2.0**-11, np.float32)).astype(np.float32) == 0
 
 
-@pytest.mark.parametrize(("attention", "preset"), [("uniform", "deploy"), ("log2", "paper")])
+@pytest.mark.parametrize(("attention", "preset"), [("uniform", "deploy"), ("log2", "paper"), ("log2_max", "deploy")])
 def test_four_bits_are_exact_in_fp8(family: str, attention: str, preset: str):
     """``paper`` has asymmetric weights, codes from -15 to 15."""
     model = made(family, EXACT, attention=attention, preset=preset)

@@ -36,7 +36,7 @@ def test_a_plain_session_of_an_engine_for_any_cpu_has_the_canonical_codes(family
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize("softmax", ["tan", "adalog", "log2"])
+@pytest.mark.parametrize("softmax", ["tan", "adalog", "log2", "log2_max"])
 def test_all_kinds_of_quantizers_are_compared(backend, softmax):
     canonical = exported("vit", "w4a4", softmax=softmax)
     lowered, _ = lower_for(canonical, backend, half=False, sums_in_16_bits=True)

@@ -134,7 +134,7 @@ def test_a_record_that_is_no_json_is_refused_in_one_line(tmp_path, saved, text):
 
 
 @pytest.mark.parametrize("method", ["repq", "minmax"])
-@pytest.mark.parametrize("attention", ["float", "uniform", "log2", "log_sqrt2"])
+@pytest.mark.parametrize("attention", ["float", "uniform", "log2", "log2_max", "log_sqrt2"])
 def test_attention_is_quantized_as_asked(method: str, attention: str):
     model = calibrate(
         float_model("vit"),
@@ -146,11 +146,12 @@ def test_attention_is_quantized_as_asked(method: str, attention: str):
     )
     quantizers = model.quantizers()
     assert ("blocks.0.attn.q" in quantizers) == (attention != "float")
-    kinds = {"uniform": "UniformQuantizer", "log2": "Log2Quantizer", "log_sqrt2": "Log2Quantizer", "float": "NoneType"}
+    logarithms = dict.fromkeys(("log2", "log2_max", "log_sqrt2"), "Log2Quantizer")
+    kinds = {"uniform": "UniformQuantizer", **logarithms, "float": "NoneType"}
     probabilities = quantizers.get("blocks.0.attn.p")
     assert type(probabilities).__name__ == kinds[attention]
     if attention.startswith("log"):
-        assert probabilities.steps_per_octave == (1 if attention == "log2" else 2)
+        assert probabilities.steps_per_octave == (2 if attention == "log_sqrt2" else 1)
     expected = float_model("vit")(images_for("vit"))
     assert (model(images_for("vit")) - expected).norm() < 0.2 * expected.norm()
 

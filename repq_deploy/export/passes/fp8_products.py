@@ -62,17 +62,22 @@ class FP8Products(Pass):
 
     @staticmethod
     def _drop_shared(products: dict[int, list[Activation | Weight | Log2Probabilities]]) -> None:
-        """Leave a product out where another reader of an operand is left out."""
+        """Leave a product out where another product of an operand is left out."""
         while True:
             out = [
                 key
                 for key, known in products.items()
-                if any(id(reader) not in products for one in known for reader in one.dequantize.outputs[0].outputs)
+                if any(id(reader) not in products for one in known for reader in _products(one))
             ]
             if not out:
                 return
             for key in out:
                 del products[key]
+
+
+def _products(one: Activation | Weight | Log2Probabilities) -> list[gs.Node]:
+    """The products that read an operand; the sum of logarithmic probabilities is none, and takes them as FP8 too."""
+    return [reader for reader in one.dequantize.outputs[0].outputs if reader.op in ("MatMul", "Conv")]
 
 
 def _zero(name: str, shape: tuple[int, ...] = ()) -> gs.Constant:

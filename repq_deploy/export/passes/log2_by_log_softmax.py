@@ -1,4 +1,4 @@
-"""Logarithmic quantization of a softmax from its logarithm."""
+"""Logarithmic quantization of a softmax, or of a power of e, from its logarithm."""
 
 from __future__ import annotations
 
@@ -28,15 +28,18 @@ _NOTHING = 1e-30
 class Log2ByLogSoftmax(Pass):
     """``Softmax -> Log2QuantizeLinear -> Log2DequantizeLinear -> @ v`` without a logarithm of the attention matrix.
 
-    The logarithm of a softmax is a subtraction, ``l = LogSoftmax(x)``, and its code is ``l - ln(scale)`` quantized
-    uniformly, with the step ``ln 2 / steps_per_octave`` and 255 for code 0::
+    1. The logarithm of a softmax is a subtraction, ``l = LogSoftmax(x)``, and its code is ``l - ln(scale)`` quantized
+       uniformly, with the step ``ln 2 / steps_per_octave`` and 255 for code 0::
 
-        [Sub] -> QuantizeLinear (uint8) -> DequantizeLinear -> Exp -> ThresholdedRelu
+           [Sub] -> QuantizeLinear (uint8) -> DequantizeLinear -> Exp -> ThresholdedRelu
 
-    UINT8 saturates where code 0 ends, ThresholdedRelu zeroes the last code and what lies beyond, and the scale, which
-    multiplies every probability, joins that of v.
+       UINT8 saturates where code 0 ends, ThresholdedRelu zeroes the last code and what lies beyond, and the scale,
+       which multiplies every probability, joins that of v.
+    2. ``Exp(l) -> Log2QuantizeLinear -> Log2DequantizeLinear`` with the scale 1, as where probabilities are those over
+       their row's largest: the same, whatever reads it, and nothing is left to compute for ``l``.
 
-    Fires where v is a dequantized tensor with one scale. Exact, save for ties of the logarithm and rounding of Exp.
+    The first fires where v is a dequantized tensor with one scale. Exact, save for ties of the logarithm and rounding
+    of Exp.
     """
 
     def call(self, graph: gs.Graph) -> int:
@@ -44,34 +47,55 @@ class Log2ByLogSoftmax(Pass):
 
 
 def _rewrite(graph: gs.Graph, quantize: gs.Node) -> bool:
-    x, scale = quantize.inputs[0], float(constant_of(quantize.inputs[1]))
-    softmax = producer(x, "Softmax")
     dequantize = sole_reader(graph, quantize.outputs[0])
-    if softmax is None or sole_reader(graph, x) is not quantize or dequantize is None:
+    if dequantize is None or dequantize.op != DEQUANTIZE_LOG2:
         return False
-    product = sole_reader(graph, dequantize.outputs[0])
-    if dequantize.op != DEQUANTIZE_LOG2 or product is None or product.op != "MatMul":
+    logarithm = _exponent(quantize)
+    if logarithm is None:
+        logarithm = _log_softmax(graph, quantize, dequantize)
+    if logarithm is None:
         return False
+    replace_output(dequantize, _powers(graph, quantize, logarithm), graph)
+    return True
+
+
+def _exponent(quantize: gs.Node) -> gs.Tensor | None:
+    """Rule 2: the logarithm of what is quantized with the scale 1, where Exp computes that."""
+    power = producer(quantize.inputs[0], "Exp")
+    return power.inputs[0] if power is not None and float(constant_of(quantize.inputs[1])) == 1 else None
+
+
+def _log_softmax(graph: gs.Graph, quantize: gs.Node, dequantize: gs.Node) -> gs.Tensor | None:
+    """Rule 1: the logarithm of a softmax over its scale, which v's takes up."""
+    x, scale = quantize.inputs[0], float(constant_of(quantize.inputs[1]))
+    softmax, product = producer(x, "Softmax"), sole_reader(graph, dequantize.outputs[0])
+    if softmax is None or sole_reader(graph, x) is not quantize or product is None or product.op != "MatMul":
+        return None
     values = producer(product.inputs[1], "DequantizeLinear")
     if (
         values is None
         or sole_reader(graph, values.outputs[0]) is not product
         or constant_of(values.inputs[1]).size != 1
     ):
-        return False
-    steps, last = quantize.attrs["steps_per_octave"], 2 ** quantize.attrs["bits"] - 1
+        return None
     name = site_of(quantize)
-    step, zero = np.array(math.log(2) / steps, np.float32), np.array(255, np.uint8)
     y = append(graph, "LogSoftmax", f"{name}/log", [softmax.inputs[0]], shape=x.shape, axis=softmax.attrs["axis"])
     if scale != 1:
         y = append(graph, "Sub", f"{name}/relative", [y, np.array(math.log(scale), np.float32)], shape=x.shape)
-    y = append(graph, "QuantizeLinear", f"{name}/quantize", [y, step, zero], dtype=np.uint8, shape=x.shape)
-    y = append(graph, "DequantizeLinear", f"{name}/dequantize", [y, step, zero], shape=x.shape)
-    y = append(graph, "Exp", f"{name}/power", [y], shape=x.shape)
-    if 2.0 ** (-last / steps) > _NOTHING:
-        smallest = 2.0 ** (-(last - 0.5) / steps)
-        y = append(graph, "ThresholdedRelu", f"{name}/values", [y], shape=x.shape, alpha=smallest)
     joined = np.asarray(constant_of(values.inputs[1]) * scale, np.float32)
     values.inputs[1] = gs.Constant(f"{values.name}/joined_scale", joined)
-    replace_output(dequantize, y, graph)
-    return True
+    return y
+
+
+def _powers(graph: gs.Graph, quantize: gs.Node, logarithm: gs.Tensor) -> gs.Tensor:
+    """The values, without their scale, of the codes of a logarithm."""
+    steps, last = quantize.attrs["steps_per_octave"], 2 ** quantize.attrs["bits"] - 1
+    name, shape = site_of(quantize), quantize.inputs[0].shape
+    step, zero = np.array(math.log(2) / steps, np.float32), np.array(255, np.uint8)
+    y = append(graph, "QuantizeLinear", f"{name}/quantize", [logarithm, step, zero], dtype=np.uint8, shape=shape)
+    y = append(graph, "DequantizeLinear", f"{name}/dequantize", [y, step, zero], shape=shape)
+    y = append(graph, "Exp", f"{name}/power", [y], shape=shape)
+    if 2.0 ** (-last / steps) > _NOTHING:
+        smallest = 2.0 ** (-(last - 0.5) / steps)
+        y = append(graph, "ThresholdedRelu", f"{name}/values", [y], shape=shape, alpha=smallest)
+    return y

@@ -1,4 +1,4 @@
-"""Logarithmic quantizers of a softmax without a logarithm or a power for each element."""
+"""Logarithmic quantizers of probabilities without a logarithm or a power for each element."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import onnx_graphsurgeon as gs
 
 from repq_deploy.export.domain import DOMAIN, QUANTIZE_LOG2
 from repq_deploy.export.passes.base import Pass
-from repq_deploy.export.passes.graph import Emitter, constant_of, nodes_of, replace_output, site_of
+from repq_deploy.export.passes.graph import Emitter, constant_of, nodes_of, producer, replace_output, site_of
+from repq_deploy.export.passes.operands import logits_of_powers
 
 __all__ = ["Log2ByLogSumExp"]
 
@@ -28,26 +29,36 @@ class Log2ByLogSumExp(Pass):
     1. The logarithm of a softmax is a difference: a logarithm is left for each row only. Some runtimes have no fast Log
        or Pow; all have Exp.
     2. The last code's value is set to zero, unless it is that already (8 bits).
+    3. Of probabilities over their row's largest, ``exp(x - max x)``, L is max x: no logarithm is left at all.
 
-    Requires a softmax over the last axis that nothing else reads; others are left for Log2PlainOps. Tolerance: ties of
-    the logarithm, and 1e-6 relative in a value.
+    Requires a softmax, or largest values, over the last axis; others are left for Log2PlainOps, as is a softmax that
+    something else reads. Tolerance: ties of the logarithm, and 1e-6 relative in a value.
     """
 
     def call(self, graph: gs.Graph) -> int:
         changed = 0
         for quantize in nodes_of(graph, QUANTIZE_LOG2, DOMAIN):
-            softmax = quantize.inputs[0].inputs[0] if quantize.inputs[0].inputs else None
-            readers = quantize.outputs[0].outputs
-            if softmax is None or softmax.op != "Softmax" or len(softmax.outputs[0].outputs) != 1 or len(readers) != 1:
+            readers, relative = quantize.outputs[0].outputs, False
+            logits = _of_softmax(quantize.inputs[0])
+            if logits is None:
+                logits, relative = logits_of_powers(quantize.inputs[0]), True
+            if logits is None or len(readers) != 1:
                 continue
-            if softmax.attrs.get("axis", -1) not in (-1, len(softmax.inputs[0].shape or ()) - 1):
-                continue
-            replace_output(readers[0], _emit_all(graph, quantize, softmax.inputs[0]), graph)
+            replace_output(readers[0], _emit_all(graph, quantize, logits, relative=relative), graph)
             changed += 1
         return changed
 
 
-def _emit_all(graph: gs.Graph, quantize: gs.Node, x: gs.Tensor) -> gs.Tensor:
+def _of_softmax(p: gs.Tensor) -> gs.Tensor | None:
+    """What a softmax over the last axis made ``p`` of, where nothing else reads it."""
+    softmax = producer(p, "Softmax")
+    if softmax is None or len(p.outputs) != 1:
+        return None
+    last = len(softmax.inputs[0].shape or ()) - 1
+    return softmax.inputs[0] if softmax.attrs.get("axis", -1) in (-1, last) else None
+
+
+def _emit_all(graph: gs.Graph, quantize: gs.Node, x: gs.Tensor, *, relative: bool) -> gs.Tensor:
     site = site_of(quantize)
     last = 2 ** quantize.attrs["bits"] - 1
     nats = math.log(2) / quantize.attrs["steps_per_octave"]  # of one code
@@ -59,13 +70,17 @@ def _emit_all(graph: gs.Graph, quantize: gs.Node, x: gs.Tensor) -> gs.Tensor:
     # scale over a Max, which changes nothing here.
     logits = emit("Max", x, _LOWEST)
     below = emit("Sub", logits, emit("ReduceMax", logits, columns, shape=row))
-    log_sum = emit("Log", emit("ReduceSum", emit("Exp", below), columns, shape=row), shape=row)
-    # Row by row first: one multiplication and one addition are left for each element.
-    offset = emit("Mul", emit("Add", log_sum, log_scale, shape=row), 1 / nats, shape=row)
-    exact = emit("Add", emit("Mul", below, -1 / nats), offset)
+    exact = emit("Mul", below, -1 / nats)
+    if not relative:
+        log_sum = emit("Log", emit("ReduceSum", emit("Exp", below), columns, shape=row), shape=row)
+        # Row by row first: one multiplication and one addition are left for each element.
+        exact = emit("Add", exact, emit("Mul", emit("Add", log_sum, log_scale, shape=row), 1 / nats, shape=row))
+    elif log_scale:
+        exact = emit("Add", exact, log_scale / nats)
     codes = emit("Clip", emit("Round", exact), 0.0, float(last))
     codes.name = f"{emit.site}/float_codes"
-    values = emit("Exp", emit("Add", emit("Mul", codes, -nats), log_scale))
+    exponent = emit("Mul", codes, -nats)
+    values = emit("Exp", emit("Add", exponent, log_scale) if log_scale else exponent)
     if math.exp(log_scale - last * nats) > _NEGLIGIBLE:
         values = emit("Where", emit("Equal", codes, float(last), dtype=np.bool_), 0.0, values)
     return values

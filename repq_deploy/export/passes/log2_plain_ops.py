@@ -9,13 +9,15 @@ import onnx_graphsurgeon as gs
 
 from repq_deploy.export.domain import DEQUANTIZE_LOG2, DOMAIN, QUANTIZE_LOG2
 from repq_deploy.export.passes.base import Pass, PassError
-from repq_deploy.export.passes.graph import Emitter, constant_of, nodes_of, replace_output, site_of
+from repq_deploy.export.passes.graph import Emitter, constant_of, nodes_of, producer, replace_output, site_of
 
 __all__ = ["Log2PlainOps"]
 
 
 class Log2PlainOps(Pass):
     """``Log2QuantizeLinear -> Log2DequantizeLinear`` becomes Div, Log, Mul, Round, Clip, Pow, Where, in float.
+
+    What Exp computes, with the scale 1, needs neither Div nor Log: its exponent is the logarithm.
 
     The codes stay floats: they are whole numbers up to 255, exact in float32 and float16. The value of code q is taken
     as ``scale * 2^(-ceil(q / steps)) * (sqrt2 where q is odd)``, so that the power is exact.
@@ -32,8 +34,12 @@ class Log2PlainOps(Pass):
             x, scale = quantize.inputs
             steps, last = quantize.attrs["steps_per_octave"], 2 ** quantize.attrs["bits"] - 1
             emit = Emitter(graph, site_of(quantize), x)
-            ratio = emit("Div", x, scale)
-            exact = emit("Mul", emit("Log", ratio), -steps / math.log(2))
+            power_of_e = producer(x, "Exp")
+            if power_of_e is not None and float(constant_of(scale)) == 1:
+                logarithm = power_of_e.inputs[0]
+            else:
+                logarithm = emit("Log", emit("Div", x, scale))
+            exact = emit("Mul", logarithm, -steps / math.log(2))
             codes = emit("Clip", emit("Round", exact), 0.0, float(last))
             codes.name = f"{emit.site}/float_codes"
             if steps == 1:

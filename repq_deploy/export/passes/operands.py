@@ -12,7 +12,17 @@ import onnx_graphsurgeon as gs
 from repq_deploy.export.domain import DEQUANTIZE_LOG2, DOMAIN
 from repq_deploy.export.passes.graph import constant_of, is_constant, producer, site_of
 
-__all__ = ["Activation", "Log2Probabilities", "Weight", "clip_of", "code_range", "fp8", "operand", "weight_of"]
+__all__ = [
+    "Activation",
+    "Log2Probabilities",
+    "Weight",
+    "clip_of",
+    "code_range",
+    "fp8",
+    "logits_of_powers",
+    "operand",
+    "weight_of",
+]
 
 #: Operators between QuantizeLinear and DequantizeLinear that only move codes.
 _MOVES = ("Reshape", "Transpose")
@@ -150,3 +160,14 @@ def operand(tensor: gs.Tensor) -> Activation | Weight | Log2Probabilities | None
     if len(codes.outputs) != 1 or quantize.op != "QuantizeLinear" or constant_of(quantize.inputs[1]).ndim:
         return None
     return Activation(quantize, node)
+
+
+def logits_of_powers(p: gs.Tensor) -> gs.Tensor | None:
+    """x, where ``p`` holds probabilities over the largest of their row: ``exp(x - max x)`` over the last axis."""
+    power = producer(p, "Exp")
+    below = power and producer(power.inputs[0], "Sub")
+    largest = below and producer(below.inputs[1], "ReduceMax")
+    if not largest or largest.inputs[0] is not below.inputs[0] or len(largest.inputs) < 2:
+        return None
+    logits: gs.Tensor = below.inputs[0]
+    return logits if is_constant(largest.inputs[1], [-1]) else None

@@ -1,6 +1,7 @@
 """The passes that give attention ONNX Runtime's form: same numbers, and where they do not fire."""
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
@@ -8,6 +9,9 @@ from repq_deploy.export.domain import DOMAIN
 from repq_deploy.export.passes.fused_attention import FusedAttention
 from repq_deploy.export.passes.graph import append
 from repq_deploy.export.passes.log2_by_log_softmax import Log2ByLogSoftmax
+from repq_deploy.export.passes.log2_by_log_sum_exp import Log2ByLogSumExp
+from repq_deploy.export.passes.log2_plain_ops import Log2PlainOps
+from repq_deploy.export.passes.softmax_of_powers import SoftmaxOfPowers
 from repq_deploy.export.passes.token_gather import TokenGather
 from tests.export.passes.graphs import as_model, ops, quantize, rewritten, run
 
@@ -36,6 +40,58 @@ def test_log2_codes_come_from_the_logarithm_of_the_softmax(bits, steps, scale):
     wrong = np.abs(run(after, **given) - run(model, **given)) > 1e-5
     assert wrong.mean() < 0.01
     assert np.abs(run(model, **given)).max() > 0.1
+
+
+def powers(bits: int, steps: int, *, scale: float = 1.0) -> onnx.ModelProto:
+    """``(p @ v) / sum p`` of probabilities over their row's largest; not quantized with ``bits`` 0."""
+    x, v = gs.Variable("x", np.float32, ["b", 2, 50, 50]), gs.Variable("v", np.float32, ["b", 2, 50, 4])
+    graph, columns, row = gs.Graph(inputs=[x, v]), np.array([-1]), ["b", 2, 50, 1]
+    largest = append(graph, "ReduceMax", "largest", [x, columns], shape=row, keepdims=1)
+    y = append(graph, "Exp", "power", [append(graph, "Sub", "below", [x, largest], shape=x.shape)], shape=x.shape)
+    if bits:
+        constant, attributes = np.array(scale, np.float32), {"bits": bits, "steps_per_octave": steps}
+        for op, kind in (("Log2QuantizeLinear", np.uint8), ("Log2DequantizeLinear", np.float32)):
+            name = f"p/{op.removeprefix('Log2').removesuffix('Linear').lower()}"
+            y = append(graph, op, name, [y, constant], dtype=kind, shape=x.shape, domain=DOMAIN, **attributes)
+    total = append(graph, "ReduceSum", "total", [y, columns], shape=row, keepdims=1)
+    product = append(graph, "MatMul", "product", [y, v], shape=v.shape)
+    return as_model(graph, append(graph, "Div", "divided", [product, total], shape=v.shape))
+
+
+@pytest.mark.parametrize(("bits", "steps"), [(4, 1), (3, 1), (4, 2), (8, 1)])
+@pytest.mark.parametrize("rewrite", [Log2ByLogSoftmax, Log2ByLogSumExp, Log2PlainOps])
+def test_codes_of_powers_need_no_logarithm(bits, steps, rewrite):
+    model = powers(bits, steps)
+    after, changed = rewritten(model, rewrite())
+    assert changed == [1]
+    assert not {"Log", "Log2QuantizeLinear"} & set(ops(after))
+    given = {"x": 4 * image(2, 2, 50, 50), "v": image(2, 2, 50, 4)}
+    expected = run(model, **given)
+    logits = given["x"].astype(np.float64)
+    codes = np.clip(np.rint((logits.max(-1, keepdims=True) - logits) / np.log(2) * steps), 0, 2**bits - 1)
+    oracle = np.where(codes == 2**bits - 1, 0, 2.0 ** (-codes / steps))
+    oracle = oracle @ given["v"] / oracle.sum(-1, keepdims=True)
+    for found in (expected, run(after, **given)):
+        assert (np.abs(found - oracle) > 1e-5).mean() < 0.01  # a tie of the logarithm moves a row
+        assert np.abs(found - oracle).max() < 0.1
+
+
+@pytest.mark.parametrize("rewrite", [Log2ByLogSoftmax, Log2ByLogSumExp])
+def test_powers_of_another_scale_are_computed_too(rewrite):
+    model = powers(4, 1, scale=0.3)
+    after, _ = rewritten(model, rewrite(), Log2PlainOps())
+    given = {"x": 4 * image(2, 2, 50, 50), "v": image(2, 2, 50, 4)}
+    assert (np.abs(run(after, **given) - run(model, **given)) > 1e-5).mean() < 0.01
+
+
+def test_powers_that_are_not_quantized_are_a_softmax():
+    model = powers(0, 1)
+    after, changed = rewritten(model, SoftmaxOfPowers())
+    assert changed == [1]
+    assert ops(after) == ["Softmax", "MatMul"]
+    given = {"x": 4 * image(2, 2, 50, 50), "v": image(2, 2, 50, 4)}
+    np.testing.assert_allclose(run(after, **given), run(model, **given), rtol=1e-4, atol=1e-6)
+    assert rewritten(powers(4, 1), SoftmaxOfPowers())[1] == [0]
 
 
 def attention(*, bias: bool = False, scale: float | np.ndarray = 0.7, axis: int = -1) -> gs.Graph:
