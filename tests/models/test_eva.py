@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ import repq_deploy
 from repq_deploy.bits import BitWidths
 from repq_deploy.export.canonical import canonical_onnx
 from repq_deploy.export.prove_export import compare_export
+from repq_deploy.export.prove_kernels import compare_codes
+from repq_deploy.methods import find_method
 from repq_deploy.models.checkpoints import load_into
 from repq_deploy.models.families import find_sites, stages
 from repq_deploy.models.families.eva import FAMILY
@@ -26,6 +29,7 @@ from repq_deploy.quant.layers import RotatedOutput
 from repq_deploy.quant.model import wrap
 from repq_deploy.rewrites.centering import center_keys_and_values, qkv_means
 from repq_deploy.rewrites.rotations import rotate_heads, rotate_residual_stream
+from repq_deploy.steps import step
 from tests.conftest import lower_for
 from tests.models.eva_variants import IMAGE, VARIANTS, eva, images
 
@@ -198,3 +202,18 @@ def test_codes_of_the_export_are_proven(variant, bits, method):
         assert rotations == 0 or method == "best"
         assert kernels["MatMul"] == rotations + (2 if variant == "pe_core" else 0)
         assert kernels["RotaryEmbedding"] == (4 if variant in TURNED else 0)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_rows_and_heads_with_scales_of_their_own_are_proven_behind_rope(backend):
+    """Rotated q and k, a scale for each head, and probabilities of each row's largest, all at once."""
+    best = find_method("best")
+    steps = (*best.steps[:3], step("ranges", find="mse", weights=False, attention="head"), *best.steps[4:])
+    method = replace(best, name="mine", softmax="log2_max", steps=steps)
+    quantized = repq_deploy.quantize(eva("eva02"), images(), bits="w4a4", method=method)
+    canonical = canonical_onnx(quantized, (3, *IMAGE))
+    assert compare_export(quantized, canonical, images()).failing == ()
+    assert all(len(attention.logit_scale) == 2 for attention in quantized.attentions())
+    lowered, _ = lower_for(canonical, backend, half=False, sums_in_16_bits=True)
+    assert not {node.op_type for node in lowered.graph.node} & {"Log", "Softmax", "LogSoftmax"}
+    assert compare_codes(canonical, lowered, images().numpy()).holds
