@@ -70,13 +70,14 @@ def _balanced(power: float) -> Method:
     return replace(best, name=f"best, balance to the power {power:g}", steps=steps)
 
 
-def _scaled_by_head(best: Method) -> Method:
-    """``best`` with a scale for each head of q, k and v, where it can be folded, in place of one for the tensor."""
+def _scaled(best: Method, by: str) -> Method:
+    """``best`` with a scale for each "head" of q, k and v, where it can be folded, or one for each "tensor" of them, in
+    place of that by the site."""
     steps = tuple(
-        step("ranges", find="mse", weights=False, attention="head") if each.name == "ranges" else each
+        step("ranges", find="mse", weights=False, attention=by) if each.name == "ranges" else each
         for each in best.steps
     )
-    return replace(best, name=f"{best.name}, scales of heads", steps=steps)
+    return replace(best, name=f"{best.name}, scales of {by}s", steps=steps)
 
 
 #: What ``--cases`` adds: what a family that has no rotation, or no centering, or no gates, has to do without; and what
@@ -84,8 +85,9 @@ def _scaled_by_head(best: Method) -> Method:
 PARTS = (
     *map(_without, ("rotate", "center", "balance")),
     _not_online(),
-    _scaled_by_head(find_method("best")),
-    _scaled_by_head(_with_softmax("log2_max")),
+    _scaled(find_method("best"), "head"),
+    _scaled(find_method("best"), "tensor"),
+    _scaled(_with_softmax("log2"), "tensor"),
     *map(_balanced, (0.5, 1.0)),
     *map(_with_softmax, ("log2", "log2_max", "log_sqrt2", "adalog", "tan", "uniform", "float")),
 )

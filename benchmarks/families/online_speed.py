@@ -1,7 +1,8 @@
-"""What the rotations that a model makes while it runs cost in speed: engines of ``best`` at w4a4, with and without.
+"""What ``best`` adds to a model with RoPE or gated MLPs costs in speed: engines at w4a4, with and without.
 
-q and k are rotated behind RoPE, and what fc2 reads in gated MLPs, by products in float that no weight absorbs. Random
-weights; each model, its two engines and the float model are measured in turn by ``repq-bench``::
+q and k are rotated behind RoPE, and what fc2 reads in gated MLPs, by products in float that no weight absorbs; each
+head of q, k and v has a scale, and probabilities are powers of two of the largest of their row. Random weights; each
+model, its two engines and the float model are measured in turn by ``repq-bench``::
 
     python benchmarks/families/online_speed.py [--models eva02_tiny_patch14_224]
 
@@ -37,13 +38,14 @@ def cpu() -> str:
 
 
 def recipe(path: Path, *, online: bool) -> Path:
-    """``best`` at w4a4, with or without rotations that weights do not absorb."""
+    """``best`` at w4a4; not ``online``: without rotations that weights do not absorb, and as models without RoPE."""
     best = find_method("best")
-    steps = best.steps
+    steps, softmax = best.steps, best.softmax
     if not online:
         steps = tuple(step("rotate", what="stream") if one.name == "rotate" else one for one in steps)
+        softmax = "by_bits"
     listed = tuple((one.name, dict(one.options)) for one in steps)
-    save_recipe(Recipe(bits="w4a4", method="best", softmax=best.softmax, steps=listed), path)
+    save_recipe(Recipe(bits="w4a4", method="best", softmax=softmax, steps=listed), path)
     return path
 
 

@@ -112,8 +112,8 @@ def export(
         str | None,
         typer.Option(
             help="The quantizer of attention probabilities: uniform, log2, log2_max (of each row's largest), "
-            "log_sqrt2, adalog, tan, by_bits (uniform from 6 bits on, log2 below), or float, which leaves both "
-            "products of attention in float.",
+            "log_sqrt2, adalog, tan, by_bits (uniform from 6 bits on, log2 below), by_site (the same, but log2_max "
+            "behind RoPE), or float, which leaves both products of attention in float.",
             show_default="the method's own",
         ),
     ] = None,

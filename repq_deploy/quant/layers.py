@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from repq_deploy.models.sites import AttentionParts, AttentionSite
 from repq_deploy.quant.quantizers import Quantizer, UniformQuantizer
-from repq_deploy.quant.softmax import LOG2_MAX, of_largest, softmax_quantizer
+from repq_deploy.quant.softmax import LOG2_MAX, of_largest, softmax_kind, softmax_quantizer
 
 __all__ = [
     "QuantAttention",
@@ -180,15 +180,21 @@ class QuantAttention(nn.Module):
         # [heads, 1, 1], in place of ``scale``: the model's own, or because q and k of each head were given scales.
         scales = parts.scale.detach().clone() if isinstance(parts.scale, Tensor) else None
         self.register_buffer("logit_scale", scales)
-        self.quantized = softmax != "float"
-        self.relative = softmax == LOG2_MAX
+        kind = softmax_kind(softmax, bits=bits, turned=not site.qk_rotation_is_free)
+        self.quantized = kind != "float"
+        self.relative = kind == LOG2_MAX
         if self.quantized:
             self.q_quantizer = UniformQuantizer(f"{site.name}.q", site.qk_bits(bits))
             self.k_quantizer = UniformQuantizer(f"{site.name}.k", site.qk_bits(bits))
             self.v_quantizer = UniformQuantizer(f"{site.name}.v", bits)
-            self.p_quantizer = softmax_quantizer(softmax, f"{site.name}.p", bits)
+            self.p_quantizer = softmax_quantizer(kind, f"{site.name}.p", bits)
         else:
             self.q_quantizer = self.k_quantizer = self.v_quantizer = self.p_quantizer = identity  # type: ignore[assignment]
+
+    @property
+    def rotated_online(self) -> bool:
+        """Whether q and k are rotated while the model runs, see ``rewrites.online``."""
+        return isinstance(self.rotate, RotatedOutput)
 
     def forward(
         self,

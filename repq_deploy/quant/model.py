@@ -14,7 +14,7 @@ from repq_deploy.models.families import prepare, task_of
 from repq_deploy.models.sites import LinearSite, Sites
 from repq_deploy.models.taps import output_names
 from repq_deploy.models.zoo import ModelSpec
-from repq_deploy.quant.layers import QuantAttention, QuantConv2d, QuantLinear, RotatedOutput
+from repq_deploy.quant.layers import QuantAttention, QuantConv2d, QuantLinear
 from repq_deploy.quant.quantizers import Quantizer
 from repq_deploy.tasks import Task
 
@@ -73,7 +73,7 @@ class QuantizedModel(nn.Module):
     @property
     def online(self) -> str:
         """What is rotated while the model runs (``rewrites.online``), in words; empty where nothing is."""
-        attentions = sum(isinstance(one.rotate, RotatedOutput) for one in self.attentions())
+        attentions = sum(one.rotated_online for one in self.attentions())
         layers = sum(layer.rotation is not None for layer in self.behind_gates())
         counted = ((attentions, f"q and k of {attentions} attentions"), (layers, f"the inputs of {layers} fc2"))
         return ", ".join(words for count, words in counted if count)

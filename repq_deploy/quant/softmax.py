@@ -11,7 +11,15 @@ from repq_deploy.quant.kinds import make_quantizer
 from repq_deploy.quant.quantizers import Log2Quantizer, Quantizer, RangeFinder
 from repq_deploy.quant.ranges import log2_finder, operand_finder
 
-__all__ = ["LOG2_MAX", "SOFTMAX_KINDS", "check_softmax", "of_largest", "softmax_finder", "softmax_quantizer"]
+__all__ = [
+    "LOG2_MAX",
+    "SOFTMAX_KINDS",
+    "check_softmax",
+    "of_largest",
+    "softmax_finder",
+    "softmax_kind",
+    "softmax_quantizer",
+]
 
 #: Powers of two of the largest probability of each row, whose sum divides the product with v.
 LOG2_MAX = "log2_max"
@@ -19,8 +27,9 @@ LOG2_MAX = "log2_max"
 #: Uniform; logarithmic (FQ-ViT's log2, SOLE's of each row's largest, RepQ-ViT's log-sqrt2); on a curve (AdaLog's
 #: adaptive base, DopQ-ViT's tangent).
 #: "by_bits": log2 below ``UNIFORM_FROM`` bits, uniform from there on; neither has a scale for each element.
+#: "by_site": the same, but log2_max for log2 where q and k are turned or normed behind their projection.
 #: "float": nothing between the projections qkv and proj is quantized.
-SOFTMAX_KINDS: tuple[str, ...] = ("uniform", "log2", LOG2_MAX, "log_sqrt2", *CURVES, "by_bits", "float")
+SOFTMAX_KINDS: tuple[str, ...] = ("uniform", "log2", LOG2_MAX, "log_sqrt2", *CURVES, "by_bits", "by_site", "float")
 
 #: From this many bits on "by_bits" is uniform: more bits refine a uniform quantizer, but not a logarithmic one.
 UNIFORM_FROM = 6
@@ -37,10 +46,20 @@ def check_softmax(kind: str) -> str:
     return kind
 
 
+def softmax_kind(kind: str, *, bits: int, turned: bool) -> str:
+    """``kind`` for one attention, with "by_bits" and "by_site" decided by its ``bits``.
+
+    ``turned``: something stands between the projections of q and k and their product, so weights cannot rotate them.
+    """
+    if kind in ("by_bits", "by_site"):
+        if bits >= UNIFORM_FROM:
+            return "uniform"
+        return LOG2_MAX if turned and kind == "by_site" else "log2"
+    return kind
+
+
 def softmax_quantizer(kind: str, site: str, bits: int) -> Quantizer:
-    """The quantizer of attention probabilities of one ``kind``, which is not "float"."""
-    if kind == "by_bits":
-        kind = "uniform" if bits >= UNIFORM_FROM else "log2"
+    """The quantizer of attention probabilities of one ``kind`` that ``softmax_kind`` gives, which is not "float"."""
     return make_quantizer("log2" if kind == LOG2_MAX else kind, site, bits)
 
 

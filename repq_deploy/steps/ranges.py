@@ -28,7 +28,7 @@ def ranges(
     *,
     find: Literal["minmax", "percentile", "mse"] = "percentile",
     post_norm: Literal["channel", "clipped", "tensor"] = "channel",
-    attention: Literal["tensor", "head"] = "tensor",
+    attention: Literal["tensor", "head", "online"] = "tensor",
     gelu: Literal["uniform", "adalog"] = "uniform",
     images: int = BATCH,
     weights: bool = True,
@@ -40,7 +40,8 @@ def ranges(
         post_norm: one scale per channel, which ``fold`` moves into the layer norm, the same with the widest channels
             clipped as Mix-QViT does (by percentiles, whatever ``find`` is), or one for the tensor.
         attention: one scale for each of q, k and v ("tensor"), or for each of their heads ("head", see
-            ``rewrites.heads``). ``fold`` moves the heads' scales of v; those of q and k are moved at the end of the
+            ``rewrites.heads``), or for each head where q and k are rotated while the model runs ("online"). ``fold``
+            moves the heads' scales of v; those of q and k are moved at the end of the
             calibration.
         gelu: how the input of fc2 is quantized: uniformly, or shifted on a logarithmic grid, as AdaLog does. The latter
             makes fc2 a product of floats (see ``repq_deploy.rewrites.gelu``).
@@ -75,7 +76,7 @@ def ranges(
         for quantizer in (module.q_quantizer, module.k_quantizer, module.v_quantizer):
             finders[quantizer] = operand_finder(quantizer.bits, kind=find)
         finders[module.p_quantizer] = softmax_finder(module.p_quantizer, find, relative=module.relative)
-        if attention == "head":
+        if attention == "head" or (attention == "online" and module.rotated_online):
             finders |= _by_head(module, find)
     total = len(finders)
 

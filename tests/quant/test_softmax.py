@@ -6,7 +6,7 @@ from repq_deploy.quant import ops
 from repq_deploy.quant.curves import CurveParameters
 from repq_deploy.quant.ranges import log2_finder
 from repq_deploy.quant.saved import load, save
-from repq_deploy.quant.softmax import of_largest, softmax_finder, softmax_quantizer
+from repq_deploy.quant.softmax import of_largest, softmax_finder, softmax_kind, softmax_quantizer
 from tests.conftest import images_for, quantized_model
 
 
@@ -41,11 +41,19 @@ def test_codes_and_values_are_nearest_in_the_quantizers_own_measure(kind, bits):
     assert len(quantizer(x).unique()) <= 2**bits
 
 
-@pytest.mark.parametrize(("bits", "kind"), [(3, "log2"), (5, "log2"), (6, "uniform"), (8, "uniform")])
-def test_by_bits_is_logarithmic_where_bits_are_few(bits, kind):
-    chosen, same = (softmax_quantizer(one, "p", bits) for one in ("by_bits", kind))
-    assert type(chosen) is type(same)
-    assert getattr(chosen, "steps_per_octave", None) == getattr(same, "steps_per_octave", None)
+@pytest.mark.parametrize(
+    ("bits", "turned", "by_bits", "by_site"),
+    [
+        (3, False, "log2", "log2"),
+        (5, True, "log2", "log2_max"),
+        (6, True, "uniform", "uniform"),
+        (8, False, "uniform", "uniform"),
+    ],
+)
+def test_a_kind_that_depends_is_logarithmic_where_bits_are_few(bits, turned, by_bits, by_site):
+    assert softmax_kind("by_bits", bits=bits, turned=turned) == by_bits
+    assert softmax_kind("by_site", bits=bits, turned=turned) == by_site
+    assert softmax_kind("tan", bits=bits, turned=turned) == "tan"
 
 
 def test_adalog_holds_probabilities_above_those_of_the_calibration():

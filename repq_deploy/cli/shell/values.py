@@ -17,7 +17,7 @@ _FILES = ":files"  # as of ``completion``, which imports this
 #: ``methods.METHODS``.
 METHODS = ("best", "best-high", "dopq", "erq", "minmax", "mixq", "percentile", "repq", "repquant")
 #: ``quant.softmax.SOFTMAX_KINDS``.
-SOFTMAX = ("uniform", "log2", "log2_max", "log_sqrt2", "adalog", "tan", "by_bits", "float")
+SOFTMAX = ("uniform", "log2", "log2_max", "log_sqrt2", "adalog", "tan", "by_bits", "by_site", "float")
 #: ``models.zoo.ALIASES`` and the embedded model. timm's other names are hundreds.
 MODELS = (
     "demo",
