@@ -206,14 +206,27 @@ def test_codes_of_the_export_are_proven(variant, bits, method):
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_rows_and_heads_with_scales_of_their_own_are_proven_behind_rope(backend):
-    """Rotated q and k, a scale for each head, and probabilities of each row's largest, all at once."""
-    best = find_method("best")
-    steps = (*best.steps[:3], step("ranges", find="mse", weights=False, attention="head"), *best.steps[4:])
-    method = replace(best, name="mine", softmax="log2_max", steps=steps)
-    quantized = repq_deploy.quantize(eva("eva02"), images(), bits="w4a4", method=method)
+    """Rotated q and k, a scale for each head, and probabilities of each row's largest, all at once, in ``best``."""
+    quantized = repq_deploy.quantize(eva("eva02"), images(), bits="w4a4")
     canonical = canonical_onnx(quantized, (3, *IMAGE))
     assert compare_export(quantized, canonical, images()).failing == ()
     assert all(len(attention.logit_scale) == 2 for attention in quantized.attentions())
     lowered, _ = lower_for(canonical, backend, half=False, sums_in_16_bits=True)
     assert not {node.op_type for node in lowered.graph.node} & {"Log", "Softmax", "LogSoftmax"}
     assert compare_codes(canonical, lowered, images().numpy()).holds
+
+
+def test_best_gives_heads_and_rows_their_own_where_it_rotates_online():
+    """At few bits the same numbers as by name; at more, one scale and uniform probabilities, as everywhere."""
+    best = find_method("best")
+    ranges = step("ranges", find="mse", weights=False, attention="head")
+    steps = tuple(ranges if each.name == "ranges" else each for each in best.steps)
+    named = replace(best, softmax="log2_max", steps=steps)
+    found, expected = (
+        repq_deploy.quantize(eva("dinov3"), images(), bits="w3a3", method=one).model.state_dict()
+        for one in (best, named)
+    )
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    wide = repq_deploy.quantize(eva("dinov3"), images(), bits="w6a6")
+    assert all(attention.logit_scale is None and not attention.relative for attention in wide.attentions())
