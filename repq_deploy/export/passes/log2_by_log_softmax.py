@@ -18,6 +18,7 @@ from repq_deploy.export.passes.graph import (
     site_of,
     sole_reader,
 )
+from repq_deploy.export.passes.operands import exponent_of
 
 __all__ = ["Log2ByLogSoftmax"]
 
@@ -50,19 +51,13 @@ def _rewrite(graph: gs.Graph, quantize: gs.Node) -> bool:
     dequantize = sole_reader(graph, quantize.outputs[0])
     if dequantize is None or dequantize.op != DEQUANTIZE_LOG2:
         return False
-    logarithm = _exponent(quantize)
+    logarithm = exponent_of(quantize)
     if logarithm is None:
         logarithm = _log_softmax(graph, quantize, dequantize)
     if logarithm is None:
         return False
     replace_output(dequantize, _powers(graph, quantize, logarithm), graph)
     return True
-
-
-def _exponent(quantize: gs.Node) -> gs.Tensor | None:
-    """Rule 2: the logarithm of what is quantized with the scale 1, where Exp computes that."""
-    power = producer(quantize.inputs[0], "Exp")
-    return power.inputs[0] if power is not None and float(constant_of(quantize.inputs[1])) == 1 else None
 
 
 def _log_softmax(graph: gs.Graph, quantize: gs.Node, dequantize: gs.Node) -> gs.Tensor | None:

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from repq_deploy.export.domain import DOMAIN, QUANTIZE_LOG2
 from repq_deploy.export.passes.base import Pass
 from repq_deploy.export.passes.graph import Emitter, constant_of, nodes_of, producer, replace_output, site_of
-from repq_deploy.export.passes.operands import logits_of_powers
+from repq_deploy.export.passes.operands import exponent_of, logits_of_powers
 
 __all__ = ["Log2ByLogSumExp"]
 
@@ -29,7 +29,7 @@ class Log2ByLogSumExp(Pass):
     1. The logarithm of a softmax is a difference: a logarithm is left for each row only. Some runtimes have no fast Log
        or Pow; all have Exp.
     2. The last code's value is set to zero, unless it is that already (8 bits).
-    3. Of probabilities over their row's largest, ``exp(x - max x)``, L is max x: no logarithm is left at all.
+    3. Of probabilities over their row's largest, ``exp(x - max x)``, with the scale 1, L is max x: no logarithm is left.
 
     Requires a softmax, or largest values, over the last axis; others are left for Log2PlainOps, as is a softmax that
     something else reads. Tolerance: ties of the logarithm, and 1e-6 relative in a value.
@@ -40,7 +40,7 @@ class Log2ByLogSumExp(Pass):
         for quantize in nodes_of(graph, QUANTIZE_LOG2, DOMAIN):
             readers, relative = quantize.outputs[0].outputs, False
             logits = _of_softmax(quantize.inputs[0])
-            if logits is None:
+            if logits is None and exponent_of(quantize) is not None:
                 logits, relative = logits_of_powers(quantize.inputs[0]), True
             if logits is None or len(readers) != 1:
                 continue
@@ -75,8 +75,6 @@ def _emit_all(graph: gs.Graph, quantize: gs.Node, x: gs.Tensor, *, relative: boo
         log_sum = emit("Log", emit("ReduceSum", emit("Exp", below), columns, shape=row), shape=row)
         # Row by row first: one multiplication and one addition are left for each element.
         exact = emit("Add", exact, emit("Mul", emit("Add", log_sum, log_scale, shape=row), 1 / nats, shape=row))
-    elif log_scale:
-        exact = emit("Add", exact, log_scale / nats)
     codes = emit("Clip", emit("Round", exact), 0.0, float(last))
     codes.name = f"{emit.site}/float_codes"
     exponent = emit("Mul", codes, -nats)

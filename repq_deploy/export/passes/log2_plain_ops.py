@@ -9,7 +9,8 @@ import onnx_graphsurgeon as gs
 
 from repq_deploy.export.domain import DEQUANTIZE_LOG2, DOMAIN, QUANTIZE_LOG2
 from repq_deploy.export.passes.base import Pass, PassError
-from repq_deploy.export.passes.graph import Emitter, constant_of, nodes_of, producer, replace_output, site_of
+from repq_deploy.export.passes.graph import Emitter, constant_of, nodes_of, replace_output, site_of
+from repq_deploy.export.passes.operands import exponent_of
 
 __all__ = ["Log2PlainOps"]
 
@@ -34,10 +35,8 @@ class Log2PlainOps(Pass):
             x, scale = quantize.inputs
             steps, last = quantize.attrs["steps_per_octave"], 2 ** quantize.attrs["bits"] - 1
             emit = Emitter(graph, site_of(quantize), x)
-            power_of_e = producer(x, "Exp")
-            if power_of_e is not None and float(constant_of(scale)) == 1:
-                logarithm = power_of_e.inputs[0]
-            else:
+            logarithm = exponent_of(quantize)
+            if logarithm is None:
                 logarithm = emit("Log", emit("Div", x, scale))
             exact = emit("Mul", logarithm, -steps / math.log(2))
             codes = emit("Clip", emit("Round", exact), 0.0, float(last))

@@ -18,6 +18,7 @@ __all__ = [
     "Weight",
     "clip_of",
     "code_range",
+    "exponent_of",
     "fp8",
     "logits_of_powers",
     "operand",
@@ -160,6 +161,12 @@ def operand(tensor: gs.Tensor) -> Activation | Weight | Log2Probabilities | None
     if len(codes.outputs) != 1 or quantize.op != "QuantizeLinear" or constant_of(quantize.inputs[1]).ndim:
         return None
     return Activation(quantize, node)
+
+
+def exponent_of(quantize: gs.Node) -> gs.Tensor | None:
+    """The logarithm of what a Log2QuantizeLinear with the scale 1 reads, where Exp computes that of it."""
+    power = producer(quantize.inputs[0], "Exp")
+    return power.inputs[0] if power is not None and float(constant_of(quantize.inputs[1])) == 1 else None
 
 
 def logits_of_powers(p: gs.Tensor) -> gs.Tensor | None:
