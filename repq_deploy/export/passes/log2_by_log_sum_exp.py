@@ -29,7 +29,7 @@ class Log2ByLogSumExp(Pass):
     1. The logarithm of a softmax is a difference: a logarithm is left for each row only. Some runtimes have no fast Log
        or Pow; all have Exp.
     2. The last code's value is set to zero, unless it is that already (8 bits).
-    3. Of probabilities over their row's largest, ``exp(x - max x)``, with the scale 1, L is max x: no logarithm is left.
+    3. Of probabilities over their row's largest, ``exp(x - max x)``, scale 1: L is max x, with no logarithm left.
 
     Requires a softmax, or largest values, over the last axis; others are left for Log2PlainOps, as is a softmax that
     something else reads. Tolerance: ties of the logarithm, and 1e-6 relative in a value.
